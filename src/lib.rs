@@ -1,0 +1,1 @@
+//! PID 1 of the initramfs of a confidential VM.
