@@ -43,9 +43,11 @@ mod group;
 mod inode;
 mod layout;
 mod output;
+mod probe;
 mod superblock;
 
 pub use layout::{BLOCK_BYTES, Layout, LayoutError, MAX_BYTES, MIN_BYTES};
+pub use probe::{SUPERBLOCK_END, block_size};
 
 use output::Output;
 
