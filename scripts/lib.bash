@@ -79,3 +79,9 @@ attempt() {
     shift
     said=$("$@" 2>&1) || die "cannot $what: ${said##*$'\n'}"
 }
+
+# kvm_works: may QEMU use KVM? A /dev/kvm that opens is no proof: on a nested host without
+# the processor's flag it can hang a guest.
+kvm_works() {
+    grep -qwE 'svm|vmx' /proc/cpuinfo && { : <>/dev/kvm; } 2>/dev/null
+}
