@@ -77,7 +77,7 @@ impl Control {
             .open("/dev/mapper/control")
             .map(Self)
             .map_err(|cause| {
-                Error::cannot("open /dev/mapper/control (kernel option BLK_DEV_DM)", cause)
+                Error::cannot(&"open /dev/mapper/control (kernel option BLK_DEV_DM)", &cause)
             })
     }
 

@@ -35,7 +35,7 @@ pub fn provided_data_sectors(status: &str) -> Result<u64> {
         .split(' ')
         .nth(1)
         .and_then(|field| field.parse().ok())
-        .ok_or_else(|| Error::cannot("read the status of dm-integrity", format!("{status:?}")))
+        .ok_or_else(|| Error::cannot(&"read the status of dm-integrity", &format!("{status:?}")))
 }
 
 /// Says whether the live table is the one asked for. The kernel shows defaults that it filled

@@ -95,6 +95,15 @@ impl Drop for LogonKey {
     }
 }
 
+/// Removes every key that this process has.
+///
+/// # Errors
+/// When the kernel has no keyrings.
+pub fn forget_all() -> io::Result<()> {
+    let keyring = c_long::from(libc::KEY_SPEC_PROCESS_KEYRING);
+    keyctl(libc::KEYCTL_CLEAR, keyring, 0)
+}
+
 fn keyctl(operation: u32, key: c_long, argument: c_long) -> io::Result<()> {
     // SAFETY: the operations used take numbers only.
     let status = unsafe { libc::syscall(libc::SYS_keyctl, operation, key, argument) };

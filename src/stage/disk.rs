@@ -6,14 +6,12 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Instant;
 
-use serde_json::json;
-
 use crate::block::{self, Dev, Partition};
 use crate::config::{Config, DiskChoice};
 use crate::effect::effect;
 use crate::error::{Error, Result};
 use crate::hex;
-use crate::report::Report;
+use crate::report::{DiskFacts, Report, VerityFacts};
 use crate::uevent::{Listener, Wake};
 use crate::verity::{self, Params};
 
@@ -193,15 +191,18 @@ fn describe(disk: &Disk, config: &Config, report: &mut Report) {
         DiskChoice::Name(_) | DiskChoice::Serial(_) => "cvm.disk",
     };
     log::info!("disk {}, proven by the root hash", disk.name);
-    report.fact("disk", json!({ "name": disk.name, "found_by": found }));
-    report.fact(
-        "verity",
-        json!({
-            "root_hash": hex::encode(&config.root_hash),
-            "salt": hex::encode(&disk.params.salt),
-            "data_blocks": disk.params.data_blocks,
-            "block_size": verity::BLOCK_SIZE,
-            "parameters_from": if config.verity.is_some() { "command line" } else { "superblock" },
-        }),
-    );
+    report.disk = Some(DiskFacts {
+        name: disk.name.clone(),
+        found_by: found,
+    });
+    report.verity = Some(VerityFacts {
+        root_hash: hex::encode(&config.root_hash),
+        salt: hex::encode(&disk.params.salt),
+        data_blocks: disk.params.data_blocks,
+        block_size: verity::BLOCK_SIZE,
+        parameters_from: match config.verity {
+            Some(_) => "command line",
+            None => "superblock",
+        },
+    });
 }

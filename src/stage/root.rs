@@ -5,16 +5,14 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use serde_json::json;
-
 use super::{NEW_ROOT, disk::Disk, mapping, node};
 use crate::config::Config;
 use crate::dm::{Control, Mapping, Target};
 use crate::effect::effect;
 use crate::error::{Error, Result};
 use crate::mount::{self, Flags};
-use crate::report::Report;
-use crate::{ext4, hex, verity};
+use crate::report::{Report, RootFacts};
+use crate::{block, ext4, hex, verity};
 
 /// Opens the root and mounts it on [`NEW_ROOT`].
 ///
@@ -42,10 +40,10 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
         mount::mount(&node(mapping::ROOT), Path::new(NEW_ROOT), "ext4", Flags::RDONLY, "")
     })?;
     log::info!("root verified and mounted read-only");
-    report.fact(
-        "root",
-        json!({ "device": node(mapping::ROOT), "bytes": target.sectors * crate::block::SECTOR }),
-    );
+    report.root = Some(RootFacts {
+        device: node(mapping::ROOT),
+        bytes: target.sectors * block::SECTOR,
+    });
     Ok(())
 }
 

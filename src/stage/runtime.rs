@@ -4,8 +4,6 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use serde_json::json;
-
 use super::{in_new_root, mapping, node};
 use crate::effect::{effect, optional};
 use crate::error::{Error, Result};
@@ -90,8 +88,7 @@ pub fn furnish(report: &mut Report) -> Result<()> {
         })?;
         bind(COCOS_INIT)?;
     }
-    let mounted = mount_shares()?;
-    report.fact("shares", json!(mounted));
+    report.shares = mount_shares()?;
     make_dirs(&[RUN_DIR], |path| Path::new(path).to_owned())?;
     cover_fstab()?;
     make_dirs(RULES_DIRS, |path| Path::new(path).to_owned())?;
@@ -139,7 +136,7 @@ fn cover_fstab() -> Result<()> {
             fs::read(&old).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         })?,
         Ok(_) => return Err(Error::new(format!("{FSTAB} is not a regular file"))),
-        Err(error) => return Err(Error::cannot(format!("look at {FSTAB}"), error)),
+        Err(error) => return Err(Error::cannot(&format!("look at {FSTAB}"), &error)),
     };
     let root = node(mapping::ROOT);
     let new = fstab::generate(&text, &root.to_string_lossy(), SHARES, share::OPTIONS);

@@ -9,7 +9,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use rustix::time::{ClockId, clock_gettime};
-use serde_json::json;
 
 use super::{disk::Disk, in_new_root, mapping, node};
 use crate::block::{Dev, SECTOR};
@@ -21,7 +20,7 @@ use crate::ext4::Layout;
 use crate::key::{LogonKey, VolumeKey};
 use crate::luks2::{self, KeyDigest};
 use crate::mount::{self, Flags};
-use crate::report::Report;
+use crate::report::{Report, VolumeFacts};
 use crate::{crypt, ext4, hex, integrity, uuid};
 
 /// Where the volume is mounted in the new root.
@@ -71,22 +70,21 @@ pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()
         config.cipher.integrity,
         disk.cocos.name
     );
-    report.fact(
-        "volume",
-        json!({
-            "device": node(mapping::VOLUME),
-            "partition": disk.cocos.name,
-            "partition_bytes": disk.cocos.bytes(),
-            "bytes": volume.bytes,
-            "uuid": uuid::hyphenated(&volume.uuid),
-            "cipher": config.cipher.name,
-            "integrity": config.cipher.integrity,
-            "tags": match config.tags { Tags::Disk => "disk" },
-            "sector_size": crypt::SECTOR_SIZE,
-            "free_blocks": layout.free_blocks(),
-            "free_inodes": layout.free_inodes(),
-        }),
-    );
+    report.volume = Some(VolumeFacts {
+        device: node(mapping::VOLUME),
+        partition: disk.cocos.name.clone(),
+        partition_bytes: disk.cocos.bytes(),
+        bytes: volume.bytes,
+        uuid: uuid::hyphenated(&volume.uuid),
+        cipher: config.cipher.name,
+        integrity: config.cipher.integrity,
+        tags: match config.tags {
+            Tags::Disk => "disk",
+        },
+        sector_size: crypt::SECTOR_SIZE,
+        free_blocks: layout.free_blocks(),
+        free_inodes: layout.free_inodes(),
+    });
     Ok(())
 }
 
@@ -111,8 +109,9 @@ fn open(config: &Config, disk: &Disk) -> Result<Volume> {
     };
     let node = disk.cocos.path();
     effect(format!("write the LUKS2 header to {}", disk.cocos.name), || {
+        let header = header.encode()?;
         let partition = OpenOptions::new().write(true).open(&node)?;
-        partition.write_all_at(&header.encode(), 0)?;
+        partition.write_all_at(&header, 0)?;
         partition.write_all_at(&[0; integrity::SUPERBLOCK_SIZE], luks2::DATA_OFFSET)?;
         partition.sync_all()
     })?;
@@ -189,7 +188,7 @@ fn open_crypt(
 /// Makes the file system, metadata only: the cost does not grow with the disk.
 fn format(volume: &Volume) -> Result<Layout> {
     let layout = Layout::new(volume.bytes)
-        .map_err(|cause| Error::cannot("lay out the file system", cause))?;
+        .map_err(|cause| Error::cannot(&"lay out the file system", &cause))?;
     let now = clock_gettime(ClockId::Realtime).tv_sec;
     let options = ext4::Options {
         uuid: uuid::from_random(random()?),
