@@ -3,7 +3,10 @@
 //!
 //! Source: `include/uapi/linux/dm-ioctl.h`.
 
-#![expect(unsafe_code, reason = "rustix has no typed call for the device-mapper's ioctls")]
+#![expect(
+    unsafe_code,
+    reason = "rustix has no typed call for the device-mapper's ioctls"
+)]
 
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
@@ -77,7 +80,10 @@ impl Control {
             .open("/dev/mapper/control")
             .map(Self)
             .map_err(|cause| {
-                Error::cannot(&"open /dev/mapper/control (kernel option BLK_DEV_DM)", &cause)
+                Error::cannot(
+                    &"open /dev/mapper/control (kernel option BLK_DEV_DM)",
+                    &cause,
+                )
             })
     }
 
@@ -124,7 +130,10 @@ impl Control {
     /// When it cannot be made.
     pub fn make_node(&self, name: &str, device: Dev) -> Result<()> {
         effect(format!("make the node /dev/mapper/{name}"), || {
-            symlink(format!("../dm-{}", device.minor), format!("/dev/mapper/{name}"))
+            symlink(
+                format!("../dm-{}", device.minor),
+                format!("/dev/mapper/{name}"),
+            )
         })
     }
 
@@ -216,7 +225,9 @@ impl Control {
         effect(format!("read the {what} of {name}"), || {
             let answer = self.call(TABLE_STATUS, flags, name, &[])?;
             match u32_at(&answer, 20) {
-                1 => Ok(Target::from_spec(records(&answer, 0).next().unwrap_or_default())),
+                1 => Ok(Target::from_spec(
+                    records(&answer, 0).next().unwrap_or_default(),
+                )),
                 n => Err(io::Error::other(format!("it has {n} targets, not one"))),
             }
         })

@@ -2,7 +2,10 @@
 //!
 //! Source: execve(2).
 
-#![expect(unsafe_code, reason = "rustix has no stable call for exec; std's pulls in process spawning")]
+#![expect(
+    unsafe_code,
+    reason = "rustix has no stable call for exec; std's pulls in process spawning"
+)]
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;

@@ -43,8 +43,14 @@ mod tests {
     use proptest::prelude::*;
 
     const SHARES: &[Share] = &[
-        Share { tag: "certs_share", target: "/etc/certs" },
-        Share { tag: "env_share", target: "/etc/cocos" },
+        Share {
+            tag: "certs_share",
+            target: "/etc/certs",
+        },
+        Share {
+            tag: "env_share",
+            target: "/etc/cocos",
+        },
     ];
 
     #[test]

@@ -110,7 +110,10 @@ fn extended_attributes(from: &Path, to: &Path) -> io::Result<()> {
         Err(Errno::OPNOTSUPP) => return Ok(()),
         outcome => outcome?,
     };
-    for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+    for name in names
+        .split(|&byte| byte == 0)
+        .filter(|name| !name.is_empty())
+    {
         let mut value = Vec::with_capacity(XATTR_MAX);
         rustix::fs::lgetxattr(from, name, spare_capacity(&mut value))?;
         rustix::fs::lsetxattr(to, name, &value, XattrFlags::empty())?;

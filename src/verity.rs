@@ -190,7 +190,9 @@ impl Fields<'_> {
 }
 
 fn unfit(what: &str, found: impl std::fmt::Display, wanted: impl std::fmt::Display) -> Error {
-    Error::new(format!("verity superblock: {what} is {found}, not {wanted}"))
+    Error::new(format!(
+        "verity superblock: {what} is {found}, not {wanted}"
+    ))
 }
 
 #[cfg(test)]
@@ -269,10 +271,17 @@ mod tests {
         let root_hash = [0xab; 32];
         let hex = "ab".repeat(32);
         assert_eq!(
-            Params::new(vec![1, 2], 1000).unwrap().table(dev(2), dev(3), &root_hash),
+            Params::new(vec![1, 2], 1000)
+                .unwrap()
+                .table(dev(2), dev(3), &root_hash),
             format!("1 8:2 8:3 4096 4096 1000 1 sha256 {hex} 0102")
         );
-        assert!(Params::new(Vec::new(), 2).unwrap().table(dev(2), dev(3), &root_hash).ends_with(" -"));
+        assert!(
+            Params::new(Vec::new(), 2)
+                .unwrap()
+                .table(dev(2), dev(3), &root_hash)
+                .ends_with(" -")
+        );
     }
 
     proptest! {

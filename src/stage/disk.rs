@@ -71,7 +71,9 @@ pub fn find(config: &Config, report: &mut Report) -> Result<Disk> {
                 Verdict::NotYet(reason) => note(&mut reasons, candidate.name, reason),
             }
         }
-        let wake = effect("wait for a block device", || listener.wait_for_block(deadline))?;
+        let wake = effect("wait for a block device", || {
+            listener.wait_for_block(deadline)
+        })?;
         if wake == Wake::Timeout {
             return Err(nothing_found(config, &reasons));
         }
@@ -112,7 +114,11 @@ fn examine(config: &Config, disk: &block::Disk) -> Verdict {
         Ok(partitions) => partitions,
         Err(error) => return Verdict::NotYet(error.to_string()),
     };
-    let numbered = |number| partitions.iter().find(|partition| partition.number == number);
+    let numbered = |number| {
+        partitions
+            .iter()
+            .find(|partition| partition.number == number)
+    };
     let (root, verity, cocos) = match [ROOT, VERITY, COCOS].map(numbered) {
         [Some(root), Some(verity), Some(cocos)] => (root, verity, cocos),
         found => {

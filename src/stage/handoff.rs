@@ -13,8 +13,8 @@ use rustix::process::{chdir, chroot};
 
 use super::{NEW_ROOT, in_new_root, runtime::RUN_DIR};
 use crate::effect::effect;
-use crate::exec::exec;
 use crate::error::Result;
+use crate::exec::exec;
 use crate::mount;
 use crate::report::{Report, Stage};
 use crate::tree;
@@ -33,7 +33,9 @@ const TMPFS_MAGIC: FsWord = 0x0102_1994;
 /// When `init` cannot be run, found out before anything is moved where possible.
 pub fn switch_root(init: &str, start: Instant, mut report: Report) -> Result<Infallible> {
     let began = Instant::now();
-    effect(format!("find {init} in the new root"), || require_program(init))?;
+    effect(format!("find {init} in the new root"), || {
+        require_program(init)
+    })?;
     for mount in MOVED {
         effect(format!("move {mount} to the new root"), || {
             mount::relocate(Path::new(mount), &in_new_root(mount))

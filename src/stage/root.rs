@@ -22,7 +22,11 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
     let control = Control::open()?;
     control.require_target("verity", "DM_VERITY")?;
     // The superblock's UUID is the host's word and would tell nothing: the hash names the root.
-    let uuid = format!("CRYPT-VERITY-{}-{}", identity(&config.root_hash), mapping::ROOT);
+    let uuid = format!(
+        "CRYPT-VERITY-{}-{}",
+        identity(&config.root_hash),
+        mapping::ROOT
+    );
     let root = Mapping {
         name: mapping::ROOT,
         uuid: &uuid,
@@ -31,13 +35,21 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
     let target = Target {
         kind: "verity".into(),
         sectors: disk.params.sectors(),
-        params: disk.params.table(disk.root.dev, disk.verity.dev, &config.root_hash),
+        params: disk
+            .params
+            .table(disk.root.dev, disk.verity.dev, &config.root_hash),
     };
     control.activate(&root, &target, |asked, live| asked == live)?;
     require_ext4()?;
     effect(format!("mount the root on {NEW_ROOT}"), || {
         mount::ensure_dir(Path::new(NEW_ROOT), 0o755)?;
-        mount::mount(&node(mapping::ROOT), Path::new(NEW_ROOT), "ext4", Flags::RDONLY, "")
+        mount::mount(
+            &node(mapping::ROOT),
+            Path::new(NEW_ROOT),
+            "ext4",
+            Flags::RDONLY,
+            "",
+        )
     })?;
     log::info!("root verified and mounted read-only");
     report.root = Some(RootFacts {

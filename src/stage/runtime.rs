@@ -76,7 +76,13 @@ pub fn furnish(report: &mut Report) -> Result<()> {
         effect(format!("mount tmpfs on {target}"), || {
             let flags = Flags::NOSUID | Flags::NODEV;
             let data = format!("mode={mode:o}");
-            mount::mount(Path::new("tmpfs"), &in_new_root(target), "tmpfs", flags, &data)
+            mount::mount(
+                Path::new("tmpfs"),
+                &in_new_root(target),
+                "tmpfs",
+                flags,
+                &data,
+            )
         })?;
     }
     make_dirs(TMPFS_DIRS, in_new_root)?;
@@ -97,7 +103,9 @@ pub fn furnish(report: &mut Report) -> Result<()> {
 
 fn make_dirs(dirs: &[&str], place: fn(&str) -> std::path::PathBuf) -> Result<()> {
     for dir in dirs {
-        effect(format!("make {dir}"), || mount::ensure_dir(&place(dir), 0o755))?;
+        effect(format!("make {dir}"), || {
+            mount::ensure_dir(&place(dir), 0o755)
+        })?;
     }
     Ok(())
 }
@@ -119,7 +127,13 @@ fn mount_shares() -> Result<Vec<&'static str>> {
         }
         let outcome = optional(format!("mount the share {tag} on {target}"), || {
             let flags = Flags::NOSUID | Flags::NODEV;
-            mount::mount(Path::new(tag), &in_new_root(target), "9p", flags, share::OPTIONS)
+            mount::mount(
+                Path::new(tag),
+                &in_new_root(target),
+                "9p",
+                flags,
+                share::OPTIONS,
+            )
         });
         mounted.extend(outcome.map(|()| *tag));
     }

@@ -98,7 +98,9 @@ fn open(config: &Config, disk: &Disk) -> Result<Volume> {
 
     let cipher = config.cipher;
     let uuid = uuid::from_random(random()?);
-    let key = effect("generate the volume key", || VolumeKey::generate(cipher.key_size))?;
+    let key = effect("generate the volume key", || {
+        VolumeKey::generate(cipher.key_size)
+    })?;
     let header = luks2::Header {
         uuid,
         cipher: cipher.name,
@@ -108,13 +110,16 @@ fn open(config: &Config, disk: &Disk) -> Result<Volume> {
         checksum_salts: [random()?, random()?],
     };
     let node = disk.cocos.path();
-    effect(format!("write the LUKS2 header to {}", disk.cocos.name), || {
-        let header = header.encode()?;
-        let partition = OpenOptions::new().write(true).open(&node)?;
-        partition.write_all_at(&header, 0)?;
-        partition.write_all_at(&[0; integrity::SUPERBLOCK_SIZE], luks2::DATA_OFFSET)?;
-        partition.sync_all()
-    })?;
+    effect(
+        format!("write the LUKS2 header to {}", disk.cocos.name),
+        || {
+            let header = header.encode()?;
+            let partition = OpenOptions::new().write(true).open(&node)?;
+            partition.write_all_at(&header, 0)?;
+            partition.write_all_at(&[0; integrity::SUPERBLOCK_SIZE], luks2::DATA_OFFSET)?;
+            partition.sync_all()
+        },
+    )?;
     let (tags, sectors) = match config.tags {
         Tags::Disk => open_integrity(&control, cipher, disk.cocos.dev, &uuid)?,
     };
@@ -132,7 +137,11 @@ fn open_integrity(
     partition: Dev,
     uuid: &[u8; 16],
 ) -> Result<(Dev, u64)> {
-    let uuid = format!("CRYPT-INTEGRITY-{}-{}", hex::encode(uuid), mapping::INTEGRITY);
+    let uuid = format!(
+        "CRYPT-INTEGRITY-{}-{}",
+        hex::encode(uuid),
+        mapping::INTEGRITY
+    );
     let mapping = Mapping {
         name: mapping::INTEGRITY,
         uuid: &uuid,
@@ -199,7 +208,9 @@ fn format(volume: &Volume) -> Result<Layout> {
     let device = effect("open the volume", || {
         OpenOptions::new().write(true).open(node(mapping::VOLUME))
     })?;
-    effect("zero what signature probes read", || zero_probed(&device, volume.bytes))?;
+    effect("zero what signature probes read", || {
+        zero_probed(&device, volume.bytes)
+    })?;
     effect("write the file system", || {
         layout.write(&options, |offset, bytes| device.write_all_at(bytes, offset))?;
         device.sync_all()
@@ -212,7 +223,9 @@ fn zero_probed(device: &File, bytes: u64) -> io::Result<()> {
     device.write_all_at(&zeros, 0)?;
     let back = bytes.saturating_sub(PROBED_BACK);
     for at in (back..bytes).step_by(zeros.len()) {
-        let length = zeros.len().min(usize::try_from(bytes - at).unwrap_or(usize::MAX));
+        let length = zeros
+            .len()
+            .min(usize::try_from(bytes - at).unwrap_or(usize::MAX));
         device.write_all_at(zeros.get(..length).unwrap_or(&zeros), at)?;
     }
     Ok(())
