@@ -20,11 +20,11 @@ use crate::effect::effect;
 use crate::error::{Error, Result};
 
 /// Bytes of `struct dm_ioctl`, the head of every call's buffer.
-const HEADER: usize = 312;
+const HEADER: u16 = 312;
 /// Bytes of `struct dm_target_spec`.
 const TARGET_SPEC: usize = 40;
 /// Buffer of a call: the head and room for the longest table or list that is asked for.
-const BUFFER: usize = 16 * 1024;
+const BUFFER: u16 = 16 * 1024;
 /// Version of the interface that is spoken: the first of its present form.
 const VERSION: [u32; 3] = [4, 0, 0];
 
@@ -237,7 +237,7 @@ impl Control {
         let mut request = Request::new(name, flags)?;
         if !data.is_empty() {
             request.put_u32(20, 1); // target_count
-            request.put(HEADER, data)?;
+            request.put(HEADER.into(), data)?;
         }
         self.send(command, request)
     }
@@ -245,7 +245,8 @@ impl Control {
     fn send(&self, command: u8, request: Request) -> io::Result<Vec<u8>> {
         let Request(mut buffer) = request;
         // _IOWR(DM_IOCTL, command, struct dm_ioctl): the size is that of the head alone.
-        let opcode = opcode::from_components(ioctl::Direction::ReadWrite, 0xfd, command, HEADER);
+        let opcode =
+            opcode::from_components(ioctl::Direction::ReadWrite, 0xfd, command, HEADER.into());
         let call = Call {
             opcode,
             buffer: &mut buffer,
@@ -295,13 +296,13 @@ struct Request(Vec<u8>);
 
 impl Request {
     fn new(name: &str, flags: u32) -> io::Result<Self> {
-        let mut request = Self(vec![0; BUFFER]);
+        let mut request = Self(vec![0; BUFFER.into()]);
         let head = [
             VERSION[0],
             VERSION[1],
             VERSION[2],
-            BUFFER as u32, // data_size
-            HEADER as u32, // data_start
+            BUFFER.into(), // data_size
+            HEADER.into(), // data_start
             0,             // target_count
             0,             // open_count
             flags,
@@ -341,7 +342,7 @@ impl Request {
 fn records(answer: &[u8], next_at: usize) -> impl Iterator<Item = &[u8]> {
     let first = answer.get(u32_at(answer, 16) as usize..);
     let end = u32_at(answer, 12) as usize;
-    let first = first.filter(|_| end > HEADER);
+    let first = first.filter(|_| end > usize::from(HEADER));
     std::iter::successors(first, move |record| match u32_at(record, next_at) {
         0 => None,
         next => record.get(next as usize..),

@@ -61,6 +61,7 @@ pub fn micros(duration: Duration) -> u64 {
 }
 
 /// All effects so far, in order.
+#[must_use]
 pub fn entries() -> Vec<Entry> {
     journal().clone()
 }

@@ -21,8 +21,8 @@ const BINARY_SIZE: usize = 4096;
 const JSON_SIZE: usize = COPY_SIZE - BINARY_SIZE;
 const KEYSLOTS_SIZE: u64 = DATA_OFFSET - SIZE as u64;
 
-const MAGIC_FIRST: &[u8; 6] = b"LUKS\xba\xbe";
-const MAGIC_SECOND: &[u8; 6] = b"SKUL\xba\xbe";
+const MAGIC_FIRST: [u8; 6] = *b"LUKS\xba\xbe";
+const MAGIC_SECOND: [u8; 6] = *b"SKUL\xba\xbe";
 const CHECKSUM_AT: usize = 0x1c0;
 
 /// Rounds of PBKDF2 in the digest, cryptsetup's least: the volume key is random, there is
@@ -77,7 +77,7 @@ impl Header<'_> {
     }
 
     /// One copy: the binary header, 4096 bytes, all numbers big-endian, then the JSON area.
-    fn copy(&self, magic: &[u8; 6], offset: u64, salt: &[u8; 64], json: &str) -> Vec<u8> {
+    fn copy(&self, magic: [u8; 6], offset: u64, salt: &[u8; 64], json: &str) -> Vec<u8> {
         let mut binary = Vec::with_capacity(COPY_SIZE);
         binary.extend(magic);
         binary.extend(2_u16.to_be_bytes()); // version
@@ -173,6 +173,7 @@ struct Segment<'a> {
 }
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are the format's")]
 struct Integrity<'a> {
     #[serde(rename = "type")]
     kind: &'a str,
@@ -181,6 +182,7 @@ struct Integrity<'a> {
 }
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are the format's")]
 struct Digest {
     #[serde(rename = "type")]
     kind: &'static str,

@@ -1,6 +1,6 @@
 //! Kernel modules.
 //!
-//! Source: finit_module(2).
+//! Source: `finit_module(2)`.
 
 use std::collections::BTreeSet;
 use std::ffi::c_int;

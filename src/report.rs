@@ -80,7 +80,7 @@ pub struct VerityFacts {
     pub root_hash: String,
     pub salt: String,
     pub data_blocks: u64,
-    pub block_size: usize,
+    pub block_size: u32,
     /// "superblock" or "command line".
     pub parameters_from: &'static str,
 }

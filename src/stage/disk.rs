@@ -104,7 +104,10 @@ fn nothing_found(config: &Config, reasons: &BTreeMap<String, String>) -> Error {
     };
     let mut message = format!("{what} within {} s", config.timeout.as_secs());
     for (disk, reason) in reasons {
-        message.push_str(&format!("; {disk}: {reason}"));
+        message.push_str("; ");
+        message.push_str(disk);
+        message.push_str(": ");
+        message.push_str(reason);
     }
     Error::new(message)
 }
@@ -154,15 +157,14 @@ fn examine(config: &Config, disk: &block::Disk) -> Verdict {
 /// The verity parameters, once the top hash block has proven them by the root hash.
 fn prove(config: &Config, root: &Partition, verity: &Partition) -> Result<Params> {
     let hash_device = effect(format!("open {}", verity.name), || open(verity))?;
-    let params = match &config.verity {
-        Some(params) => params.clone(),
-        None => {
-            let superblock = read_at(&hash_device, "verity superblock", verity, 0)?;
-            Params::from_superblock(&superblock)?
-        }
+    let params = if let Some(params) = &config.verity {
+        params.clone()
+    } else {
+        let superblock = read_at(&hash_device, "verity superblock", verity, 0)?;
+        Params::from_superblock(&superblock)?
     };
     params.require_room(root.bytes(), verity.bytes())?;
-    let at = verity::HASH_START * verity::BLOCK_SIZE as u64;
+    let at = verity::HASH_START * u64::from(verity::BLOCK_SIZE);
     let top = read_at(&hash_device, "top hash block", verity, at)?;
     params.prove(&top, &config.root_hash)?;
     Ok(params)

@@ -68,7 +68,7 @@ fn require_ext4() -> Result<()> {
     })?;
     // dm-verity's device has the hash block size as its logical block size.
     match ext4::block_size(&start) {
-        Some(size) if size == verity::BLOCK_SIZE as u64 => Ok(()),
+        Some(size) if size == verity::BLOCK_SIZE => Ok(()),
         Some(size) => Err(Error::new(format!(
             "the root's ext4 has blocks of {size} bytes, dm-verity needs {}: \
              make it with mke2fs -b {}",

@@ -26,17 +26,34 @@ use crate::{crypt, ext4, hex, integrity, uuid};
 /// Where the volume is mounted in the new root.
 const MOUNT_POINT: &str = "/cocos";
 
+/// The volume dies with the boot: nobody will ask when a file was last read.
+const MOUNT_FLAGS: Flags = Flags::NOATIME;
+
+/// The kernel would write zeros to 1/64 of the disk in the background, to protect a later repair
+/// of a file system that has no later.
+const MOUNT_DATA: &str = "noinit_itable";
+
 /// Sixteen megabytes of header, and as much again to make the rest worth its name.
 const PARTITION_MIN: u64 = 2 * luks2::DATA_OFFSET;
 
 /// The key's name while the kernel looks for it; a `logon` key's needs a prefix.
 const KEY_DESCRIPTION: &CStr = c"cvm-init:cocos";
 
-/// Bytes at the start of the volume where signature probes look, and must not meet sectors that
-/// were never written: such a read fails.
-const PROBED_FRONT: u64 = 128 * 1024;
-/// The same at its end. The farthest probe, for a Promise RAID, reads 3087 sectors before it.
-const PROBED_BACK: u64 = 2 * 1024 * 1024;
+/// Blocks of the volume where libblkid looks for signatures: first block, count. They are zeroed,
+/// because a read of a block that was never written fails, and with it the whole probe.
+const PROBED_FRONT: &[(u64, u64)] = &[
+    // Most signatures lie in the first 70 KiB, ZFS labels reach to 512 KiB.
+    (0, 128),
+    // Second headers of LUKS2, at 512 KiB, 1, 2 and 4 MiB.
+    (128, 1),
+    (256, 1),
+    (512, 1),
+    (1024, 1),
+];
+
+/// Blocks at the end where libblkid looks. The farthest probe, for a Promise RAID, reads 386
+/// blocks before it.
+const PROBED_BACK: u64 = 512;
 
 /// The volume, open.
 struct Volume {
@@ -59,9 +76,8 @@ pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()
     let volume = open(config, disk)?;
     let layout = format(&volume)?;
     effect(format!("mount the volume on {MOUNT_POINT}"), || {
-        // The volume dies with the boot: nobody will ask when a file was last read.
         let (device, target) = (node(mapping::VOLUME), in_new_root(MOUNT_POINT));
-        mount::mount(&device, &target, "ext4", Flags::NOATIME, "")
+        mount::mount(&device, &target, "ext4", MOUNT_FLAGS, MOUNT_DATA)
     })?;
     log::info!(
         "volume of {} bytes, {} with {}, on {}",
@@ -219,14 +235,13 @@ fn format(volume: &Volume) -> Result<Layout> {
 }
 
 fn zero_probed(device: &File, bytes: u64) -> io::Result<()> {
-    let zeros = [0; PROBED_FRONT as usize];
-    device.write_all_at(&zeros, 0)?;
-    let back = bytes.saturating_sub(PROBED_BACK);
-    for at in (back..bytes).step_by(zeros.len()) {
-        let length = zeros
-            .len()
-            .min(usize::try_from(bytes - at).unwrap_or(usize::MAX));
-        device.write_all_at(zeros.get(..length).unwrap_or(&zeros), at)?;
+    let zeros = [0; crypt::SECTOR_SIZE as usize];
+    let blocks = bytes / zeros.len() as u64;
+    let back = (blocks.saturating_sub(PROBED_BACK), PROBED_BACK);
+    for (first, count) in PROBED_FRONT.iter().copied().chain([back]) {
+        for block in (first..first.saturating_add(count)).take_while(|block| *block < blocks) {
+            device.write_all_at(&zeros, block * zeros.len() as u64)?;
+        }
     }
     Ok(())
 }
