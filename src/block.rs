@@ -2,6 +2,7 @@
 //!
 //! Source: `Documentation/ABI/stable/sysfs-block`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -97,20 +98,19 @@ impl Partition {
 /// # Errors
 /// When sysfs cannot be read.
 pub fn disks() -> io::Result<Vec<Disk>> {
-    let mut disks = Vec::new();
+    let mut disks = BTreeMap::new();
     for name in names(Path::new("/sys/block"))? {
         let sectors = read_number(&sys(&name).join("size"));
         // A drive without a medium has no sectors; one that went away has no size.
         if let Some(sectors @ 1..) = sectors {
-            disks.push(Disk { name, sectors });
+            disks.insert(order(&name), Disk { name, sectors });
         }
     }
-    disks.sort_by(|a, b| order(&a.name).cmp(&order(&b.name)));
-    Ok(disks)
+    Ok(disks.into_values().collect())
 }
 
 impl Disk {
-    /// Its partitions, by number.
+    /// Its partitions, in no particular order.
     ///
     /// # Errors
     /// When sysfs cannot be read, as when the disk went away.
@@ -132,7 +132,6 @@ impl Disk {
                 name,
             });
         }
-        partitions.sort_by_key(|partition| partition.number);
         Ok(partitions)
     }
 
@@ -159,8 +158,8 @@ fn unit_serial_number(page: &[u8]) -> Option<Vec<u8>> {
 
 /// `/dev/sda` is where the disk is expected, so it is tried first; then shorter names before
 /// longer ones, which puts `sdb` before `sdaa`.
-fn order(name: &str) -> (bool, usize, &str) {
-    (name != "sda", name.len(), name)
+fn order(name: &str) -> (bool, usize, String) {
+    (name != "sda", name.len(), name.to_owned())
 }
 
 fn sys(disk: &str) -> PathBuf {
@@ -186,11 +185,20 @@ mod tests {
 
     #[test]
     fn device_numbers() {
-        let dev = Dev { major: 259, minor: 4 };
+        let dev = Dev {
+            major: 259,
+            minor: 4,
+        };
         assert_eq!(Dev::parse("259:4\n"), Some(dev));
         assert_eq!(dev.to_string(), "259:4");
         assert_eq!(Dev::from_huge(0x0001_0304), dev);
-        assert_eq!(Dev::from_huge(0x0010_fd01), Dev { major: 253, minor: 257 });
+        assert_eq!(
+            Dev::from_huge(0x0010_fd01),
+            Dev {
+                major: 253,
+                minor: 257
+            }
+        );
         for bad in ["", "8", "8:", ":1", "8:x", "-1:2"] {
             assert_eq!(Dev::parse(bad), None, "{bad:?}");
         }
@@ -199,7 +207,7 @@ mod tests {
     #[test]
     fn sda_is_tried_first_then_by_name() {
         let mut names = ["nvme0n1", "sdb", "vda", "sdaa", "sda"];
-        names.sort_by(|a, b| order(a).cmp(&order(b)));
+        names.sort_by_key(|name| order(name));
         assert_eq!(names, ["sda", "sdb", "vda", "sdaa", "nvme0n1"]);
     }
 
@@ -219,8 +227,16 @@ mod tests {
 
     #[test]
     fn a_scsi_serial_is_as_long_as_its_page_says() {
-        assert_eq!(unit_serial_number(b"\0\x80\0\x03abcd"), Some(b"abc".to_vec()));
-        for bad in [&b""[..], b"\0\x80\0", b"\0\x80\0\x05abcd", b"\0\x80\xff\xff"] {
+        assert_eq!(
+            unit_serial_number(b"\0\x80\0\x03abcd"),
+            Some(b"abc".to_vec())
+        );
+        for bad in [
+            &b""[..],
+            b"\0\x80\0",
+            b"\0\x80\0\x05abcd",
+            b"\0\x80\xff\xff",
+        ] {
             assert_eq!(unit_serial_number(bad), None);
         }
     }

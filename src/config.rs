@@ -343,11 +343,23 @@ mod tests {
             ("cvm.colour=red", "unknown key cvm.colour="),
             ("cvm.debug", "unknown key cvm.debug="),
             ("cvm.log=info cvm.log=info", "cvm.log= is given twice"),
-            ("cvm.log=loud", "cvm.log=loud: not one of error, warn, info, debug"),
+            (
+                "cvm.log=loud",
+                "cvm.log=loud: not one of error, warn, info, debug",
+            ),
             ("cvm.tags=paper", "cvm.tags=paper: not one of disk"),
-            ("cvm.timeout=0", "cvm.timeout=0: not a number of seconds from 1 to 3600"),
-            ("cvm.disk=sda", "cvm.disk=sda: neither /dev/NAME nor serial:STRING"),
-            ("cvm.disk=/dev/a/b", "cvm.disk=/dev/a/b: neither /dev/NAME nor serial:STRING"),
+            (
+                "cvm.timeout=0",
+                "cvm.timeout=0: not a number of seconds from 1 to 3600",
+            ),
+            (
+                "cvm.disk=sda",
+                "cvm.disk=sda: neither /dev/NAME nor serial:STRING",
+            ),
+            (
+                "cvm.disk=/dev/a/b",
+                "cvm.disk=/dev/a/b: neither /dev/NAME nor serial:STRING",
+            ),
             ("cvm.verity_salt=0g", "cvm.verity_salt=0g: not hexadecimal"),
             (
                 "cvm.verity_salt=00",
@@ -371,8 +383,14 @@ mod tests {
 
     #[test]
     fn the_action_on_failure_is_found_in_a_broken_line() {
-        assert_eq!(Config::on_failure("cvm.x=1 cvm.on_failure=halt"), Action::Halt);
-        assert_eq!(Config::on_failure("cvm.on_failure=explode"), Action::PowerOff);
+        assert_eq!(
+            Config::on_failure("cvm.x=1 cvm.on_failure=halt"),
+            Action::Halt
+        );
+        assert_eq!(
+            Config::on_failure("cvm.on_failure=explode"),
+            Action::PowerOff
+        );
         assert_eq!(Config::on_failure(""), Action::PowerOff);
     }
 

@@ -74,7 +74,14 @@ mod tests {
     fn the_table_is_the_one_that_the_kernel_shows() {
         let cipher = cipher("aes-gcm-random", "aead").unwrap();
         assert_eq!(
-            table(cipher, "cvm-init:cocos", Dev { major: 254, minor: 0 }),
+            table(
+                cipher,
+                "cvm-init:cocos",
+                Dev {
+                    major: 254,
+                    minor: 0
+                }
+            ),
             "capi:gcm(aes)-random :32:logon:cvm-init:cocos 0 254:0 0 2 integrity:28:aead sector_size:4096"
         );
     }

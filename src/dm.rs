@@ -3,7 +3,10 @@
 //!
 //! Source: `include/uapi/linux/dm-ioctl.h`.
 
-#![expect(unsafe_code, reason = "rustix has no typed call for the device-mapper's ioctls")]
+#![expect(
+    unsafe_code,
+    reason = "rustix has no typed call for the device-mapper's ioctls"
+)]
 
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
@@ -17,11 +20,11 @@ use crate::effect::effect;
 use crate::error::{Error, Result};
 
 /// Bytes of `struct dm_ioctl`, the head of every call's buffer.
-const HEADER: usize = 312;
+const HEADER: u16 = 312;
 /// Bytes of `struct dm_target_spec`.
 const TARGET_SPEC: usize = 40;
 /// Buffer of a call: the head and room for the longest table or list that is asked for.
-const BUFFER: usize = 16 * 1024;
+const BUFFER: u16 = 16 * 1024;
 /// Version of the interface that is spoken: the first of its present form.
 const VERSION: [u32; 3] = [4, 0, 0];
 
@@ -77,7 +80,10 @@ impl Control {
             .open("/dev/mapper/control")
             .map(Self)
             .map_err(|cause| {
-                Error::cannot("open /dev/mapper/control (kernel option BLK_DEV_DM)", cause)
+                Error::cannot(
+                    &"open /dev/mapper/control (kernel option BLK_DEV_DM)",
+                    &cause,
+                )
             })
     }
 
@@ -124,7 +130,10 @@ impl Control {
     /// When it cannot be made.
     pub fn make_node(&self, name: &str, device: Dev) -> Result<()> {
         effect(format!("make the node /dev/mapper/{name}"), || {
-            symlink(format!("../dm-{}", device.minor), format!("/dev/mapper/{name}"))
+            symlink(
+                format!("../dm-{}", device.minor),
+                format!("/dev/mapper/{name}"),
+            )
         })
     }
 
@@ -216,7 +225,9 @@ impl Control {
         effect(format!("read the {what} of {name}"), || {
             let answer = self.call(TABLE_STATUS, flags, name, &[])?;
             match u32_at(&answer, 20) {
-                1 => Ok(Target::from_spec(records(&answer, 0).next().unwrap_or_default())),
+                1 => Ok(Target::from_spec(
+                    records(&answer, 0).next().unwrap_or_default(),
+                )),
                 n => Err(io::Error::other(format!("it has {n} targets, not one"))),
             }
         })
@@ -226,7 +237,7 @@ impl Control {
         let mut request = Request::new(name, flags)?;
         if !data.is_empty() {
             request.put_u32(20, 1); // target_count
-            request.put(HEADER, data)?;
+            request.put(HEADER.into(), data)?;
         }
         self.send(command, request)
     }
@@ -234,7 +245,8 @@ impl Control {
     fn send(&self, command: u8, request: Request) -> io::Result<Vec<u8>> {
         let Request(mut buffer) = request;
         // _IOWR(DM_IOCTL, command, struct dm_ioctl): the size is that of the head alone.
-        let opcode = opcode::from_components(ioctl::Direction::ReadWrite, 0xfd, command, HEADER);
+        let opcode =
+            opcode::from_components(ioctl::Direction::ReadWrite, 0xfd, command, HEADER.into());
         let call = Call {
             opcode,
             buffer: &mut buffer,
@@ -284,13 +296,13 @@ struct Request(Vec<u8>);
 
 impl Request {
     fn new(name: &str, flags: u32) -> io::Result<Self> {
-        let mut request = Self(vec![0; BUFFER]);
+        let mut request = Self(vec![0; BUFFER.into()]);
         let head = [
             VERSION[0],
             VERSION[1],
             VERSION[2],
-            BUFFER as u32, // data_size
-            HEADER as u32, // data_start
+            BUFFER.into(), // data_size
+            HEADER.into(), // data_start
             0,             // target_count
             0,             // open_count
             flags,
@@ -330,7 +342,7 @@ impl Request {
 fn records(answer: &[u8], next_at: usize) -> impl Iterator<Item = &[u8]> {
     let first = answer.get(u32_at(answer, 16) as usize..);
     let end = u32_at(answer, 12) as usize;
-    let first = first.filter(|_| end > HEADER);
+    let first = first.filter(|_| end > usize::from(HEADER));
     std::iter::successors(first, move |record| match u32_at(record, next_at) {
         0 => None,
         next => record.get(next as usize..),

@@ -28,13 +28,20 @@ pub fn effect<T, E: Display>(
     doing: impl Into<String>,
     act: impl FnOnce() -> std::result::Result<T, E>,
 ) -> Result<T> {
-    let doing = doing.into();
     let start = Instant::now();
-    let outcome = act().map_err(|cause| Error::cannot(&doing, cause));
+    let outcome = act();
     let took = start.elapsed();
-    log::debug!("{doing}: {} us", took.as_micros());
-    journal().push(Entry { doing, took });
+    let doing = doing.into();
+    let outcome = outcome.map_err(|cause| Error::cannot(&doing, &cause));
+    record(doing, took);
     outcome
+}
+
+/// Out of line, because every effect of the program has a copy of what is in [`effect`].
+#[inline(never)]
+fn record(doing: String, took: Duration) {
+    log::debug!("{doing}: {} us", micros(took));
+    journal().push(Entry { doing, took });
 }
 
 /// Like [`effect`], for what a good boot can do without: a failure is a warning.
@@ -47,7 +54,14 @@ pub fn optional<T, E: Display>(
         .ok()
 }
 
+/// Whole microseconds.
+#[must_use]
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// All effects so far, in order.
+#[must_use]
 pub fn entries() -> Vec<Entry> {
     journal().clone()
 }

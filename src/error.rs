@@ -16,7 +16,7 @@ impl Error {
     }
 
     /// An error that says what could not be done, and why: "cannot {doing}: {cause}".
-    pub fn cannot(doing: impl fmt::Display, cause: impl fmt::Display) -> Self {
+    pub fn cannot(doing: &dyn fmt::Display, cause: &dyn fmt::Display) -> Self {
         Self(format!("cannot {doing}: {cause}"))
     }
 }

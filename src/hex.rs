@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 /// Lower-case digits of `bytes`, two a byte.
+#[must_use]
 pub fn encode(bytes: &[u8]) -> String {
     bytes
         .iter()
@@ -14,6 +15,7 @@ pub fn encode(bytes: &[u8]) -> String {
 }
 
 /// The bytes that `text` spells, or `None` when it is of odd length or holds another character.
+#[must_use]
 pub fn decode(text: &str) -> Option<Vec<u8>> {
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
     if !rest.is_empty() {

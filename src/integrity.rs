@@ -35,7 +35,7 @@ pub fn provided_data_sectors(status: &str) -> Result<u64> {
         .split(' ')
         .nth(1)
         .and_then(|field| field.parse().ok())
-        .ok_or_else(|| Error::cannot("read the status of dm-integrity", format!("{status:?}")))
+        .ok_or_else(|| Error::cannot(&"read the status of dm-integrity", &format!("{status:?}")))
 }
 
 /// Says whether the live table is the one asked for. The kernel shows defaults that it filled
@@ -65,7 +65,10 @@ pub fn is_live_table(asked: &str, live: &str) -> bool {
 mod tests {
     use super::*;
 
-    const DEVICE: Dev = Dev { major: 8, minor: 64 };
+    const DEVICE: Dev = Dev {
+        major: 8,
+        minor: 64,
+    };
     const LIVE: &str = "8:64 32768 28 D 5 block_size:4096 journal_sectors:264 \
                         interleave_sectors:32768 buffer_sectors:128 fix_padding";
 

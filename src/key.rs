@@ -5,7 +5,10 @@
 //!
 //! Sources: keyrings(7), keyctl(2), mlock(2).
 
-#![expect(unsafe_code, reason = "rustix has no calls for the keyring, and an unsafe one for mlock")]
+#![expect(
+    unsafe_code,
+    reason = "rustix has no calls for the keyring, and an unsafe one for mlock"
+)]
 
 use std::ffi::{CStr, c_long};
 use std::io;
@@ -93,6 +96,15 @@ impl Drop for LogonKey {
         // The boot has failed already; there is nobody to report to.
         let _ = self.revoke().and(self.unlink());
     }
+}
+
+/// Removes every key that this process has.
+///
+/// # Errors
+/// When the kernel has no keyrings.
+pub fn forget_all() -> io::Result<()> {
+    let keyring = c_long::from(libc::KEY_SPEC_PROCESS_KEYRING);
+    keyctl(libc::KEYCTL_CLEAR, keyring, 0)
 }
 
 fn keyctl(operation: u32, key: c_long, argument: c_long) -> io::Result<()> {

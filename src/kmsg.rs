@@ -29,7 +29,7 @@ pub fn open() -> Result<()> {
     let file = OpenOptions::new()
         .write(true)
         .open("/dev/kmsg")
-        .map_err(|cause| Error::cannot("open /dev/kmsg", cause))?;
+        .map_err(|cause| Error::cannot(&"open /dev/kmsg", &cause))?;
     // A second call would find both already set to the same thing.
     let _ = KMSG.set(file);
     let _ = log::set_logger(&LOGGER);

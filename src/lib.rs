@@ -14,6 +14,7 @@ pub mod crypt;
 pub mod dm;
 pub mod effect;
 pub mod error;
+pub mod exec;
 pub mod ext4;
 pub mod fstab;
 pub mod hex;

@@ -5,8 +5,8 @@
 //! Source: LUKS2 On-Disk Format Specification, version 1.1.1, chapters 2 and 3.
 
 use base64ct::{Base64, Encoding};
-use serde_json::json;
-use sha2::{Digest, Sha256};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::uuid;
 
@@ -21,8 +21,8 @@ const BINARY_SIZE: usize = 4096;
 const JSON_SIZE: usize = COPY_SIZE - BINARY_SIZE;
 const KEYSLOTS_SIZE: u64 = DATA_OFFSET - SIZE as u64;
 
-const MAGIC_FIRST: &[u8; 6] = b"LUKS\xba\xbe";
-const MAGIC_SECOND: &[u8; 6] = b"SKUL\xba\xbe";
+const MAGIC_FIRST: [u8; 6] = *b"LUKS\xba\xbe";
+const MAGIC_SECOND: [u8; 6] = *b"SKUL\xba\xbe";
 const CHECKSUM_AT: usize = 0x1c0;
 
 /// Rounds of PBKDF2 in the digest, cryptsetup's least: the volume key is random, there is
@@ -65,17 +65,19 @@ impl KeyDigest {
 
 impl Header<'_> {
     /// Both copies, as they stand at the start of the device.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let json = self.json();
+    ///
+    /// # Errors
+    /// When the metadata does not fit into its area.
+    pub fn encode(&self) -> serde_json::Result<Vec<u8>> {
+        let json = serde_json::to_string(&self.metadata())?;
         let [first, second] = &self.checksum_salts;
         let mut bytes = self.copy(MAGIC_FIRST, 0, first, &json);
         bytes.extend(self.copy(MAGIC_SECOND, COPY_SIZE as u64, second, &json));
-        bytes
+        Ok(bytes)
     }
 
     /// One copy: the binary header, 4096 bytes, all numbers big-endian, then the JSON area.
-    fn copy(&self, magic: &[u8; 6], offset: u64, salt: &[u8; 64], json: &str) -> Vec<u8> {
+    fn copy(&self, magic: [u8; 6], offset: u64, salt: &[u8; 64], json: &str) -> Vec<u8> {
         let mut binary = Vec::with_capacity(COPY_SIZE);
         binary.extend(magic);
         binary.extend(2_u16.to_be_bytes()); // version
@@ -100,41 +102,103 @@ impl Header<'_> {
         copy
     }
 
-    fn json(&self) -> String {
-        let digest = &self.digest;
-        json!({
-            "keyslots": {},
-            "tokens": {},
-            "segments": { "0": {
-                "type": "crypt",
-                "offset": DATA_OFFSET.to_string(),
-                "size": "dynamic",
-                "iv_tweak": "0",
-                "encryption": self.cipher,
-                "sector_size": self.sector_size,
-                "integrity": {
-                    "type": self.integrity,
-                    "journal_encryption": "none",
-                    "journal_integrity": "none",
+    fn metadata(&self) -> Metadata<'_> {
+        Metadata {
+            keyslots: Nothing {},
+            tokens: Nothing {},
+            segments: Only {
+                zero: Segment {
+                    kind: "crypt",
+                    offset: DATA_OFFSET.to_string(),
+                    size: "dynamic",
+                    iv_tweak: "0",
+                    encryption: self.cipher,
+                    sector_size: self.sector_size,
+                    integrity: Integrity {
+                        kind: self.integrity,
+                        journal_encryption: "none",
+                        journal_integrity: "none",
+                    },
                 },
-            }},
-            "digests": { "0": {
-                "type": "pbkdf2",
-                "keyslots": [],
-                "segments": ["0"],
-                "hash": "sha256",
-                "iterations": DIGEST_ITERATIONS,
-                "salt": Base64::encode_string(&digest.salt),
-                "digest": Base64::encode_string(&digest.digest),
-            }},
-            "config": {
-                "json_size": JSON_SIZE.to_string(),
-                "keyslots_size": KEYSLOTS_SIZE.to_string(),
-                "flags": ["no-journal"],
             },
-        })
-        .to_string()
+            digests: Only {
+                zero: Digest {
+                    kind: "pbkdf2",
+                    keyslots: [],
+                    segments: ["0"],
+                    hash: "sha256",
+                    iterations: DIGEST_ITERATIONS,
+                    salt: Base64::encode_string(&self.digest.salt),
+                    digest: Base64::encode_string(&self.digest.digest),
+                },
+            },
+            config: Config {
+                json_size: JSON_SIZE.to_string(),
+                keyslots_size: KEYSLOTS_SIZE.to_string(),
+                flags: ["no-journal"],
+            },
+        }
     }
+}
+
+/// The JSON area: objects by number, 64-bit integers as text.
+#[derive(Serialize)]
+struct Metadata<'a> {
+    keyslots: Nothing,
+    tokens: Nothing,
+    segments: Only<Segment<'a>>,
+    digests: Only<Digest>,
+    config: Config,
+}
+
+#[derive(Serialize)]
+struct Nothing {}
+
+#[derive(Serialize)]
+struct Only<T> {
+    #[serde(rename = "0")]
+    zero: T,
+}
+
+#[derive(Serialize)]
+struct Segment<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    offset: String,
+    size: &'a str,
+    iv_tweak: &'a str,
+    encryption: &'a str,
+    sector_size: u32,
+    integrity: Integrity<'a>,
+}
+
+#[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are the format's")]
+struct Integrity<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    journal_encryption: &'a str,
+    journal_integrity: &'a str,
+}
+
+#[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are the format's")]
+struct Digest {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    keyslots: [&'static str; 0],
+    segments: [&'static str; 1],
+    hash: &'static str,
+    iterations: u32,
+    salt: String,
+    digest: String,
+}
+
+#[derive(Serialize)]
+struct Config {
+    json_size: String,
+    keyslots_size: String,
+    flags: [&'static str; 1],
 }
 
 /// A text in a field of `N` bytes, filled up with zeros.
@@ -160,6 +224,7 @@ mod tests {
             checksum_salts: [[1; 64], [2; 64]],
         }
         .encode()
+        .unwrap()
     }
 
     #[test]
@@ -179,7 +244,10 @@ mod tests {
         for copy in header().chunks(COPY_SIZE) {
             let mut zeroed = copy.to_vec();
             zeroed[CHECKSUM_AT..CHECKSUM_AT + 64].fill(0);
-            assert_eq!(copy[CHECKSUM_AT..CHECKSUM_AT + 32], Sha256::digest(&zeroed)[..]);
+            assert_eq!(
+                copy[CHECKSUM_AT..CHECKSUM_AT + 32],
+                Sha256::digest(&zeroed)[..]
+            );
         }
     }
 

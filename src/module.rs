@@ -1,7 +1,8 @@
 //! Kernel modules.
 //!
-//! Source: finit_module(2).
+//! Source: `finit_module(2)`.
 
+use std::collections::BTreeSet;
 use std::ffi::c_int;
 use std::fs::{self, File};
 use std::io;
@@ -36,17 +37,13 @@ pub enum Loaded {
 ///
 /// # Errors
 /// When the directory cannot be read, or holds what is no module.
-pub fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
+pub fn list(dir: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
         Err(error) => return Err(error),
     };
-    let mut files = entries
-        .map(|entry| Ok(entry?.path()))
-        .collect::<io::Result<Vec<_>>>()?;
-    files.sort();
-    Ok(files)
+    entries.map(|entry| Ok(entry?.path())).collect()
 }
 
 /// Loads one module.
@@ -92,7 +89,6 @@ mod tests {
 
     #[test]
     fn no_directory_is_no_module() {
-        let none: Vec<PathBuf> = Vec::new();
-        assert_eq!(list(Path::new("/nonexistent")).unwrap(), none);
+        assert_eq!(list(Path::new("/nonexistent")).unwrap(), BTreeSet::new());
     }
 }

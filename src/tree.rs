@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, lchown, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, Timespec, Timestamps, XattrFlags,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, Timespec, Timestamps, XattrFlags, mkdirat,
 };
 use rustix::io::Errno;
 
@@ -35,17 +35,17 @@ struct Copy {
 
 impl Copy {
     fn directory(&mut self, from: &Path, to: &Path) -> Result<()> {
-        let cannot = |cause: io::Error| Error::cannot(format!("copy {}", from.display()), cause);
+        let cannot = |cause: io::Error| Error::cannot(&format!("copy {}", from.display()), &cause);
         for entry in fs::read_dir(from).map_err(cannot)? {
             let entry = entry.map_err(cannot)?;
             let (from, to) = (entry.path(), to.join(entry.file_name()));
             let kind = entry.file_type().map_err(cannot)?;
             if kind.is_dir() {
-                fs::DirBuilder::new().mode(0o700).create(&to).map_err(cannot)?;
+                mkdirat(CWD, &to, Mode::RWXU).map_err(|errno| cannot(errno.into()))?;
                 self.directory(&from, &to)?;
             } else {
                 self.file(&from, &to)
-                    .map_err(|cause| Error::cannot(format!("copy {}", from.display()), cause))?;
+                    .map_err(|cause| Error::cannot(&format!("copy {}", from.display()), &cause))?;
             }
         }
         // Last, because each new entry changes the directory's times.
@@ -110,7 +110,10 @@ fn extended_attributes(from: &Path, to: &Path) -> io::Result<()> {
         Err(Errno::OPNOTSUPP) => return Ok(()),
         outcome => outcome?,
     };
-    for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+    for name in names
+        .split(|&byte| byte == 0)
+        .filter(|name| !name.is_empty())
+    {
         let mut value = Vec::with_capacity(XATTR_MAX);
         rustix::fs::lgetxattr(from, name, spare_capacity(&mut value))?;
         rustix::fs::lsetxattr(to, name, &value, XattrFlags::empty())?;

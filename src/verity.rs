@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::hex;
 
 /// Bytes in a data block and in a hash block.
-pub const BLOCK_SIZE: usize = 4096;
+pub const BLOCK_SIZE: u32 = 4096;
 /// Bytes of the superblock that are read.
 pub const SUPERBLOCK_SIZE: usize = 512;
 /// Where the hash tree begins, in hash blocks: behind the superblock's.
@@ -82,8 +82,8 @@ impl Params {
         if algorithm != ALGORITHM {
             return Err(unfit("algorithm", format!("{algorithm:?}"), ALGORITHM));
         }
-        fields.require_u32("data block size", BLOCK_SIZE as u32)?;
-        fields.require_u32("hash block size", BLOCK_SIZE as u32)?;
+        fields.require_u32("data block size", BLOCK_SIZE)?;
+        fields.require_u32("hash block size", BLOCK_SIZE)?;
         let data_blocks = u64::from_le_bytes(fields.take());
         let salt_size = usize::from(u16::from_le_bytes(fields.take()));
         fields.take::<6>();
@@ -100,7 +100,7 @@ impl Params {
     /// # Errors
     /// Which one is too small, and what is needed.
     pub fn require_room(&self, data_bytes: u64, hash_bytes: u64) -> Result<()> {
-        let available = data_bytes / BLOCK_SIZE as u64;
+        let available = data_bytes / u64::from(BLOCK_SIZE);
         if self.data_blocks > available {
             return Err(Error::new(format!(
                 "verity data blocks {}, but the partition holds {available}",
@@ -108,7 +108,7 @@ impl Params {
             )));
         }
         let needed = HASH_START + self.hash_blocks();
-        let available = hash_bytes / BLOCK_SIZE as u64;
+        let available = hash_bytes / u64::from(BLOCK_SIZE);
         if needed > available {
             return Err(Error::new(format!(
                 "verity hash tree of {needed} blocks, but the partition holds {available}"
@@ -122,7 +122,11 @@ impl Params {
     ///
     /// # Errors
     /// Shows the digest that it has instead.
-    pub fn prove(&self, top_hash_block: &[u8; BLOCK_SIZE], root_hash: &RootHash) -> Result<()> {
+    pub fn prove(
+        &self,
+        top_hash_block: &[u8; BLOCK_SIZE as usize],
+        root_hash: &RootHash,
+    ) -> Result<()> {
         let digest = Sha256::new()
             .chain_update(&self.salt)
             .chain_update(top_hash_block)
@@ -139,7 +143,7 @@ impl Params {
     /// Sectors of 512 bytes that the mapping has.
     #[must_use]
     pub fn sectors(&self) -> u64 {
-        self.data_blocks * (BLOCK_SIZE as u64 / crate::block::SECTOR)
+        self.data_blocks * (u64::from(BLOCK_SIZE) / crate::block::SECTOR)
     }
 
     /// The table's parameters.
@@ -190,7 +194,9 @@ impl Fields<'_> {
 }
 
 fn unfit(what: &str, found: impl std::fmt::Display, wanted: impl std::fmt::Display) -> Error {
-    Error::new(format!("verity superblock: {what} is {found}, not {wanted}"))
+    Error::new(format!(
+        "verity superblock: {what} is {found}, not {wanted}"
+    ))
 }
 
 #[cfg(test)]
@@ -249,7 +255,7 @@ mod tests {
     fn data_and_tree_must_fit() {
         // 1000 data blocks, 8 + 1 hash blocks, a superblock
         let params = Params::from_superblock(&superblock()).unwrap();
-        let block = BLOCK_SIZE as u64;
+        let block = u64::from(BLOCK_SIZE);
         assert!(params.require_room(1000 * block, 10 * block).is_ok());
         let data = params.require_room(1000 * block - 1, 10 * block);
         assert_eq!(
@@ -269,10 +275,17 @@ mod tests {
         let root_hash = [0xab; 32];
         let hex = "ab".repeat(32);
         assert_eq!(
-            Params::new(vec![1, 2], 1000).unwrap().table(dev(2), dev(3), &root_hash),
+            Params::new(vec![1, 2], 1000)
+                .unwrap()
+                .table(dev(2), dev(3), &root_hash),
             format!("1 8:2 8:3 4096 4096 1000 1 sha256 {hex} 0102")
         );
-        assert!(Params::new(Vec::new(), 2).unwrap().table(dev(2), dev(3), &root_hash).ends_with(" -"));
+        assert!(
+            Params::new(Vec::new(), 2)
+                .unwrap()
+                .table(dev(2), dev(3), &root_hash)
+                .ends_with(" -")
+        );
     }
 
     proptest! {

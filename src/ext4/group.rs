@@ -8,10 +8,9 @@ use super::put;
 
 /// `bg_flags`: no inode of the group is in use, and its inode bitmap is not on the disk.
 const INODE_UNINIT: u16 = 0x1;
-/// `bg_flags`: the group's block bitmap is not on the disk. (`INODE_ZEROED`, 0x4, is never set:
-/// the unused inode table blocks are not written here, and the kernel's lazy initialisation may
-/// zero them in the background.)
+/// `bg_flags`: the group's block bitmap is not on the disk.
 const BLOCK_UNINIT: u16 = 0x2;
+// INODE_ZEROED (0x4) is never set, because it would not be true: see `noinit_itable` in mod.rs.
 
 /// Offsets of the low and the high half of a field.
 type Halves = (usize, usize);
@@ -58,6 +57,7 @@ fn descriptor(layout: &Layout, seed: u32, group: u64) -> [u8; DESCRIPTOR_LEN] {
         flags |= INODE_UNINIT;
     }
 
+    let free_blocks = layout.group_blocks(group) - layout.group_used_blocks(group);
     let free_inodes = layout.inodes_per_group - used_inodes;
     let blocks = [
         (BLOCK_BITMAP, layout.block_bitmap(group)),
@@ -66,10 +66,7 @@ fn descriptor(layout: &Layout, seed: u32, group: u64) -> [u8; DESCRIPTOR_LEN] {
     ];
     // A group's counts fit the low halves; the high ones stay 0.
     let counts = [
-        (
-            0x0c,
-            layout.group_blocks(group) - layout.group_used_blocks(group),
-        ), // bg_free_blocks_count_lo
+        (0x0c, free_blocks), // bg_free_blocks_count_lo
         (0x0e, free_inodes), // bg_free_inodes_count_lo
         (0x10, directories), // bg_used_dirs_count_lo
         (0x12, flags),       // bg_flags

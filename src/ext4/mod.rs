@@ -13,9 +13,14 @@
 //! It makes no journal, no superblock backups, no reserved blocks and no room for resizing: they
 //! would protect or serve a volume whose key is gone at the next boot.
 //!
+//! The kernel reads a block of an inode table only when `bg_itable_unused` and the inode bitmap say
+//! that it holds an inode in use, and such a block has been written. Its lazy initialisation, which
+//! zeroes the rest of the tables in the background (1/64 of the disk), thus only serves e2fsck on
+//! a disk with old content: it works, and mounting with `noinit_itable` spares it.
+//!
 //! The format is that of the kernel's Documentation/filesystems/ext4 ("ext4 Data Structures and
 //! Algorithms"); fields carry the names used there. Signature probes such as blkid's read blocks
-//! that ext4 leaves alone: whoever wants those to be readable writes zeros there *before* this.
+//! that are not written here: whoever wants those readable writes zeros there *before* formatting.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

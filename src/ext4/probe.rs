@@ -10,7 +10,7 @@ const S_MAGIC: usize = SUPERBLOCK_AT + 0x38;
 /// Bytes in a block of the ext2, ext3 or ext4 file system that starts like this; `None` when it
 /// is none.
 #[must_use]
-pub fn block_size(start: &[u8; SUPERBLOCK_END]) -> Option<u64> {
+pub fn block_size(start: &[u8; SUPERBLOCK_END]) -> Option<u32> {
     if start.get(S_MAGIC..)?.first_chunk()? != &[0x53, 0xef] {
         return None;
     }

@@ -1,19 +1,16 @@
 //! Stage 2: the disk, which is the one that proves the root hash.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Instant;
-
-use serde_json::json;
 
 use crate::block::{self, Dev, Partition};
 use crate::config::{Config, DiskChoice};
 use crate::effect::effect;
 use crate::error::{Error, Result};
 use crate::hex;
-use crate::report::Report;
+use crate::report::{DiskFacts, Report, VerityFacts};
 use crate::uevent::{Listener, Wake};
 use crate::verity::{self, Params};
 
@@ -55,7 +52,7 @@ pub fn find(config: &Config, report: &mut Report) -> Result<Disk> {
     let listener = effect("listen for uevents", Listener::open)?;
     let deadline = Instant::now() + config.timeout;
     let pinned = config.disk != DiskChoice::Proof;
-    let mut reasons = BTreeMap::new();
+    let mut reasons = Vec::new();
     loop {
         for candidate in effect("list the disks", block::disks)? {
             if !is_chosen(&candidate, &config.disk) {
@@ -73,7 +70,9 @@ pub fn find(config: &Config, report: &mut Report) -> Result<Disk> {
                 Verdict::NotYet(reason) => note(&mut reasons, candidate.name, reason),
             }
         }
-        let wake = effect("wait for a block device", || listener.wait_for_block(deadline))?;
+        let wake = effect("wait for a block device", || {
+            listener.wait_for_block(deadline)
+        })?;
         if wake == Wake::Timeout {
             return Err(nothing_found(config, &reasons));
         }
@@ -89,14 +88,17 @@ fn is_chosen(disk: &block::Disk, choice: &DiskChoice) -> bool {
 }
 
 /// Keeps the latest reason for each disk, and logs it when it is new.
-fn note(reasons: &mut BTreeMap<String, String>, disk: String, reason: String) {
-    if reasons.get(&disk) != Some(&reason) {
+fn note(reasons: &mut Vec<(String, String)>, disk: String, reason: String) {
+    let entry = (disk, reason);
+    if !reasons.contains(&entry) {
+        let (disk, reason) = &entry;
         log::info!("not {disk}: {reason}");
-        reasons.insert(disk, reason);
+        reasons.retain(|(known, _)| known != disk);
+        reasons.push(entry);
     }
 }
 
-fn nothing_found(config: &Config, reasons: &BTreeMap<String, String>) -> Error {
+fn nothing_found(config: &Config, reasons: &[(String, String)]) -> Error {
     let what = match &config.disk {
         DiskChoice::Proof => "no disk that proves roothash=".to_owned(),
         DiskChoice::Name(name) => format!("no usable disk /dev/{name}"),
@@ -104,7 +106,10 @@ fn nothing_found(config: &Config, reasons: &BTreeMap<String, String>) -> Error {
     };
     let mut message = format!("{what} within {} s", config.timeout.as_secs());
     for (disk, reason) in reasons {
-        message.push_str(&format!("; {disk}: {reason}"));
+        message.push_str("; ");
+        message.push_str(disk);
+        message.push_str(": ");
+        message.push_str(reason);
     }
     Error::new(message)
 }
@@ -114,7 +119,11 @@ fn examine(config: &Config, disk: &block::Disk) -> Verdict {
         Ok(partitions) => partitions,
         Err(error) => return Verdict::NotYet(error.to_string()),
     };
-    let numbered = |number| partitions.iter().find(|partition| partition.number == number);
+    let numbered = |number| {
+        partitions
+            .iter()
+            .find(|partition| partition.number == number)
+    };
     let (root, verity, cocos) = match [ROOT, VERITY, COCOS].map(numbered) {
         [Some(root), Some(verity), Some(cocos)] => (root, verity, cocos),
         found => {
@@ -150,15 +159,14 @@ fn examine(config: &Config, disk: &block::Disk) -> Verdict {
 /// The verity parameters, once the top hash block has proven them by the root hash.
 fn prove(config: &Config, root: &Partition, verity: &Partition) -> Result<Params> {
     let hash_device = effect(format!("open {}", verity.name), || open(verity))?;
-    let params = match &config.verity {
-        Some(params) => params.clone(),
-        None => {
-            let superblock = read_at(&hash_device, "verity superblock", verity, 0)?;
-            Params::from_superblock(&superblock)?
-        }
+    let params = if let Some(params) = &config.verity {
+        params.clone()
+    } else {
+        let superblock = read_at(&hash_device, "verity superblock", verity, 0)?;
+        Params::from_superblock(&superblock)?
     };
     params.require_room(root.bytes(), verity.bytes())?;
-    let at = verity::HASH_START * verity::BLOCK_SIZE as u64;
+    let at = verity::HASH_START * u64::from(verity::BLOCK_SIZE);
     let top = read_at(&hash_device, "top hash block", verity, at)?;
     params.prove(&top, &config.root_hash)?;
     Ok(params)
@@ -193,15 +201,18 @@ fn describe(disk: &Disk, config: &Config, report: &mut Report) {
         DiskChoice::Name(_) | DiskChoice::Serial(_) => "cvm.disk",
     };
     log::info!("disk {}, proven by the root hash", disk.name);
-    report.fact("disk", json!({ "name": disk.name, "found_by": found }));
-    report.fact(
-        "verity",
-        json!({
-            "root_hash": hex::encode(&config.root_hash),
-            "salt": hex::encode(&disk.params.salt),
-            "data_blocks": disk.params.data_blocks,
-            "block_size": verity::BLOCK_SIZE,
-            "parameters_from": if config.verity.is_some() { "command line" } else { "superblock" },
-        }),
-    );
+    report.disk = Some(DiskFacts {
+        name: disk.name.clone(),
+        found_by: found,
+    });
+    report.verity = Some(VerityFacts {
+        root_hash: hex::encode(&config.root_hash),
+        salt: hex::encode(&disk.params.salt),
+        data_blocks: disk.params.data_blocks,
+        block_size: verity::BLOCK_SIZE,
+        parameters_from: match config.verity {
+            Some(_) => "command line",
+            None => "superblock",
+        },
+    });
 }

@@ -5,9 +5,7 @@ use std::env;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 use rustix::fs::{FileType, FsWord, Mode, OFlags, ResolveFlags, fstat, fstatfs, openat2};
@@ -16,6 +14,7 @@ use rustix::process::{chdir, chroot};
 use super::{NEW_ROOT, in_new_root, runtime::RUN_DIR};
 use crate::effect::effect;
 use crate::error::Result;
+use crate::exec::exec;
 use crate::mount;
 use crate::report::{Report, Stage};
 use crate::tree;
@@ -32,9 +31,11 @@ const TMPFS_MAGIC: FsWord = 0x0102_1994;
 ///
 /// # Errors
 /// When `init` cannot be run, found out before anything is moved where possible.
-pub fn switch_root(init: &str, report: &Report) -> Result<Infallible> {
+pub fn switch_root(init: &str, start: Instant, mut report: Report) -> Result<Infallible> {
     let began = Instant::now();
-    effect(format!("find {init} in the new root"), || require_program(init))?;
+    effect(format!("find {init} in the new root"), || {
+        require_program(init)
+    })?;
     for mount in MOVED {
         effect(format!("move {mount} to the new root"), || {
             mount::relocate(Path::new(mount), &in_new_root(mount))
@@ -51,11 +52,14 @@ pub fn switch_root(init: &str, report: &Report) -> Result<Infallible> {
     drop(initramfs);
 
     let report_file = Path::new(RUN_DIR).join("boot.json");
-    let text = report.finish(Stage::Handoff, began, peak_memory_kib());
-    effect("write the boot report", || fs::write(report_file, text))?;
+    report.stage(Stage::Handoff, began.elapsed());
+    effect("write the boot report", || {
+        let text = report.finish(start, peak_memory_kib())?;
+        fs::write(report_file, text)
+    })?;
     log::info!("handing over to {init}");
     effect(format!("run {init}"), || {
-        Err(Command::new(init).args(env::args_os().skip(1)).exec())
+        Err(exec(init, env::args_os().skip(1)))
     })
 }
 

@@ -106,15 +106,26 @@ pub fn prepare() -> Result<String> {
     if Path::new(CONFIGFS.target).exists() {
         mount_pseudo(&CONFIGFS)?;
     }
-    effect("read the kernel command line", || fs::read_to_string("/proc/cmdline"))
+    effect("read the kernel command line", || {
+        fs::read_to_string("/proc/cmdline")
+    })
 }
 
 fn mount_pseudo(pseudo: &Pseudo) -> Result<()> {
     let target = Path::new(pseudo.target);
-    effect(format!("mount {} on {}", pseudo.kind, pseudo.target), || {
-        mount::ensure_dir(target, 0o755)?;
-        mount::mount(Path::new(pseudo.kind), target, pseudo.kind, pseudo.flags, pseudo.data)
-    })
+    effect(
+        format!("mount {} on {}", pseudo.kind, pseudo.target),
+        || {
+            mount::ensure_dir(target, 0o755)?;
+            mount::mount(
+                Path::new(pseudo.kind),
+                target,
+                pseudo.kind,
+                pseudo.flags,
+                pseudo.data,
+            )
+        },
+    )
 }
 
 fn set(switch: &Switch) -> std::io::Result<()> {
@@ -122,7 +133,9 @@ fn set(switch: &Switch) -> std::io::Result<()> {
 }
 
 fn load_modules() -> Result<()> {
-    let files = effect(format!("list {MODULES}"), || module::list(Path::new(MODULES)))?;
+    let files = effect(format!("list {MODULES}"), || {
+        module::list(Path::new(MODULES))
+    })?;
     for file in &files {
         let loaded = effect(format!("load {}", file.display()), || module::load(file))?;
         log::debug!("{}: {loaded:?}", file.display());

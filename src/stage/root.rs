@@ -5,16 +5,14 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use serde_json::json;
-
 use super::{NEW_ROOT, disk::Disk, mapping, node};
 use crate::config::Config;
 use crate::dm::{Control, Mapping, Target};
 use crate::effect::effect;
 use crate::error::{Error, Result};
 use crate::mount::{self, Flags};
-use crate::report::Report;
-use crate::{ext4, hex, verity};
+use crate::report::{Report, RootFacts};
+use crate::{block, ext4, hex, verity};
 
 /// Opens the root and mounts it on [`NEW_ROOT`].
 ///
@@ -24,7 +22,11 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
     let control = Control::open()?;
     control.require_target("verity", "DM_VERITY")?;
     // The superblock's UUID is the host's word and would tell nothing: the hash names the root.
-    let uuid = format!("CRYPT-VERITY-{}-{}", identity(&config.root_hash), mapping::ROOT);
+    let uuid = format!(
+        "CRYPT-VERITY-{}-{}",
+        identity(&config.root_hash),
+        mapping::ROOT
+    );
     let root = Mapping {
         name: mapping::ROOT,
         uuid: &uuid,
@@ -33,19 +35,27 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
     let target = Target {
         kind: "verity".into(),
         sectors: disk.params.sectors(),
-        params: disk.params.table(disk.root.dev, disk.verity.dev, &config.root_hash),
+        params: disk
+            .params
+            .table(disk.root.dev, disk.verity.dev, &config.root_hash),
     };
     control.activate(&root, &target, |asked, live| asked == live)?;
     require_ext4()?;
     effect(format!("mount the root on {NEW_ROOT}"), || {
         mount::ensure_dir(Path::new(NEW_ROOT), 0o755)?;
-        mount::mount(&node(mapping::ROOT), Path::new(NEW_ROOT), "ext4", Flags::RDONLY, "")
+        mount::mount(
+            &node(mapping::ROOT),
+            Path::new(NEW_ROOT),
+            "ext4",
+            Flags::RDONLY,
+            "",
+        )
     })?;
     log::info!("root verified and mounted read-only");
-    report.fact(
-        "root",
-        json!({ "device": node(mapping::ROOT), "bytes": target.sectors * crate::block::SECTOR }),
-    );
+    report.root = Some(RootFacts {
+        device: node(mapping::ROOT),
+        bytes: target.sectors * block::SECTOR,
+    });
     Ok(())
 }
 
@@ -58,7 +68,7 @@ fn require_ext4() -> Result<()> {
     })?;
     // dm-verity's device has the hash block size as its logical block size.
     match ext4::block_size(&start) {
-        Some(size) if size == verity::BLOCK_SIZE as u64 => Ok(()),
+        Some(size) if size == verity::BLOCK_SIZE => Ok(()),
         Some(size) => Err(Error::new(format!(
             "the root's ext4 has blocks of {size} bytes, dm-verity needs {}: \
              make it with mke2fs -b {}",

@@ -4,8 +4,6 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use serde_json::json;
-
 use super::{in_new_root, mapping, node};
 use crate::effect::{effect, optional};
 use crate::error::{Error, Result};
@@ -78,7 +76,13 @@ pub fn furnish(report: &mut Report) -> Result<()> {
         effect(format!("mount tmpfs on {target}"), || {
             let flags = Flags::NOSUID | Flags::NODEV;
             let data = format!("mode={mode:o}");
-            mount::mount(Path::new("tmpfs"), &in_new_root(target), "tmpfs", flags, &data)
+            mount::mount(
+                Path::new("tmpfs"),
+                &in_new_root(target),
+                "tmpfs",
+                flags,
+                &data,
+            )
         })?;
     }
     make_dirs(TMPFS_DIRS, in_new_root)?;
@@ -90,8 +94,7 @@ pub fn furnish(report: &mut Report) -> Result<()> {
         })?;
         bind(COCOS_INIT)?;
     }
-    let mounted = mount_shares()?;
-    report.fact("shares", json!(mounted));
+    report.shares = mount_shares()?;
     make_dirs(&[RUN_DIR], |path| Path::new(path).to_owned())?;
     cover_fstab()?;
     make_dirs(RULES_DIRS, |path| Path::new(path).to_owned())?;
@@ -100,7 +103,9 @@ pub fn furnish(report: &mut Report) -> Result<()> {
 
 fn make_dirs(dirs: &[&str], place: fn(&str) -> std::path::PathBuf) -> Result<()> {
     for dir in dirs {
-        effect(format!("make {dir}"), || mount::ensure_dir(&place(dir), 0o755))?;
+        effect(format!("make {dir}"), || {
+            mount::ensure_dir(&place(dir), 0o755)
+        })?;
     }
     Ok(())
 }
@@ -122,7 +127,13 @@ fn mount_shares() -> Result<Vec<&'static str>> {
         }
         let outcome = optional(format!("mount the share {tag} on {target}"), || {
             let flags = Flags::NOSUID | Flags::NODEV;
-            mount::mount(Path::new(tag), &in_new_root(target), "9p", flags, share::OPTIONS)
+            mount::mount(
+                Path::new(tag),
+                &in_new_root(target),
+                "9p",
+                flags,
+                share::OPTIONS,
+            )
         });
         mounted.extend(outcome.map(|()| *tag));
     }
@@ -139,7 +150,7 @@ fn cover_fstab() -> Result<()> {
             fs::read(&old).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         })?,
         Ok(_) => return Err(Error::new(format!("{FSTAB} is not a regular file"))),
-        Err(error) => return Err(Error::cannot(format!("look at {FSTAB}"), error)),
+        Err(error) => return Err(Error::cannot(&format!("look at {FSTAB}"), &error)),
     };
     let root = node(mapping::ROOT);
     let new = fstab::generate(&text, &root.to_string_lossy(), SHARES, share::OPTIONS);

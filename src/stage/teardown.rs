@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{NEW_ROOT, mapping};
 use crate::dm::Control;
-use crate::mount;
+use crate::{key, mount};
 
 /// Mounts that hold our mappings, before and after the switch of the root.
 const MOUNTS: &[&str] = &[NEW_ROOT, "/cocos_init", "/var/lib/docker", "/cocos"];
@@ -15,6 +15,8 @@ const MAPPINGS: &[&str] = &[mapping::VOLUME, mapping::INTEGRITY, mapping::ROOT];
 /// Takes down whatever there is. What fails is passed over: it may never have been made, and
 /// the machine stops in any case.
 pub fn run() {
+    // A panic leaves it behind; any other failure has removed it on the way here.
+    let _ = key::forget_all();
     for target in MOUNTS {
         let _ = mount::detach(Path::new(target));
     }

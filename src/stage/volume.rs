@@ -9,7 +9,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use rustix::time::{ClockId, clock_gettime};
-use serde_json::json;
 
 use super::{disk::Disk, in_new_root, mapping, node};
 use crate::block::{Dev, SECTOR};
@@ -21,11 +20,18 @@ use crate::ext4::Layout;
 use crate::key::{LogonKey, VolumeKey};
 use crate::luks2::{self, KeyDigest};
 use crate::mount::{self, Flags};
-use crate::report::Report;
+use crate::report::{Report, VolumeFacts};
 use crate::{crypt, ext4, hex, integrity, uuid};
 
 /// Where the volume is mounted in the new root.
 const MOUNT_POINT: &str = "/cocos";
+
+/// The volume dies with the boot: nobody will ask when a file was last read.
+const MOUNT_FLAGS: Flags = Flags::NOATIME;
+
+/// The kernel would write zeros to 1/64 of the disk in the background, to protect a later repair
+/// of a file system that has no later.
+const MOUNT_DATA: &str = "noinit_itable";
 
 /// Sixteen megabytes of header, and as much again to make the rest worth its name.
 const PARTITION_MIN: u64 = 2 * luks2::DATA_OFFSET;
@@ -33,11 +39,21 @@ const PARTITION_MIN: u64 = 2 * luks2::DATA_OFFSET;
 /// The key's name while the kernel looks for it; a `logon` key's needs a prefix.
 const KEY_DESCRIPTION: &CStr = c"cvm-init:cocos";
 
-/// Bytes at the start of the volume where signature probes look, and must not meet sectors that
-/// were never written: such a read fails.
-const PROBED_FRONT: u64 = 128 * 1024;
-/// The same at its end. The farthest probe, for a Promise RAID, reads 3087 sectors before it.
-const PROBED_BACK: u64 = 2 * 1024 * 1024;
+/// Blocks of the volume where libblkid looks for signatures: first block, count. They are zeroed,
+/// because a read of a block that was never written fails, and with it the whole probe.
+const PROBED_FRONT: &[(u64, u64)] = &[
+    // Most signatures lie in the first 70 KiB, ZFS labels reach to 512 KiB.
+    (0, 128),
+    // Second headers of LUKS2, at 512 KiB, 1, 2 and 4 MiB.
+    (128, 1),
+    (256, 1),
+    (512, 1),
+    (1024, 1),
+];
+
+/// Blocks at the end where libblkid looks. The farthest probe, for a Promise RAID, reads 386
+/// blocks before it.
+const PROBED_BACK: u64 = 512;
 
 /// The volume, open.
 struct Volume {
@@ -60,9 +76,8 @@ pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()
     let volume = open(config, disk)?;
     let layout = format(&volume)?;
     effect(format!("mount the volume on {MOUNT_POINT}"), || {
-        // The volume dies with the boot: nobody will ask when a file was last read.
         let (device, target) = (node(mapping::VOLUME), in_new_root(MOUNT_POINT));
-        mount::mount(&device, &target, "ext4", Flags::NOATIME, "")
+        mount::mount(&device, &target, "ext4", MOUNT_FLAGS, MOUNT_DATA)
     })?;
     log::info!(
         "volume of {} bytes, {} with {}, on {}",
@@ -71,22 +86,21 @@ pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()
         config.cipher.integrity,
         disk.cocos.name
     );
-    report.fact(
-        "volume",
-        json!({
-            "device": node(mapping::VOLUME),
-            "partition": disk.cocos.name,
-            "partition_bytes": disk.cocos.bytes(),
-            "bytes": volume.bytes,
-            "uuid": uuid::hyphenated(&volume.uuid),
-            "cipher": config.cipher.name,
-            "integrity": config.cipher.integrity,
-            "tags": match config.tags { Tags::Disk => "disk" },
-            "sector_size": crypt::SECTOR_SIZE,
-            "free_blocks": layout.free_blocks(),
-            "free_inodes": layout.free_inodes(),
-        }),
-    );
+    report.volume = Some(VolumeFacts {
+        device: node(mapping::VOLUME),
+        partition: disk.cocos.name.clone(),
+        partition_bytes: disk.cocos.bytes(),
+        bytes: volume.bytes,
+        uuid: uuid::hyphenated(&volume.uuid),
+        cipher: config.cipher.name,
+        integrity: config.cipher.integrity,
+        tags: match config.tags {
+            Tags::Disk => "disk",
+        },
+        sector_size: crypt::SECTOR_SIZE,
+        free_blocks: layout.free_blocks(),
+        free_inodes: layout.free_inodes(),
+    });
     Ok(())
 }
 
@@ -100,7 +114,9 @@ fn open(config: &Config, disk: &Disk) -> Result<Volume> {
 
     let cipher = config.cipher;
     let uuid = uuid::from_random(random()?);
-    let key = effect("generate the volume key", || VolumeKey::generate(cipher.key_size))?;
+    let key = effect("generate the volume key", || {
+        VolumeKey::generate(cipher.key_size)
+    })?;
     let header = luks2::Header {
         uuid,
         cipher: cipher.name,
@@ -110,12 +126,16 @@ fn open(config: &Config, disk: &Disk) -> Result<Volume> {
         checksum_salts: [random()?, random()?],
     };
     let node = disk.cocos.path();
-    effect(format!("write the LUKS2 header to {}", disk.cocos.name), || {
-        let partition = OpenOptions::new().write(true).open(&node)?;
-        partition.write_all_at(&header.encode(), 0)?;
-        partition.write_all_at(&[0; integrity::SUPERBLOCK_SIZE], luks2::DATA_OFFSET)?;
-        partition.sync_all()
-    })?;
+    effect(
+        format!("write the LUKS2 header to {}", disk.cocos.name),
+        || {
+            let header = header.encode()?;
+            let partition = OpenOptions::new().write(true).open(&node)?;
+            partition.write_all_at(&header, 0)?;
+            partition.write_all_at(&[0; integrity::SUPERBLOCK_SIZE], luks2::DATA_OFFSET)?;
+            partition.sync_all()
+        },
+    )?;
     let (tags, sectors) = match config.tags {
         Tags::Disk => open_integrity(&control, cipher, disk.cocos.dev, &uuid)?,
     };
@@ -133,7 +153,11 @@ fn open_integrity(
     partition: Dev,
     uuid: &[u8; 16],
 ) -> Result<(Dev, u64)> {
-    let uuid = format!("CRYPT-INTEGRITY-{}-{}", hex::encode(uuid), mapping::INTEGRITY);
+    let uuid = format!(
+        "CRYPT-INTEGRITY-{}-{}",
+        hex::encode(uuid),
+        mapping::INTEGRITY
+    );
     let mapping = Mapping {
         name: mapping::INTEGRITY,
         uuid: &uuid,
@@ -189,7 +213,7 @@ fn open_crypt(
 /// Makes the file system, metadata only: the cost does not grow with the disk.
 fn format(volume: &Volume) -> Result<Layout> {
     let layout = Layout::new(volume.bytes)
-        .map_err(|cause| Error::cannot("lay out the file system", cause))?;
+        .map_err(|cause| Error::cannot(&"lay out the file system", &cause))?;
     let now = clock_gettime(ClockId::Realtime).tv_sec;
     let options = ext4::Options {
         uuid: uuid::from_random(random()?),
@@ -200,7 +224,9 @@ fn format(volume: &Volume) -> Result<Layout> {
     let device = effect("open the volume", || {
         OpenOptions::new().write(true).open(node(mapping::VOLUME))
     })?;
-    effect("zero what signature probes read", || zero_probed(&device, volume.bytes))?;
+    effect("zero what signature probes read", || {
+        zero_probed(&device, volume.bytes)
+    })?;
     effect("write the file system", || {
         layout.write(&options, |offset, bytes| device.write_all_at(bytes, offset))?;
         device.sync_all()
@@ -209,12 +235,13 @@ fn format(volume: &Volume) -> Result<Layout> {
 }
 
 fn zero_probed(device: &File, bytes: u64) -> io::Result<()> {
-    let zeros = [0; PROBED_FRONT as usize];
-    device.write_all_at(&zeros, 0)?;
-    let back = bytes.saturating_sub(PROBED_BACK);
-    for at in (back..bytes).step_by(zeros.len()) {
-        let length = zeros.len().min(usize::try_from(bytes - at).unwrap_or(usize::MAX));
-        device.write_all_at(zeros.get(..length).unwrap_or(&zeros), at)?;
+    let zeros = [0; crypt::SECTOR_SIZE as usize];
+    let blocks = bytes / zeros.len() as u64;
+    let back = (blocks.saturating_sub(PROBED_BACK), PROBED_BACK);
+    for (first, count) in PROBED_FRONT.iter().copied().chain([back]) {
+        for block in (first..first.saturating_add(count)).take_while(|block| *block < blocks) {
+            device.write_all_at(&zeros, block * zeros.len() as u64)?;
+        }
     }
     Ok(())
 }
