@@ -1,0 +1,73 @@
+# What the scripts beside this file share: how they fail, clean up and ask for tools.
+# shellcheck shell=bash
+
+set -euo pipefail
+
+# Debian keeps mke2fs, veritysetup, depmod and sfdisk where a user's PATH does not look.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+# Sorting and messages are the same on every machine.
+export LC_ALL=C
+
+me=scripts/${0##*/}
+root=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
+# Where cargo builds is where everything that can be made again goes.
+target=${CARGO_TARGET_DIR:-$root/target}
+[[ $target == /* ]] || target=$root/$target
+
+# note MESSAGE...: progress, on stderr so that it never mixes with a result.
+note() {
+    printf '%s: %s\n' "$me" "$*" >&2
+}
+
+# die MESSAGE...: the one line of an error; exit status 1.
+die() {
+    note "$*"
+    exit 1
+}
+
+# usage_error MESSAGE...: the command line is wrong; exit status 2.
+usage_error() {
+    note "$* (see $me --help)"
+    exit 2
+}
+
+# value_of FLAG [VALUE]...: the value after a flag, or a usage error.
+value_of() {
+    (($# >= 2)) || usage_error "$1 needs a value"
+    printf '%s' "$2"
+}
+
+# need TOOL PACKAGE: stop when TOOL is not installed.
+need() {
+    command -v "$1" >/dev/null || die "cannot find $1: install it with 'apt-get install $2' or scripts/setup"
+}
+
+# need_file FILE [HINT]: stop when FILE is not a file that can be read.
+need_file() {
+    [[ -e $1 ]] || die "cannot read $1: no such file${2:+; $2}"
+    [[ -f $1 && -r $1 ]] || die "cannot read $1: not a readable file"
+}
+
+# on_exit COMMAND ARGUMENT...: run at exit, also after a signal; the last one given runs first.
+on_exit() {
+    at_exit="${*@Q}; $at_exit"
+}
+at_exit=
+trap 'eval "$at_exit"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# scratch_in DIR: make $scratch, a folder in DIR that is gone at exit. What is made there
+# is renamed into place when it is whole, so it must lie on the file system of its target.
+scratch_in() {
+    mkdir -p "$1" 2>/dev/null || die "cannot make folder $1"
+    scratch=$(mktemp -d "$(cd "$1" && pwd)/.${me##*/}.XXXXXX" 2>/dev/null) ||
+        die "cannot write in $1"
+    on_exit rm -rf "$scratch"
+}
+
+# publish FILE TARGET: put what was made in $scratch into its place.
+publish() {
+    [[ ! -d $2 ]] || die "cannot write $2: it is a folder"
+    mv -fT "$1" "$2" || die "cannot write $2"
+}
