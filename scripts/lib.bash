@@ -71,3 +71,17 @@ publish() {
     [[ ! -d $2 ]] || die "cannot write $2: it is a folder"
     mv -fT "$1" "$2" || die "cannot write $2"
 }
+
+# attempt WHAT COMMAND ARGUMENT...: run quietly; stop with the last line it said when it fails.
+# What it said is left in $said, not in a file: the disk may be full.
+attempt() {
+    local what=$1
+    shift
+    said=$("$@" 2>&1) || die "cannot $what: ${said##*$'\n'}"
+}
+
+# kvm_works: may QEMU use KVM? A /dev/kvm that opens is no proof: on a nested host without
+# the processor's flag it can hang a guest.
+kvm_works() {
+    grep -qwE 'svm|vmx' /proc/cpuinfo && { : <>/dev/kvm; } 2>/dev/null
+}

@@ -1,0 +1,243 @@
+//! Block devices as sysfs shows them. Their names and serials are the host's choice.
+//!
+//! Source: `Documentation/ABI/stable/sysfs-block`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Bytes in a sector, in sysfs and in the device-mapper, whatever the disk's own size is.
+pub const SECTOR: u64 = 512;
+
+/// A device number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dev {
+    /// Driver.
+    pub major: u32,
+    /// Device of that driver.
+    pub minor: u32,
+}
+
+impl Dev {
+    /// From the kernel's "huge" encoding in 64 bits, as the device-mapper returns it.
+    #[must_use]
+    pub fn from_huge(dev: u64) -> Self {
+        let field = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        Self {
+            major: field(dev >> 8 & 0xfff),
+            minor: field(dev & 0xff | dev >> 12 & 0xfff_ff00),
+        }
+    }
+
+    /// From the "MAJOR:MINOR" of a sysfs attribute.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.trim_end().split_once(':')?;
+        Some(Self {
+            major: major.parse().ok()?,
+            minor: minor.parse().ok()?,
+        })
+    }
+}
+
+impl fmt::Display for Dev {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+/// A whole disk.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// Kernel name: `sda`, `nvme0n1`.
+    pub name: String,
+    /// Sectors of 512 bytes.
+    pub sectors: u64,
+}
+
+/// A partition of a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// Kernel name: `sda3`, `nvme0n1p3`.
+    pub name: String,
+    /// Number in the partition table, from 1.
+    pub number: u32,
+    /// Device number.
+    pub dev: Dev,
+    /// First sector, in sectors of 512 bytes.
+    pub start: u64,
+    /// Length in sectors of 512 bytes.
+    pub sectors: u64,
+}
+
+impl Partition {
+    /// Its node.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        Path::new("/dev").join(&self.name)
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.sectors.saturating_mul(SECTOR)
+    }
+
+    /// Whether the two share a sector.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.start < other.start.saturating_add(other.sectors)
+            && other.start < self.start.saturating_add(self.sectors)
+    }
+}
+
+/// The disks there are now, by name, `sda` first.
+///
+/// # Errors
+/// When sysfs cannot be read.
+pub fn disks() -> io::Result<Vec<Disk>> {
+    let mut disks = BTreeMap::new();
+    for name in names(Path::new("/sys/block"))? {
+        let sectors = read_number(&sys(&name).join("size"));
+        // A drive without a medium has no sectors; one that went away has no size.
+        if let Some(sectors @ 1..) = sectors {
+            disks.insert(order(&name), Disk { name, sectors });
+        }
+    }
+    Ok(disks.into_values().collect())
+}
+
+impl Disk {
+    /// Its partitions, in no particular order.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read, as when the disk went away.
+    pub fn partitions(&self) -> io::Result<Vec<Partition>> {
+        let disk = sys(&self.name);
+        let mut partitions = Vec::new();
+        for name in names(&disk)? {
+            let dir = disk.join(&name);
+            let Some(number) = read_number(&dir.join("partition")) else {
+                continue;
+            };
+            let dev = fs::read_to_string(dir.join("dev"))?;
+            let incomplete = || io::Error::other(format!("{name} has incomplete attributes"));
+            partitions.push(Partition {
+                number: u32::try_from(number).map_err(|_| incomplete())?,
+                dev: Dev::parse(&dev).ok_or_else(incomplete)?,
+                start: read_number(&dir.join("start")).ok_or_else(incomplete)?,
+                sectors: read_number(&dir.join("size")).ok_or_else(incomplete)?,
+                name,
+            });
+        }
+        Ok(partitions)
+    }
+
+    /// Its serial, where its driver shows one.
+    #[must_use]
+    pub fn serial(&self) -> Option<String> {
+        let dir = sys(&self.name);
+        let text = ["serial", "device/serial"]
+            .iter()
+            .find_map(|attribute| fs::read(dir.join(attribute)).ok())
+            .or_else(|| unit_serial_number(&fs::read(dir.join("device/vpd_pg80")).ok()?))?;
+        let text = String::from_utf8_lossy(&text);
+        Some(text.trim_matches(['\0', ' ', '\n']).to_owned())
+    }
+}
+
+/// The serial in a SCSI unit serial number page (SPC-4, 7.8.15): four bytes of head, the last
+/// two of them the length.
+fn unit_serial_number(page: &[u8]) -> Option<Vec<u8>> {
+    let (&[_, _, high, low], rest) = page.split_first_chunk()?;
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    rest.get(..length).map(<[u8]>::to_vec)
+}
+
+/// `/dev/sda` is where the disk is expected, so it is tried first; then shorter names before
+/// longer ones, which puts `sdb` before `sdaa`.
+fn order(name: &str) -> (bool, usize, String) {
+    (name != "sda", name.len(), name.to_owned())
+}
+
+fn sys(disk: &str) -> PathBuf {
+    Path::new("/sys/block").join(disk)
+}
+
+fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        // The kernel's own names are ASCII; any other is none that we look for.
+        names.extend(entry?.file_name().into_string());
+    }
+    Ok(names)
+}
+
+fn read_number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim_end().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers() {
+        let dev = Dev {
+            major: 259,
+            minor: 4,
+        };
+        assert_eq!(Dev::parse("259:4\n"), Some(dev));
+        assert_eq!(dev.to_string(), "259:4");
+        assert_eq!(Dev::from_huge(0x0001_0304), dev);
+        assert_eq!(
+            Dev::from_huge(0x0010_fd01),
+            Dev {
+                major: 253,
+                minor: 257
+            }
+        );
+        for bad in ["", "8", "8:", ":1", "8:x", "-1:2"] {
+            assert_eq!(Dev::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn sda_is_tried_first_then_by_name() {
+        let mut names = ["nvme0n1", "sdb", "vda", "sdaa", "sda"];
+        names.sort_by_key(|name| order(name));
+        assert_eq!(names, ["sda", "sdb", "vda", "sdaa", "nvme0n1"]);
+    }
+
+    #[test]
+    fn overlap_is_seen_also_where_a_length_would_overflow() {
+        let partition = |start, sectors| Partition {
+            name: "sda1".into(),
+            number: 1,
+            dev: Dev { major: 8, minor: 1 },
+            start,
+            sectors,
+        };
+        assert!(partition(0, 10).overlaps(&partition(9, 1)));
+        assert!(!partition(0, 10).overlaps(&partition(10, 5)));
+        assert!(partition(5, u64::MAX).overlaps(&partition(1 << 40, 1)));
+    }
+
+    #[test]
+    fn a_scsi_serial_is_as_long_as_its_page_says() {
+        assert_eq!(
+            unit_serial_number(b"\0\x80\0\x03abcd"),
+            Some(b"abc".to_vec())
+        );
+        for bad in [
+            &b""[..],
+            b"\0\x80\0",
+            b"\0\x80\0\x05abcd",
+            b"\0\x80\xff\xff",
+        ] {
+            assert_eq!(unit_serial_number(bad), None);
+        }
+    }
+}

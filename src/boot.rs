@@ -1,0 +1,109 @@
+//! The boot, from the first instruction of PID 1 to the new root's init.
+
+use std::convert::Infallible;
+use std::fs;
+use std::panic;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::kmsg;
+use crate::power;
+use crate::report::{Report, Stage};
+use crate::stage::{disk, handoff, platform, root, runtime, teardown, volume};
+
+/// How long taking things down may last: a host that stalls the disk must not keep the machine on.
+const TEARDOWN_LIMIT: Duration = Duration::from_secs(5);
+
+/// The stage that is running, for the fatal line.
+static STAGE: Mutex<Stage> = Mutex::new(Stage::Platform);
+
+/// Boots, or stops the machine.
+pub fn start() -> ! {
+    // A panic ends like any other failure. The key that it may leave behind goes in the teardown.
+    panic::set_hook(Box::new(|info| fail(&info.to_string())));
+    match run() {
+        Ok(never) => match never {},
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+/// The boot: each line uses what the ones before it made.
+fn run() -> Result<Infallible> {
+    let start = Instant::now();
+    let mut report = Report::default();
+    let cmdline = stage(&mut report, Stage::Platform, |_| platform::prepare())?;
+    let config = stage(&mut report, Stage::Config, |_| {
+        Config::from_cmdline(&cmdline)
+    })?;
+    kmsg::set_level(config.log);
+    let disk = stage(&mut report, Stage::Disk, |report| {
+        disk::find(&config, report)
+    })?;
+    stage(&mut report, Stage::Root, |report| {
+        root::open(&config, &disk, report)
+    })?;
+    stage(&mut report, Stage::Volume, |report| {
+        volume::provision(&config, &disk, report)
+    })?;
+    stage(&mut report, Stage::Runtime, runtime::furnish)?;
+    enter(Stage::Handoff);
+    handoff::switch_root(&config.init, start, report)
+}
+
+/// Runs one stage and notes its time.
+fn stage<T>(
+    report: &mut Report,
+    stage: Stage,
+    run: impl FnOnce(&mut Report) -> Result<T>,
+) -> Result<T> {
+    enter(stage);
+    let start = Instant::now();
+    let outcome = run(report)?;
+    report.stage(stage, start.elapsed());
+    Ok(outcome)
+}
+
+/// From here on the fatal line names this stage.
+fn enter(stage: Stage) {
+    *current_stage() = stage;
+    log::debug!("{stage}");
+}
+
+/// Ends a boot that failed: one line of reason, everything taken down, the machine stopped.
+fn fail(reason: &str) -> ! {
+    static FAILING: AtomicBool = AtomicBool::new(false);
+    if FAILING.swap(true, Ordering::Relaxed) {
+        // The teardown itself has panicked.
+        power::stop(power::Action::default());
+    }
+    kmsg::fatal(&format!("{}: {reason}", *current_stage()));
+    // Without /proc there is no command line to ask; powering off is the answer then.
+    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    take_down(Instant::now() + TEARDOWN_LIMIT);
+    power::stop(Config::on_failure(&cmdline))
+}
+
+/// Takes everything down, or as much as can be until `deadline`.
+fn take_down(deadline: Instant) {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    let waiting = thread::current();
+    let worker = thread::Builder::new().spawn(move || {
+        teardown::run();
+        DONE.store(true, Ordering::Release);
+        waiting.unpark();
+    });
+    while worker.is_ok() && !DONE.load(Ordering::Acquire) {
+        let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+            return;
+        };
+        thread::park_timeout(left);
+    }
+}
+
+fn current_stage() -> MutexGuard<'static, Stage> {
+    STAGE.lock().unwrap_or_else(PoisonError::into_inner)
+}

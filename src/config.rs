@@ -1,0 +1,409 @@
+//! The kernel command line, typed. Every key is documented in the README's table.
+//!
+//! The command line is measured with the launch, so it is trusted; it is parsed strictly all the
+//! same, because a mistyped security parameter must stop the boot and not fall back to a default.
+
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use crate::crypt::{self, Cipher};
+use crate::error::{Error, Result};
+use crate::hex;
+use crate::power::{ACTIONS, Action};
+use crate::verity::{self, RootHash};
+
+/// How the disk is chosen (`cvm.disk=`). Whichever it is, it must prove the root hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskChoice {
+    /// Any disk whose third partition proves the root hash.
+    Proof,
+    /// The disk of this kernel name: `sda`.
+    Name(String),
+    /// The disk with this serial.
+    Serial(String),
+}
+
+/// Where the volume's integrity tags live (`cvm.tags=`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tags {
+    /// Beside the data. The host can put an older sector of the same boot back unseen.
+    Disk,
+}
+
+/// Everything that a boot is told from outside.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `roothash=`
+    pub root_hash: RootHash,
+    /// `cvm.verity_salt=` and `cvm.verity_data_blocks=`; when given, no superblock is read.
+    pub verity: Option<verity::Params>,
+    /// `cvm.disk=`
+    pub disk: DiskChoice,
+    /// `cvm.cipher=` and `cvm.integrity=`
+    pub cipher: &'static Cipher,
+    /// `cvm.tags=`
+    pub tags: Tags,
+    /// `cvm.timeout=`
+    pub timeout: Duration,
+    /// `cvm.log=`
+    pub log: LevelFilter,
+    /// `init=`
+    pub init: String,
+}
+
+/// What the keys said, before the ones that belong together meet.
+#[derive(Default)]
+struct Given {
+    root_hash: Option<RootHash>,
+    verity_salt: Option<Vec<u8>>,
+    verity_data_blocks: Option<u64>,
+    disk: Option<DiskChoice>,
+    cipher: Option<String>,
+    integrity: Option<String>,
+    tags: Option<Tags>,
+    on_failure: Option<Action>,
+    timeout: Option<Duration>,
+    log: Option<LevelFilter>,
+    init: Option<String>,
+}
+
+/// A key and how its value is taken; the text of an error says what the value should have been.
+type Key = (
+    &'static str,
+    fn(&mut Given, &str) -> std::result::Result<(), String>,
+);
+
+const KEYS: &[Key] = &[
+    ("roothash", |given, text| {
+        given.root_hash = Some(root_hash(text)?);
+        Ok(())
+    }),
+    ("cvm.verity_salt", |given, text| {
+        given.verity_salt = Some(salt(text)?);
+        Ok(())
+    }),
+    ("cvm.verity_data_blocks", |given, text| {
+        let blocks = text.parse().map_err(|_| "not a number of blocks")?;
+        given.verity_data_blocks = Some(blocks);
+        Ok(())
+    }),
+    ("cvm.disk", |given, text| {
+        given.disk = Some(disk(text)?);
+        Ok(())
+    }),
+    ("cvm.cipher", |given, text| {
+        given.cipher = Some(text.to_owned());
+        Ok(())
+    }),
+    ("cvm.integrity", |given, text| {
+        given.integrity = Some(text.to_owned());
+        Ok(())
+    }),
+    ("cvm.tags", |given, text| {
+        given.tags = Some(one_of(text, TAGS)?);
+        Ok(())
+    }),
+    ("cvm.on_failure", |given, text| {
+        given.on_failure = Some(one_of(text, ACTIONS)?);
+        Ok(())
+    }),
+    ("cvm.timeout", |given, text| {
+        given.timeout = Some(timeout(text)?);
+        Ok(())
+    }),
+    ("cvm.log", |given, text| {
+        given.log = Some(one_of(text, LEVELS)?);
+        Ok(())
+    }),
+    ("init", |given, text| {
+        if !text.starts_with('/') {
+            return Err("not an absolute path".into());
+        }
+        given.init = Some(text.to_owned());
+        Ok(())
+    }),
+];
+
+const TAGS: &[(&str, Tags)] = &[("disk", Tags::Disk)];
+
+const LEVELS: &[(&str, LevelFilter)] = &[
+    ("error", LevelFilter::Error),
+    ("warn", LevelFilter::Warn),
+    ("info", LevelFilter::Info),
+    ("debug", LevelFilter::Debug),
+];
+
+/// Long enough for slow firmware to show its disks, short enough that a dead host is noticed.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The longest `cvm.timeout=`, in seconds: an hour.
+const TIMEOUT_MAX: u64 = 3600;
+
+/// What cryptsetup's users get when they ask for authenticated encryption.
+const DEFAULT_CIPHER: (&str, &str) = ("aes-gcm-random", "aead");
+
+impl Config {
+    /// Reads the kernel command line as `/proc/cmdline` shows it.
+    ///
+    /// # Errors
+    /// A key that is missing, unknown, given twice or malformed, by name.
+    pub fn from_cmdline(cmdline: &str) -> Result<Self> {
+        let mut given = Given::default();
+        let mut seen = Vec::new();
+        for word in words(cmdline) {
+            let (name, value) = match word.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (word.as_str(), None),
+            };
+            let Some((name, take)) = KEYS.iter().find(|(key, _)| *key == name) else {
+                if name.starts_with("cvm.") {
+                    return Err(Error::new(format!("unknown key {name}=")));
+                }
+                continue;
+            };
+            if seen.contains(name) {
+                return Err(Error::new(format!("{name}= is given twice")));
+            }
+            seen.push(name);
+            let value = value.ok_or_else(|| Error::new(format!("{name}= has no value")))?;
+            take(&mut given, value)
+                .map_err(|cause| Error::new(format!("{name}={value}: {cause}")))?;
+        }
+        given.settle()
+    }
+
+    /// `cvm.on_failure=` alone, leniently: it decides what happens when the rest is wrong.
+    #[must_use]
+    pub fn on_failure(cmdline: &str) -> Action {
+        words(cmdline)
+            .filter_map(|word| word.strip_prefix("cvm.on_failure=").map(str::to_owned))
+            .find_map(|value| one_of(&value, ACTIONS).ok())
+            .unwrap_or_default()
+    }
+}
+
+impl Given {
+    /// Fills in the defaults and joins the keys that only make sense together.
+    fn settle(self) -> Result<Config> {
+        let root_hash = self
+            .root_hash
+            .ok_or_else(|| Error::new("roothash= is missing"))?;
+        let verity = match (self.verity_salt, self.verity_data_blocks) {
+            (None, None) => None,
+            (Some(salt), Some(data_blocks)) => Some(verity::Params::new(salt, data_blocks)?),
+            _ => {
+                return Err(Error::new(
+                    "cvm.verity_salt= and cvm.verity_data_blocks= must be given together",
+                ));
+            }
+        };
+        let cipher = self.cipher.as_deref().unwrap_or(DEFAULT_CIPHER.0);
+        let integrity = self.integrity.as_deref().unwrap_or(DEFAULT_CIPHER.1);
+        Ok(Config {
+            root_hash,
+            verity,
+            disk: self.disk.unwrap_or(DiskChoice::Proof),
+            cipher: crypt::cipher(cipher, integrity)?,
+            tags: self.tags.unwrap_or(Tags::Disk),
+            timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
+            log: self.log.unwrap_or(LevelFilter::Info),
+            init: self.init.unwrap_or_else(|| "/sbin/init".to_owned()),
+        })
+    }
+}
+
+/// Splits as the kernel does: at blanks outside double quotes, up to `--`, behind which the
+/// words are arguments of init.
+///
+/// Source: `next_arg` in the kernel's `lib/cmdline.c`.
+fn words(cmdline: &str) -> impl Iterator<Item = String> {
+    let mut quoted = false;
+    cmdline
+        .split(move |c: char| {
+            quoted ^= c == '"';
+            !quoted && c.is_ascii_whitespace()
+        })
+        .filter(|word| !word.is_empty())
+        .take_while(|word| *word != "--")
+        .map(|word| word.replace('"', ""))
+}
+
+fn root_hash(text: &str) -> std::result::Result<RootHash, String> {
+    let digits = 2 * size_of::<RootHash>();
+    if text.len() != digits {
+        return Err(format!(
+            "{} characters, a SHA-256 root hash has {digits}",
+            text.len()
+        ));
+    }
+    hex::decode(text)
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| "not hexadecimal".into())
+}
+
+fn salt(text: &str) -> std::result::Result<Vec<u8>, String> {
+    // veritysetup writes a missing salt as a dash.
+    if text == "-" {
+        return Ok(Vec::new());
+    }
+    hex::decode(text).ok_or_else(|| "not hexadecimal".into())
+}
+
+fn disk(text: &str) -> std::result::Result<DiskChoice, String> {
+    match (text.strip_prefix("/dev/"), text.strip_prefix("serial:")) {
+        (Some(name), _) if !name.is_empty() && !name.contains('/') => {
+            Ok(DiskChoice::Name(name.to_owned()))
+        }
+        (_, Some(serial)) if !serial.is_empty() => Ok(DiskChoice::Serial(serial.to_owned())),
+        _ => Err("neither /dev/NAME nor serial:STRING".into()),
+    }
+}
+
+fn timeout(text: &str) -> std::result::Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds @ 1..=TIMEOUT_MAX) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("not a number of seconds from 1 to {TIMEOUT_MAX}")),
+    }
+}
+
+fn one_of<T: Copy>(text: &str, table: &[(&str, T)]) -> std::result::Result<T, String> {
+    table
+        .iter()
+        .find(|(name, _)| *name == text)
+        .map(|(_, value)| *value)
+        .ok_or_else(|| {
+            let names: Vec<_> = table.iter().map(|(name, _)| *name).collect();
+            format!("not one of {}", names.join(", "))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HASH: &str = "roothash=00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
+
+    fn parse(rest: &str) -> Result<Config> {
+        Config::from_cmdline(&format!("console=ttyS0 {HASH} quiet {rest}\n"))
+    }
+
+    fn refusal(rest: &str) -> String {
+        parse(rest).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_root_hash_alone_is_enough() {
+        let config = parse("").unwrap();
+        assert_eq!(config.root_hash[..3], [0x00, 0x11, 0x22]);
+        assert_eq!(config.disk, DiskChoice::Proof);
+        assert_eq!(config.cipher.name, "aes-gcm-random");
+        assert_eq!(config.timeout, Duration::from_secs(30));
+        assert_eq!(config.init, "/sbin/init");
+        assert_eq!(config.verity, None);
+    }
+
+    #[test]
+    fn every_key_is_taken() {
+        let config = parse(
+            "cvm.verity_salt=0a0b cvm.verity_data_blocks=77 cvm.disk=serial:AB cvm.tags=disk \
+             cvm.cipher=aes-gcm-random cvm.integrity=aead cvm.on_failure=halt cvm.timeout=5 \
+             cvm.log=debug init=/bin/other",
+        )
+        .unwrap();
+        let params = verity::Params::new(vec![10, 11], 77).unwrap();
+        assert_eq!(config.verity, Some(params));
+        assert_eq!(config.disk, DiskChoice::Serial("AB".into()));
+        assert_eq!(config.timeout, Duration::from_secs(5));
+        assert_eq!(config.log, LevelFilter::Debug);
+        assert_eq!(config.init, "/bin/other");
+    }
+
+    #[test]
+    fn a_bad_root_hash_is_refused_by_its_fault() {
+        let hash = |text: &str| Config::from_cmdline(text).unwrap_err().to_string();
+        assert_eq!(hash("quiet"), "roothash= is missing");
+        assert_eq!(hash("roothash"), "roothash= has no value");
+        assert_eq!(
+            hash("roothash=00ff"),
+            "roothash=00ff: 4 characters, a SHA-256 root hash has 64"
+        );
+        let letters = "x".repeat(64);
+        assert_eq!(
+            hash(&format!("roothash={letters}")),
+            format!("roothash={letters}: not hexadecimal")
+        );
+        assert_eq!(refusal(HASH), "roothash= is given twice");
+    }
+
+    #[test]
+    fn unknown_duplicated_and_malformed_keys_are_refused() {
+        for (rest, message) in [
+            ("cvm.colour=red", "unknown key cvm.colour="),
+            ("cvm.debug", "unknown key cvm.debug="),
+            ("cvm.log=info cvm.log=info", "cvm.log= is given twice"),
+            (
+                "cvm.log=loud",
+                "cvm.log=loud: not one of error, warn, info, debug",
+            ),
+            ("cvm.tags=paper", "cvm.tags=paper: not one of disk"),
+            (
+                "cvm.timeout=0",
+                "cvm.timeout=0: not a number of seconds from 1 to 3600",
+            ),
+            (
+                "cvm.disk=sda",
+                "cvm.disk=sda: neither /dev/NAME nor serial:STRING",
+            ),
+            (
+                "cvm.disk=/dev/a/b",
+                "cvm.disk=/dev/a/b: neither /dev/NAME nor serial:STRING",
+            ),
+            ("cvm.verity_salt=0g", "cvm.verity_salt=0g: not hexadecimal"),
+            (
+                "cvm.verity_salt=00",
+                "cvm.verity_salt= and cvm.verity_data_blocks= must be given together",
+            ),
+            ("init=sh", "init=sh: not an absolute path"),
+            (
+                "cvm.cipher=rot13",
+                "cvm.cipher=rot13 with cvm.integrity=aead: not one of aes-gcm-random with aead",
+            ),
+        ] {
+            assert_eq!(refusal(rest), message);
+        }
+    }
+
+    #[test]
+    fn quotes_keep_blanks_and_two_dashes_end_it() {
+        let config = parse("cvm.disk=\"serial:MY DISK\" -- cvm.unknown=1").unwrap();
+        assert_eq!(config.disk, DiskChoice::Serial("MY DISK".into()));
+    }
+
+    #[test]
+    fn the_action_on_failure_is_found_in_a_broken_line() {
+        assert_eq!(
+            Config::on_failure("cvm.x=1 cvm.on_failure=halt"),
+            Action::Halt
+        );
+        assert_eq!(
+            Config::on_failure("cvm.on_failure=explode"),
+            Action::PowerOff
+        );
+        assert_eq!(Config::on_failure(""), Action::PowerOff);
+    }
+
+    proptest! {
+        #[test]
+        fn no_command_line_panics(line in "\\PC*") {
+            let _ = Config::from_cmdline(&line);
+            let _ = Config::on_failure(&line);
+        }
+
+        #[test]
+        fn no_value_of_a_known_key_panics(key in 0..KEYS.len(), value in "[ -~]*") {
+            let _ = parse(&format!("{}={value}", KEYS[key].0));
+        }
+    }
+}

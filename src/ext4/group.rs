@@ -1,0 +1,143 @@
+//! Group descriptors and bitmaps (`struct ext4_group_desc`,
+//! `group_descr.rst` and `bitmaps.rst` in Documentation/filesystems/ext4).
+
+use super::checksum::crc32c;
+use super::layout::{DESCRIPTOR_BYTES, DESCRIPTORS_PER_BLOCK, Layout, USED_INODES};
+use super::output::{BLOCK_LEN, Block};
+use super::put;
+
+/// `bg_flags`: no inode of the group is in use, and its inode bitmap is not on the disk.
+const INODE_UNINIT: u16 = 0x1;
+/// `bg_flags`: the group's block bitmap is not on the disk.
+const BLOCK_UNINIT: u16 = 0x2;
+// INODE_ZEROED (0x4) is never set, because it would not be true: see `noinit_itable` in mod.rs.
+
+/// Offsets of the low and the high half of a field.
+type Halves = (usize, usize);
+
+const BLOCK_BITMAP: Halves = (0x00, 0x20);
+const INODE_BITMAP: Halves = (0x04, 0x24);
+const INODE_TABLE: Halves = (0x08, 0x28);
+const BLOCK_BITMAP_CSUM: Halves = (0x18, 0x38);
+const INODE_BITMAP_CSUM: Halves = (0x1a, 0x3a);
+const CHECKSUM: usize = 0x1e;
+
+const DESCRIPTOR_LEN: usize = DESCRIPTOR_BYTES as usize;
+
+/// Block `index` of the group descriptor table.
+pub(super) fn descriptor_block(layout: &Layout, seed: u32, index: u64) -> Block {
+    let mut block = [0; BLOCK_LEN];
+    let groups = index * u64::from(DESCRIPTORS_PER_BLOCK)..layout.groups;
+    for (slot, group) in block.chunks_exact_mut(DESCRIPTOR_LEN).zip(groups) {
+        slot.copy_from_slice(&descriptor(layout, seed, group));
+    }
+    block
+}
+
+fn descriptor(layout: &Layout, seed: u32, group: u64) -> [u8; DESCRIPTOR_LEN] {
+    let mut flags = 0;
+    let mut used_inodes = 0;
+    let mut directories = 0;
+    let mut descriptor = [0; DESCRIPTOR_LEN];
+
+    if layout.has_block_bitmap(group) {
+        let checksum = crc32c(seed, &block_bitmap(layout, group));
+        put_halves(&mut descriptor, BLOCK_BITMAP_CSUM, &checksum.to_le_bytes());
+    } else {
+        flags |= BLOCK_UNINIT;
+    }
+    if group == 0 {
+        let bitmap = inode_bitmap(layout);
+        let (summed, _) = bitmap.split_at(usize::from(layout.inodes_per_group / 8));
+        let checksum = crc32c(seed, summed);
+        put_halves(&mut descriptor, INODE_BITMAP_CSUM, &checksum.to_le_bytes());
+        used_inodes = USED_INODES;
+        directories = 2;
+    } else {
+        flags |= INODE_UNINIT;
+    }
+
+    let free_blocks = layout.group_blocks(group) - layout.group_used_blocks(group);
+    let free_inodes = layout.inodes_per_group - used_inodes;
+    let blocks = [
+        (BLOCK_BITMAP, layout.block_bitmap(group)),
+        (INODE_BITMAP, layout.inode_bitmap(group)),
+        (INODE_TABLE, layout.inode_table(group)),
+    ];
+    // A group's counts fit the low halves; the high ones stay 0.
+    let counts = [
+        (0x0c, free_blocks), // bg_free_blocks_count_lo
+        (0x0e, free_inodes), // bg_free_inodes_count_lo
+        (0x10, directories), // bg_used_dirs_count_lo
+        (0x12, flags),       // bg_flags
+        (0x1c, free_inodes), // bg_itable_unused_lo: the used ones are the first ones
+    ];
+    for (field, value) in blocks {
+        put_halves(&mut descriptor, field, &value.to_le_bytes());
+    }
+    for (offset, value) in counts {
+        put(&mut descriptor, offset, &value.to_le_bytes());
+    }
+
+    // bg_checksum: summed while it is 0, behind the group's number as 32 bits, and cut to 16.
+    let [a, b, c, d, ..] = group.to_le_bytes();
+    let [low, high, ..] = crc32c(crc32c(seed, &[a, b, c, d]), &descriptor).to_le_bytes();
+    put(&mut descriptor, CHECKSUM, &[low, high]);
+    descriptor
+}
+
+fn put_halves(descriptor: &mut [u8], (low_offset, high_offset): Halves, value: &[u8]) {
+    let (low, high) = value.split_at(value.len() / 2);
+    put(descriptor, low_offset, low);
+    put(descriptor, high_offset, high);
+}
+
+/// A group's block bitmap.
+pub(super) fn block_bitmap(layout: &Layout, group: u64) -> Block {
+    bitmap(layout.group_used_blocks(group), layout.group_blocks(group))
+}
+
+/// The first group's inode bitmap; no other group has inodes in use.
+pub(super) fn inode_bitmap(layout: &Layout) -> Block {
+    bitmap(USED_INODES, layout.inodes_per_group)
+}
+
+/// A bitmap with its first `used` bits set, and all from `end` on, where nothing exists.
+fn bitmap(used: u16, end: u16) -> Block {
+    std::array::from_fn(|byte| bits_below(used, byte) | !bits_below(end, byte))
+}
+
+/// Byte `byte` of a bitmap in which the bits below `limit` are set.
+fn bits_below(limit: u16, byte: usize) -> u8 {
+    match usize::from(limit).saturating_sub(byte * 8) {
+        bits @ 0..8 => (1 << bits) - 1,
+        _ => 0xff,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bitmap_sets_the_used_head_and_the_missing_tail() {
+        let bitmap = bitmap(11, 20);
+        assert_eq!(bitmap[..4], [0xff, 0x07, 0xf0, 0xff]);
+        assert!(bitmap[4..].iter().all(|&byte| byte == 0xff));
+    }
+
+    #[test]
+    fn a_whole_group_has_no_tail() {
+        assert_eq!(bitmap(0, 32768), [0; BLOCK_LEN]);
+        assert_eq!(bitmap(32768, 32768), [0xff; BLOCK_LEN]);
+    }
+
+    #[test]
+    fn only_groups_that_hold_something_are_initialised() {
+        let layout = Layout::new(1 << 30).unwrap();
+        let flags: Vec<u8> = (0..8)
+            .map(|group| descriptor(&layout, 0, group)[0x12])
+            .collect();
+        assert_eq!(flags, [0, 3, 3, 3, 3, 3, 3, 1]);
+    }
+}

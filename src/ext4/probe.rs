@@ -1,0 +1,42 @@
+//! What the start of somebody else's ext4 says, for an error better than the kernel's EINVAL.
+
+/// Bytes from the start of a device to the end of its primary superblock.
+pub const SUPERBLOCK_END: usize = 2048;
+
+const SUPERBLOCK_AT: usize = 1024;
+const S_LOG_BLOCK_SIZE: usize = SUPERBLOCK_AT + 0x18;
+const S_MAGIC: usize = SUPERBLOCK_AT + 0x38;
+
+/// Bytes in a block of the ext2, ext3 or ext4 file system that starts like this; `None` when it
+/// is none.
+#[must_use]
+pub fn block_size(start: &[u8; SUPERBLOCK_END]) -> Option<u32> {
+    if start.get(S_MAGIC..)?.first_chunk()? != &[0x53, 0xef] {
+        return None;
+    }
+    let log = u32::from_le_bytes(*start.get(S_LOG_BLOCK_SIZE..)?.first_chunk()?);
+    // 64 KiB is the largest that ext4 knows.
+    (log <= 6).then(|| 1024 << log)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(log: u32) -> [u8; SUPERBLOCK_END] {
+        let mut start = [0; SUPERBLOCK_END];
+        start[0x438..0x43a].copy_from_slice(&[0x53, 0xef]);
+        start[0x418..0x41c].copy_from_slice(&log.to_le_bytes());
+        start
+    }
+
+    #[test]
+    fn the_block_size_is_a_power_of_two_from_1024() {
+        assert_eq!(block_size(&start(0)), Some(1024));
+        assert_eq!(block_size(&start(2)), Some(4096));
+        for log in [7, 64, u32::MAX] {
+            assert_eq!(block_size(&start(log)), None);
+        }
+        assert_eq!(block_size(&[0; SUPERBLOCK_END]), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! The logger: lines in the kernel's log, where a person with a serial console finds them.
+//!
+//! Source: `Documentation/ABI/testing/dev-kmsg`.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::sync::OnceLock;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use crate::error::{Error, Result};
+
+/// Syslog severity of the fatal line: `LOG_CRIT`. `quiet` hides severities 4 to 7 only.
+const FATAL: u8 = 2;
+
+/// Bytes of message text that fit in one record; the kernel refuses longer writes with EINVAL.
+const LINE_MAX: usize = 900;
+
+static KMSG: OnceLock<File> = OnceLock::new();
+static LOGGER: KmsgLogger = KmsgLogger;
+
+struct KmsgLogger;
+
+/// Opens the kernel log and makes it the program's logger at level `info`.
+///
+/// # Errors
+/// When `/dev/kmsg` cannot be opened.
+pub fn open() -> Result<()> {
+    let file = OpenOptions::new()
+        .write(true)
+        .open("/dev/kmsg")
+        .map_err(|cause| Error::cannot(&"open /dev/kmsg", &cause))?;
+    // A second call would find both already set to the same thing.
+    let _ = KMSG.set(file);
+    let _ = log::set_logger(&LOGGER);
+    set_level(LevelFilter::Info);
+    Ok(())
+}
+
+/// Changes the level from which on lines are written.
+pub fn set_level(level: LevelFilter) {
+    log::set_max_level(level);
+}
+
+/// Writes the last line of a boot that failed; also when [`open`] failed or was never called.
+pub fn fatal(message: &str) {
+    emit(FATAL, &format!("FATAL: {message}"));
+}
+
+fn emit(severity: u8, message: &str) {
+    let line = record(severity, message);
+    // One write is one record. When it fails there is nobody left to tell.
+    let _ = match KMSG.get() {
+        Some(mut kmsg) => kmsg.write_all(line.as_bytes()),
+        None => std::io::stderr().write_all(line.as_bytes()),
+    };
+}
+
+/// Formats one record. Parts of a message may be the host's words (a disk's serial): what is
+/// not printable ASCII is escaped, so that it can neither start a line nor drive a terminal.
+fn record(severity: u8, message: &str) -> String {
+    let mut line = format!("<{severity}>cvm-init: ");
+    let limit = line.len() + LINE_MAX;
+    for c in message.chars() {
+        if c == ' ' || c.is_ascii_graphic() {
+            line.push(c);
+        } else {
+            line.extend(c.escape_default());
+        }
+        if line.len() >= limit {
+            line.push_str("...");
+            break;
+        }
+    }
+    line.push('\n');
+    line
+}
+
+impl Log for KmsgLogger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let severity = match record.level() {
+            Level::Error => 3,
+            Level::Warn => 4,
+            Level::Info => 6,
+            Level::Debug | Level::Trace => 7,
+        };
+        emit(severity, &record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_one_line_with_severity_and_prefix() {
+        assert_eq!(record(6, "disk sda"), "<6>cvm-init: disk sda\n");
+    }
+
+    #[test]
+    fn the_hosts_bytes_cannot_start_a_line_or_drive_a_terminal() {
+        assert_eq!(
+            record(2, "serial a\n<0>b\u{1b}[2Jé"),
+            "<2>cvm-init: serial a\\n<0>b\\u{1b}[2J\\u{e9}\n"
+        );
+    }
+
+    #[test]
+    fn a_long_message_is_cut_below_the_kernels_limit() {
+        let line = record(6, &"\u{1b}".repeat(5000));
+        assert!(line.len() < 976, "{}", line.len());
+        assert!(line.ends_with("...\n"));
+    }
+}

@@ -1,0 +1,188 @@
+//! What a boot did and how long it took: `/run/cvm-init/boot.json`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::effect::{self, micros};
+
+/// A part of the boot, as the fatal line and the report name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Pseudo file systems, kernel log, modules.
+    Platform,
+    /// The kernel command line.
+    Config,
+    /// The disk that proves the root hash.
+    Disk,
+    /// The verified root.
+    Root,
+    /// The encrypted volume.
+    Volume,
+    /// Mounts of the new root.
+    Runtime,
+    /// The way to the new init.
+    Handoff,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Platform => "platform",
+            Self::Config => "config",
+            Self::Disk => "disk",
+            Self::Root => "root",
+            Self::Volume => "volume",
+            Self::Runtime => "runtime",
+            Self::Handoff => "handoff",
+        })
+    }
+}
+
+/// The report, as it grows from stage to stage. What a stage has not reached is null.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    version: &'static str,
+    /// From the program's start to just before the new init, in microseconds.
+    total_us: u64,
+    /// The most memory that PID 1 had resident (`VmHWM` in proc(5)).
+    peak_memory_kib: Option<u64>,
+    /// The disk, once found.
+    pub disk: Option<DiskFacts>,
+    /// What the root was verified with.
+    pub verity: Option<VerityFacts>,
+    /// The root, once mounted.
+    pub root: Option<RootFacts>,
+    /// The volume, once mounted.
+    pub volume: Option<VolumeFacts>,
+    /// Tags of the 9P shares that are mounted.
+    pub shares: Vec<&'static str>,
+    stages: Vec<StageTime>,
+    effects: Vec<EffectTime>,
+}
+
+/// Which disk it is.
+#[derive(Debug, Serialize)]
+pub struct DiskFacts {
+    /// Kernel name.
+    pub name: String,
+    /// "proof", or "cvm.disk" when the command line pinned it.
+    pub found_by: &'static str,
+}
+
+/// The parameters of dm-verity.
+#[derive(Debug, Serialize)]
+#[expect(missing_docs, reason = "the fields are those of the table")]
+pub struct VerityFacts {
+    pub root_hash: String,
+    pub salt: String,
+    pub data_blocks: u64,
+    pub block_size: u32,
+    /// "superblock" or "command line".
+    pub parameters_from: &'static str,
+}
+
+/// The verified root.
+#[derive(Debug, Serialize)]
+pub struct RootFacts {
+    /// Node of the mapping.
+    pub device: PathBuf,
+    /// Size of the mapping.
+    pub bytes: u64,
+}
+
+/// The encrypted volume.
+#[derive(Debug, Serialize)]
+pub struct VolumeFacts {
+    /// Node of the mapping.
+    pub device: PathBuf,
+    /// Kernel name of the partition it lies on.
+    pub partition: String,
+    /// Size of the partition.
+    pub partition_bytes: u64,
+    /// Size of the mapping.
+    pub bytes: u64,
+    /// UUID of the LUKS2 header.
+    pub uuid: String,
+    /// By cryptsetup's name.
+    pub cipher: &'static str,
+    /// By cryptsetup's name.
+    pub integrity: &'static str,
+    /// Where the integrity tags live.
+    pub tags: &'static str,
+    /// Bytes in an encryption sector.
+    pub sector_size: u32,
+    /// Free blocks of the fresh file system.
+    pub free_blocks: u64,
+    /// Free inodes of the fresh file system.
+    pub free_inodes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct StageTime {
+    stage: Stage,
+    us: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct EffectTime {
+    doing: String,
+    us: u64,
+}
+
+impl Report {
+    /// Notes how long a stage took.
+    pub fn stage(&mut self, stage: Stage, took: Duration) {
+        let us = micros(took);
+        self.stages.push(StageTime { stage, us });
+    }
+
+    /// The whole report of a boot that began at `start`.
+    ///
+    /// # Errors
+    /// When it cannot be put into JSON.
+    pub fn finish(
+        &mut self,
+        start: Instant,
+        peak_memory_kib: Option<u64>,
+    ) -> serde_json::Result<String> {
+        self.version = env!("CARGO_PKG_VERSION");
+        self.total_us = micros(start.elapsed());
+        self.peak_memory_kib = peak_memory_kib;
+        self.effects = effect::entries()
+            .into_iter()
+            .map(|entry| EffectTime {
+                us: micros(entry.took),
+                doing: entry.doing,
+            })
+            .collect();
+        serde_json::to_string(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn a_report_holds_stages_in_order_and_facts() {
+        let mut report = Report::default();
+        report.stage(Stage::Platform, Duration::from_micros(7));
+        report.stage(Stage::Handoff, Duration::from_micros(8));
+        report.disk = Some(DiskFacts {
+            name: "sda".into(),
+            found_by: "proof",
+        });
+        let text = report.finish(Instant::now(), Some(2048)).unwrap();
+        let report: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(report["stages"][0], json!({ "stage": "platform", "us": 7 }));
+        assert_eq!(report["stages"][1]["stage"], "handoff");
+        assert_eq!(report["disk"]["name"], "sda");
+        assert_eq!(report["volume"], Value::Null);
+        assert_eq!(report["peak_memory_kib"], 2048);
+    }
+}

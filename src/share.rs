@@ -1,0 +1,58 @@
+//! 9P shares that the host offers over virtio. Their content is the host's word.
+//!
+//! Source: `Documentation/filesystems/9p.rst`.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// Options of a share's mount, as in the image build's fstab.
+pub const OPTIONS: &str = "trans=virtio,version=9p2000.L,cache=mmap";
+
+/// The mount tags that the host offers; none where the kernel has no 9P.
+///
+/// # Errors
+/// When sysfs cannot be read.
+pub fn offered_tags() -> io::Result<Vec<String>> {
+    let devices = match fs::read_dir(Path::new("/sys/bus/virtio/devices")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        devices => devices?,
+    };
+    let mut tags = Vec::new();
+    for device in devices {
+        // Other virtio devices have no such attribute.
+        if let Ok(tag) = fs::read(device?.path().join("mount_tag")) {
+            tags.push(parse_tag(&tag));
+        }
+    }
+    Ok(tags)
+}
+
+/// The kernel shows the tag with the NUL that ends it.
+fn parse_tag(attribute: &[u8]) -> String {
+    let end = attribute
+        .iter()
+        .position(|&byte| byte == 0 || byte == b'\n');
+    let tag = attribute.get(..end.unwrap_or(attribute.len()));
+    String::from_utf8_lossy(tag.unwrap_or_default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_tag_ends_at_its_nul() {
+        assert_eq!(parse_tag(b"certs_share\0"), "certs_share");
+        assert_eq!(parse_tag(b"certs_share"), "certs_share");
+        assert_eq!(parse_tag(b"\0env_share"), "");
+    }
+
+    proptest! {
+        #[test]
+        fn no_tag_panics(tag: Vec<u8>) {
+            let _ = parse_tag(&tag);
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Stage 2: the disk, which is the one that proves the root hash.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::Instant;
+
+use crate::block::{self, Dev, Partition};
+use crate::config::{Config, DiskChoice};
+use crate::effect::effect;
+use crate::error::{Error, Result};
+use crate::hex;
+use crate::report::{DiskFacts, Report, VerityFacts};
+use crate::uevent::{Listener, Wake};
+use crate::verity::{self, Params};
+
+/// Numbers of the partitions that a boot uses.
+const ROOT: u32 = 2;
+const VERITY: u32 = 3;
+const COCOS: u32 = 4;
+
+/// The disk, proven.
+#[derive(Debug)]
+pub struct Disk {
+    /// Kernel name.
+    pub name: String,
+    /// Partition 2, the root's data.
+    pub root: Partition,
+    /// Partition 3, the root's hash tree.
+    pub verity: Partition,
+    /// Partition 4, the volume's place. Nothing on it is ever read.
+    pub cocos: Partition,
+    /// What the hash tree was proven with.
+    pub params: Params,
+}
+
+/// What a look at a disk says.
+enum Verdict {
+    Proven(Box<Disk>),
+    /// Its partitions are not there yet.
+    NotYet(String),
+    /// It is another disk, or a forged one.
+    Refused(Error),
+}
+
+/// Waits for the disk until `cvm.timeout=` is over.
+///
+/// # Errors
+/// What every disk seen was refused for; at once when the disk is pinned.
+pub fn find(config: &Config, report: &mut Report) -> Result<Disk> {
+    // Before the first look, so that no device appears unseen between look and wait.
+    let listener = effect("listen for uevents", Listener::open)?;
+    let deadline = Instant::now() + config.timeout;
+    let pinned = config.disk != DiskChoice::Proof;
+    let mut reasons = Vec::new();
+    loop {
+        for candidate in effect("list the disks", block::disks)? {
+            if !is_chosen(&candidate, &config.disk) {
+                continue;
+            }
+            match examine(config, &candidate) {
+                Verdict::Proven(disk) => {
+                    describe(&disk, config, report);
+                    return Ok(*disk);
+                }
+                Verdict::Refused(error) if pinned => {
+                    return Err(Error::new(format!("{}: {error}", candidate.name)));
+                }
+                Verdict::Refused(error) => note(&mut reasons, candidate.name, error.to_string()),
+                Verdict::NotYet(reason) => note(&mut reasons, candidate.name, reason),
+            }
+        }
+        let wake = effect("wait for a block device", || {
+            listener.wait_for_block(deadline)
+        })?;
+        if wake == Wake::Timeout {
+            return Err(nothing_found(config, &reasons));
+        }
+    }
+}
+
+fn is_chosen(disk: &block::Disk, choice: &DiskChoice) -> bool {
+    match choice {
+        DiskChoice::Proof => true,
+        DiskChoice::Name(name) => disk.name == *name,
+        DiskChoice::Serial(serial) => disk.serial().as_ref() == Some(serial),
+    }
+}
+
+/// Keeps the latest reason for each disk, and logs it when it is new.
+fn note(reasons: &mut Vec<(String, String)>, disk: String, reason: String) {
+    let entry = (disk, reason);
+    if !reasons.contains(&entry) {
+        let (disk, reason) = &entry;
+        log::info!("not {disk}: {reason}");
+        reasons.retain(|(known, _)| known != disk);
+        reasons.push(entry);
+    }
+}
+
+fn nothing_found(config: &Config, reasons: &[(String, String)]) -> Error {
+    let what = match &config.disk {
+        DiskChoice::Proof => "no disk that proves roothash=".to_owned(),
+        DiskChoice::Name(name) => format!("no usable disk /dev/{name}"),
+        DiskChoice::Serial(serial) => format!("no usable disk with serial {serial:?}"),
+    };
+    let mut message = format!("{what} within {} s", config.timeout.as_secs());
+    for (disk, reason) in reasons {
+        message.push_str("; ");
+        message.push_str(disk);
+        message.push_str(": ");
+        message.push_str(reason);
+    }
+    Error::new(message)
+}
+
+fn examine(config: &Config, disk: &block::Disk) -> Verdict {
+    let partitions = match disk.partitions() {
+        Ok(partitions) => partitions,
+        Err(error) => return Verdict::NotYet(error.to_string()),
+    };
+    let numbered = |number| {
+        partitions
+            .iter()
+            .find(|partition| partition.number == number)
+    };
+    let (root, verity, cocos) = match [ROOT, VERITY, COCOS].map(numbered) {
+        [Some(root), Some(verity), Some(cocos)] => (root, verity, cocos),
+        found => {
+            let missing: Vec<_> = [ROOT, VERITY, COCOS]
+                .iter()
+                .zip(found)
+                .filter(|(_, partition)| partition.is_none())
+                .map(|(number, _)| number.to_string())
+                .collect();
+            return Verdict::NotYet(format!("it has no partition {}", missing.join(", ")));
+        }
+    };
+    // What is written to the volume must not reach anything else.
+    let others = partitions.iter().filter(|other| *other != cocos);
+    if let Some(other) = others.into_iter().find(|other| other.overlaps(cocos)) {
+        return Verdict::Refused(Error::new(format!(
+            "partitions {} and {COCOS} overlap",
+            other.number
+        )));
+    }
+    match prove(config, root, verity) {
+        Ok(params) => Verdict::Proven(Box::new(Disk {
+            name: disk.name.clone(),
+            root: root.clone(),
+            verity: verity.clone(),
+            cocos: cocos.clone(),
+            params,
+        })),
+        Err(error) => Verdict::Refused(error),
+    }
+}
+
+/// The verity parameters, once the top hash block has proven them by the root hash.
+fn prove(config: &Config, root: &Partition, verity: &Partition) -> Result<Params> {
+    let hash_device = effect(format!("open {}", verity.name), || open(verity))?;
+    let params = if let Some(params) = &config.verity {
+        params.clone()
+    } else {
+        let superblock = read_at(&hash_device, "verity superblock", verity, 0)?;
+        Params::from_superblock(&superblock)?
+    };
+    params.require_room(root.bytes(), verity.bytes())?;
+    let at = verity::HASH_START * u64::from(verity::BLOCK_SIZE);
+    let top = read_at(&hash_device, "top hash block", verity, at)?;
+    params.prove(&top, &config.root_hash)?;
+    Ok(params)
+}
+
+/// Opens a partition's node and makes sure that it is the device that sysfs spoke of.
+fn open(partition: &Partition) -> io::Result<File> {
+    let file = File::open(partition.path())?;
+    let rdev = file.metadata()?.rdev();
+    let dev = Dev {
+        major: rustix::fs::major(rdev),
+        minor: rustix::fs::minor(rdev),
+    };
+    if dev != partition.dev {
+        let error = format!("the node is device {dev}, not {}", partition.dev);
+        return Err(io::Error::other(error));
+    }
+    Ok(file)
+}
+
+fn read_at<const N: usize>(file: &File, what: &str, of: &Partition, at: u64) -> Result<[u8; N]> {
+    effect(format!("read the {what} of {}", of.name), || {
+        let mut bytes = [0; N];
+        file.read_exact_at(&mut bytes, at)?;
+        Ok::<_, io::Error>(bytes)
+    })
+}
+
+fn describe(disk: &Disk, config: &Config, report: &mut Report) {
+    let found = match config.disk {
+        DiskChoice::Proof => "proof",
+        DiskChoice::Name(_) | DiskChoice::Serial(_) => "cvm.disk",
+    };
+    log::info!("disk {}, proven by the root hash", disk.name);
+    report.disk = Some(DiskFacts {
+        name: disk.name.clone(),
+        found_by: found,
+    });
+    report.verity = Some(VerityFacts {
+        root_hash: hex::encode(&config.root_hash),
+        salt: hex::encode(&disk.params.salt),
+        data_blocks: disk.params.data_blocks,
+        block_size: verity::BLOCK_SIZE,
+        parameters_from: match config.verity {
+            Some(_) => "command line",
+            None => "superblock",
+        },
+    });
+}

@@ -1,0 +1,101 @@
+//! Stage 6: the way into the new root.
+
+use std::convert::Infallible;
+use std::env;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Instant;
+
+use rustix::fs::{FileType, FsWord, Mode, OFlags, ResolveFlags, fstat, fstatfs, openat2};
+use rustix::process::{chdir, chroot};
+
+use super::{NEW_ROOT, in_new_root, runtime::RUN_DIR};
+use crate::effect::effect;
+use crate::error::Result;
+use crate::exec::exec;
+use crate::mount;
+use crate::report::{Report, Stage};
+use crate::tree;
+
+/// Mounts that the new root takes over.
+const MOVED: &[&str] = &["/dev", "/proc", "/sys", "/run"];
+
+/// `f_type` of the file systems that an initramfs is made of (statfs(2)). Anything else is not
+/// ours to empty.
+const RAMFS_MAGIC: FsWord = 0x8584_58f6;
+const TMPFS_MAGIC: FsWord = 0x0102_1994;
+
+/// Gives the machine to `init` of the new root, with the arguments that the kernel gave us.
+///
+/// # Errors
+/// When `init` cannot be run, found out before anything is moved where possible.
+pub fn switch_root(init: &str, start: Instant, mut report: Report) -> Result<Infallible> {
+    let began = Instant::now();
+    effect(format!("find {init} in the new root"), || {
+        require_program(init)
+    })?;
+    for mount in MOVED {
+        effect(format!("move {mount} to the new root"), || {
+            mount::relocate(Path::new(mount), &in_new_root(mount))
+        })?;
+    }
+    let initramfs = effect("open the initramfs", || File::open("/"))?;
+    effect("switch to the new root", || {
+        chdir(NEW_ROOT)?;
+        mount::relocate(Path::new("."), Path::new("/"))?;
+        chroot(".")?;
+        chdir("/")
+    })?;
+    effect("empty the initramfs", || empty(&initramfs))?;
+    drop(initramfs);
+
+    let report_file = Path::new(RUN_DIR).join("boot.json");
+    report.stage(Stage::Handoff, began.elapsed());
+    effect("write the boot report", || {
+        let text = report.finish(start, peak_memory_kib())?;
+        fs::write(report_file, text)
+    })?;
+    log::info!("handing over to {init}");
+    effect(format!("run {init}"), || {
+        Err(exec(init, env::args_os().skip(1)))
+    })
+}
+
+/// Makes sure that `init` names a program, with links followed as in the new root.
+fn require_program(init: &str) -> io::Result<()> {
+    let root = File::open(NEW_ROOT)?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let program = openat2(&root, init, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+    let mode = fstat(&program)?.st_mode;
+    if FileType::from_raw_mode(mode) != FileType::RegularFile {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    if mode & 0o111 == 0 {
+        return Err(io::Error::other("it is not executable"));
+    }
+    Ok(())
+}
+
+/// Frees the memory that the initramfs takes, and takes its content out of everybody's reach.
+fn empty(initramfs: &File) -> io::Result<()> {
+    match fstatfs(initramfs)?.f_type {
+        RAMFS_MAGIC | TMPFS_MAGIC => Ok(tree::clear(initramfs.as_fd())?),
+        other => Err(io::Error::other(format!(
+            "its file system is of type {other:#x}, neither ramfs nor tmpfs"
+        ))),
+    }
+}
+
+/// The most memory that this process had resident (`VmHWM` in proc(5)).
+fn peak_memory_kib() -> Option<u64> {
+    fs::read_to_string("/proc/self/status")
+        .ok()?
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?
+        .trim()
+        .strip_suffix(" kB")?
+        .parse()
+        .ok()
+}

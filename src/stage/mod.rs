@@ -1,0 +1,34 @@
+//! The stages of the boot, in the order in which [`crate::boot`] runs them.
+
+pub mod disk;
+pub mod handoff;
+pub mod platform;
+pub mod root;
+pub mod runtime;
+pub mod teardown;
+pub mod volume;
+
+use std::path::{Path, PathBuf};
+
+/// Where the new root is mounted until it becomes `/`.
+pub const NEW_ROOT: &str = "/root";
+
+/// The names of our mappings, which other software depends on.
+pub mod mapping {
+    /// The verified root.
+    pub const ROOT: &str = "root_verity";
+    /// The encrypted volume.
+    pub const VOLUME: &str = "cocos_crypt";
+    /// The volume's tags; cryptsetup's name for what lies below `cocos_crypt`.
+    pub const INTEGRITY: &str = "cocos_crypt_dif";
+}
+
+/// The path that the absolute `path` of the new root has for now.
+fn in_new_root(path: &str) -> PathBuf {
+    Path::new(NEW_ROOT).join(path.trim_start_matches('/'))
+}
+
+/// The node of a mapping.
+fn node(mapping: &str) -> PathBuf {
+    Path::new("/dev/mapper").join(mapping)
+}

@@ -1,0 +1,145 @@
+//! Stage 1: what every later stage stands on.
+
+use std::fs;
+use std::path::Path;
+
+use crate::effect::{effect, optional};
+use crate::error::Result;
+use crate::mount::{self, Flags};
+use crate::{kmsg, module, power};
+
+/// A pseudo file system of the initramfs.
+struct Pseudo {
+    kind: &'static str,
+    target: &'static str,
+    flags: Flags,
+    data: &'static str,
+}
+
+/// First of all, because it holds the switches of the console's special keys.
+const PROC: Pseudo = Pseudo {
+    kind: "proc",
+    target: "/proc",
+    flags: mount::DATA_ONLY,
+    data: "",
+};
+
+/// In this order: a mount point may lie in the one before. All move on into the new root.
+const PSEUDO: &[Pseudo] = &[
+    Pseudo {
+        kind: "sysfs",
+        target: "/sys",
+        flags: mount::DATA_ONLY,
+        data: "",
+    },
+    Pseudo {
+        kind: "devtmpfs",
+        target: "/dev",
+        flags: Flags::NOSUID,
+        data: "mode=0755",
+    },
+    Pseudo {
+        kind: "devpts",
+        target: "/dev/pts",
+        flags: Flags::NOSUID.union(Flags::NOEXEC),
+        // Group 5 is tty: what grantpt(3) expects.
+        data: "gid=5,mode=0620",
+    },
+    Pseudo {
+        kind: "tmpfs",
+        target: "/run",
+        flags: Flags::NOSUID.union(Flags::NODEV),
+        data: "mode=0755",
+    },
+];
+
+/// Where attestation reports are asked for (`Documentation/ABI/testing/configfs-tsm`); the
+/// kernel makes the directory when it has configfs.
+const CONFIGFS: Pseudo = Pseudo {
+    kind: "configfs",
+    target: "/sys/kernel/config",
+    flags: mount::DATA_ONLY,
+    data: "",
+};
+
+/// A switch in /proc/sys.
+struct Switch {
+    file: &'static str,
+    value: &'static str,
+}
+
+/// The host types on the console: no key may command the kernel. Missing in kernels without
+/// `MAGIC_SYSRQ`, which is as good.
+const SYSRQ_OFF: Switch = Switch {
+    file: "/proc/sys/kernel/sysrq",
+    value: "0",
+};
+
+/// Lines beyond ten in five seconds would be dropped. Fixed when `printk.devkmsg=` is on the
+/// command line, which is the user's choice then.
+const KMSG_UNLIMITED: Switch = Switch {
+    file: "/proc/sys/kernel/printk_devkmsg",
+    value: "on",
+};
+
+/// Kernel modules that the initramfs brings.
+const MODULES: &str = "/modules";
+
+/// Prepares the platform and returns the kernel command line.
+///
+/// # Errors
+/// When a file system, the kernel log or a module is not to be had.
+pub fn prepare() -> Result<String> {
+    mount_pseudo(&PROC)?;
+    if Path::new(SYSRQ_OFF.file).exists() {
+        effect("switch SysRq off", || set(&SYSRQ_OFF))?;
+    }
+    effect("switch Ctrl-Alt-Del off", power::disable_ctrl_alt_del)?;
+    for pseudo in PSEUDO {
+        mount_pseudo(pseudo)?;
+    }
+    optional("lift the limit of the kernel log", || set(&KMSG_UNLIMITED));
+    kmsg::open()?;
+    log::info!("version {}", env!("CARGO_PKG_VERSION"));
+    load_modules()?;
+    // After the modules, one of which may be configfs.
+    if Path::new(CONFIGFS.target).exists() {
+        mount_pseudo(&CONFIGFS)?;
+    }
+    effect("read the kernel command line", || {
+        fs::read_to_string("/proc/cmdline")
+    })
+}
+
+fn mount_pseudo(pseudo: &Pseudo) -> Result<()> {
+    let target = Path::new(pseudo.target);
+    effect(
+        format!("mount {} on {}", pseudo.kind, pseudo.target),
+        || {
+            mount::ensure_dir(target, 0o755)?;
+            mount::mount(
+                Path::new(pseudo.kind),
+                target,
+                pseudo.kind,
+                pseudo.flags,
+                pseudo.data,
+            )
+        },
+    )
+}
+
+fn set(switch: &Switch) -> std::io::Result<()> {
+    fs::write(switch.file, switch.value)
+}
+
+fn load_modules() -> Result<()> {
+    let files = effect(format!("list {MODULES}"), || {
+        module::list(Path::new(MODULES))
+    })?;
+    for file in &files {
+        let loaded = effect(format!("load {}", file.display()), || module::load(file))?;
+        log::debug!("{}: {loaded:?}", file.display());
+    }
+    log::info!("{} kernel modules", files.len());
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! Stage 3: the verified root, read-only.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::{NEW_ROOT, disk::Disk, mapping, node};
+use crate::config::Config;
+use crate::dm::{Control, Mapping, Target};
+use crate::effect::effect;
+use crate::error::{Error, Result};
+use crate::mount::{self, Flags};
+use crate::report::{Report, RootFacts};
+use crate::{block, ext4, hex, verity};
+
+/// Opens the root and mounts it on [`NEW_ROOT`].
+///
+/// # Errors
+/// When the kernel has no dm-verity, or the root is no ext4 that dm-verity can carry.
+pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
+    let control = Control::open()?;
+    control.require_target("verity", "DM_VERITY")?;
+    // The superblock's UUID is the host's word and would tell nothing: the hash names the root.
+    let uuid = format!(
+        "CRYPT-VERITY-{}-{}",
+        identity(&config.root_hash),
+        mapping::ROOT
+    );
+    let root = Mapping {
+        name: mapping::ROOT,
+        uuid: &uuid,
+        read_only: true,
+    };
+    let target = Target {
+        kind: "verity".into(),
+        sectors: disk.params.sectors(),
+        params: disk
+            .params
+            .table(disk.root.dev, disk.verity.dev, &config.root_hash),
+    };
+    control.activate(&root, &target, |asked, live| asked == live)?;
+    require_ext4()?;
+    effect(format!("mount the root on {NEW_ROOT}"), || {
+        mount::ensure_dir(Path::new(NEW_ROOT), 0o755)?;
+        mount::mount(
+            &node(mapping::ROOT),
+            Path::new(NEW_ROOT),
+            "ext4",
+            Flags::RDONLY,
+            "",
+        )
+    })?;
+    log::info!("root verified and mounted read-only");
+    report.root = Some(RootFacts {
+        device: node(mapping::ROOT),
+        bytes: target.sectors * block::SECTOR,
+    });
+    Ok(())
+}
+
+/// Says what is wrong with the root where the kernel would say EINVAL.
+fn require_ext4() -> Result<()> {
+    let start = effect("read the root's superblock", || {
+        let mut start = [0; ext4::SUPERBLOCK_END];
+        File::open(node(mapping::ROOT))?.read_exact_at(&mut start, 0)?;
+        Ok::<_, io::Error>(start)
+    })?;
+    // dm-verity's device has the hash block size as its logical block size.
+    match ext4::block_size(&start) {
+        Some(size) if size == verity::BLOCK_SIZE => Ok(()),
+        Some(size) => Err(Error::new(format!(
+            "the root's ext4 has blocks of {size} bytes, dm-verity needs {}: \
+             make it with mke2fs -b {}",
+            verity::BLOCK_SIZE,
+            verity::BLOCK_SIZE
+        ))),
+        None => Err(Error::new("the root is no ext4 file system")),
+    }
+}
+
+/// The first half of the root hash, in the place of a UUID.
+fn identity(root_hash: &verity::RootHash) -> String {
+    hex::encode(root_hash).chars().take(32).collect()
+}

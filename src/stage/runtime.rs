@@ -1,0 +1,161 @@
+//! Stage 5: what the new root finds mounted.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::{in_new_root, mapping, node};
+use crate::effect::{effect, optional};
+use crate::error::{Error, Result};
+use crate::fstab::{self, Share};
+use crate::mount::{self, Flags};
+use crate::report::Report;
+use crate::{share, tree};
+
+/// Directories on the volume.
+const VOLUME_DIRS: &[&str] = &[
+    "/cocos/.cache",
+    "/cocos/.cache/oci",
+    "/cocos/datasets",
+    "/cocos/docker",
+    "/cocos/cocos_init",
+];
+
+/// Places that must be writable although the root is not, and may be lost: mount point, mode.
+const TMPFS: &[(&str, u32)] = &[("/tmp", 0o1777), ("/var", 0o755)];
+
+/// Directories on the fresh tmpfs.
+const TMPFS_DIRS: &[&str] = &["/var/lib", "/var/lib/docker"];
+
+/// Images are large and belong on the volume, not in memory: source, mount point.
+const DOCKER: (&str, &str) = ("/cocos/docker", "/var/lib/docker");
+
+/// Scripts of the root that write beside themselves: where a writable copy is put, and what it
+/// then covers. A root without them is as good.
+const COCOS_INIT: (&str, &str) = ("/cocos/cocos_init", "/cocos_init");
+
+/// 9P shares, mounted when the host offers them. Their content is the host's word.
+const SHARES: &[Share] = &[
+    Share {
+        tag: "certs_share",
+        target: "/etc/certs",
+    },
+    Share {
+        tag: "env_share",
+        target: "/etc/cocos",
+    },
+];
+
+/// Where this boot leaves what the new root may read; moves on with /run.
+pub const RUN_DIR: &str = "/run/cvm-init";
+
+const FSTAB: &str = "/etc/fstab";
+const NEW_FSTAB: &str = "/run/cvm-init/fstab";
+
+/// Directories of udev's rules that lie in /run.
+const RULES_DIRS: &[&str] = &["/run/udev", "/run/udev/rules.d"];
+
+/// Before 55-dm.rules, which looks at the flag.
+const RULES: &str = "/run/udev/rules.d/10-cvm-init.rules";
+
+/// Our mappings were made without udev's cookies, so the new root's udev would take them for not
+/// ready, and remove their nodes at the next trigger.
+const RULES_TEXT: &str = "\
+# The mappings made by cvm-init are ready: it does not speak udev's cookie protocol.
+SUBSYSTEM==\"block\", KERNEL==\"dm-[0-9]*\", ACTION==\"add|change\", ENV{DM_COOKIE}!=\"?*\", \
+ENV{DM_UDEV_PRIMARY_SOURCE_FLAG}=\"1\"
+";
+
+/// Mounts and fills what the new root needs.
+///
+/// # Errors
+/// When the root lacks a mount point, or a step fails that is not optional.
+pub fn furnish(report: &mut Report) -> Result<()> {
+    make_dirs(VOLUME_DIRS, in_new_root)?;
+    for (target, mode) in TMPFS {
+        effect(format!("mount tmpfs on {target}"), || {
+            let flags = Flags::NOSUID | Flags::NODEV;
+            let data = format!("mode={mode:o}");
+            mount::mount(
+                Path::new("tmpfs"),
+                &in_new_root(target),
+                "tmpfs",
+                flags,
+                &data,
+            )
+        })?;
+    }
+    make_dirs(TMPFS_DIRS, in_new_root)?;
+    bind(DOCKER)?;
+    let (copy, original) = COCOS_INIT;
+    if in_new_root(original).is_dir() {
+        effect(format!("copy {original} to {copy}"), || {
+            tree::copy(&in_new_root(original), &in_new_root(copy))
+        })?;
+        bind(COCOS_INIT)?;
+    }
+    report.shares = mount_shares()?;
+    make_dirs(&[RUN_DIR], |path| Path::new(path).to_owned())?;
+    cover_fstab()?;
+    make_dirs(RULES_DIRS, |path| Path::new(path).to_owned())?;
+    effect(format!("write {RULES}"), || fs::write(RULES, RULES_TEXT))
+}
+
+fn make_dirs(dirs: &[&str], place: fn(&str) -> std::path::PathBuf) -> Result<()> {
+    for dir in dirs {
+        effect(format!("make {dir}"), || {
+            mount::ensure_dir(&place(dir), 0o755)
+        })?;
+    }
+    Ok(())
+}
+
+fn bind((source, target): (&str, &str)) -> Result<()> {
+    effect(format!("bind {source} to {target}"), || {
+        mount::bind(&in_new_root(source), &in_new_root(target))
+    })
+}
+
+/// Mounts the shares on offer and returns their tags. A share that does not mount is the host's
+/// doing, and a guest that needs it will say so itself.
+fn mount_shares() -> Result<Vec<&'static str>> {
+    let offered = effect("list the 9P shares", share::offered_tags)?;
+    let mut mounted = Vec::new();
+    for Share { tag, target } in SHARES {
+        if !offered.iter().any(|offer| offer == tag) {
+            continue;
+        }
+        let outcome = optional(format!("mount the share {tag} on {target}"), || {
+            let flags = Flags::NOSUID | Flags::NODEV;
+            mount::mount(
+                Path::new(tag),
+                &in_new_root(target),
+                "9p",
+                flags,
+                share::OPTIONS,
+            )
+        });
+        mounted.extend(outcome.map(|()| *tag));
+    }
+    Ok(mounted)
+}
+
+/// The root is read-only, so the new fstab covers the old one.
+fn cover_fstab() -> Result<()> {
+    let old = in_new_root(FSTAB);
+    // Nothing to cover: tools find no fstab, as the image build decided.
+    let text = match fs::symlink_metadata(&old) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Ok(metadata) if metadata.is_file() => effect(format!("read {FSTAB}"), || {
+            fs::read(&old).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        })?,
+        Ok(_) => return Err(Error::new(format!("{FSTAB} is not a regular file"))),
+        Err(error) => return Err(Error::cannot(&format!("look at {FSTAB}"), &error)),
+    };
+    let root = node(mapping::ROOT);
+    let new = fstab::generate(&text, &root.to_string_lossy(), SHARES, share::OPTIONS);
+    effect(format!("write {NEW_FSTAB}"), || fs::write(NEW_FSTAB, new))?;
+    effect(format!("bind {NEW_FSTAB} to {FSTAB}"), || {
+        mount::bind(Path::new(NEW_FSTAB), &old)
+    })
+}

@@ -1,0 +1,28 @@
+//! What a failed boot leaves behind: nothing.
+
+use std::path::Path;
+
+use super::{NEW_ROOT, mapping};
+use crate::dm::Control;
+use crate::{key, mount};
+
+/// Mounts that hold our mappings, before and after the switch of the root.
+const MOUNTS: &[&str] = &[NEW_ROOT, "/cocos_init", "/var/lib/docker", "/cocos"];
+
+/// From the top one down, since each uses the next.
+const MAPPINGS: &[&str] = &[mapping::VOLUME, mapping::INTEGRITY, mapping::ROOT];
+
+/// Takes down whatever there is. What fails is passed over: it may never have been made, and
+/// the machine stops in any case.
+pub fn run() {
+    // A panic leaves it behind; any other failure has removed it on the way here.
+    let _ = key::forget_all();
+    for target in MOUNTS {
+        let _ = mount::detach(Path::new(target));
+    }
+    if let Ok(control) = Control::open() {
+        for mapping in MAPPINGS {
+            let _ = control.remove(mapping);
+        }
+    }
+}

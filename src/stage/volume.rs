@@ -1,0 +1,254 @@
+//! Stage 4: the encrypted volume, with a key that lives for this boot.
+//!
+//! Everything is written to the disk and nothing is read back from it: header, tables and file
+//! system are made from what this process holds in memory.
+
+use std::ffi::CStr;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{disk::Disk, in_new_root, mapping, node};
+use crate::block::{Dev, SECTOR};
+use crate::config::{Config, Tags};
+use crate::dm::{Control, Mapping, Target};
+use crate::effect::effect;
+use crate::error::{Error, Result};
+use crate::ext4::Layout;
+use crate::key::{LogonKey, VolumeKey};
+use crate::luks2::{self, KeyDigest};
+use crate::mount::{self, Flags};
+use crate::report::{Report, VolumeFacts};
+use crate::{crypt, ext4, hex, integrity, uuid};
+
+/// Where the volume is mounted in the new root.
+const MOUNT_POINT: &str = "/cocos";
+
+/// The volume dies with the boot: nobody will ask when a file was last read.
+const MOUNT_FLAGS: Flags = Flags::NOATIME;
+
+/// The kernel would write zeros to 1/64 of the disk in the background, to protect a later repair
+/// of a file system that has no later.
+const MOUNT_DATA: &str = "noinit_itable";
+
+/// Sixteen megabytes of header, and as much again to make the rest worth its name.
+const PARTITION_MIN: u64 = 2 * luks2::DATA_OFFSET;
+
+/// The key's name while the kernel looks for it; a `logon` key's needs a prefix.
+const KEY_DESCRIPTION: &CStr = c"cvm-init:cocos";
+
+/// Blocks of the volume where libblkid looks for signatures: first block, count. They are zeroed,
+/// because a read of a block that was never written fails, and with it the whole probe.
+const PROBED_FRONT: &[(u64, u64)] = &[
+    // Most signatures lie in the first 70 KiB, ZFS labels reach to 512 KiB.
+    (0, 128),
+    // Second headers of LUKS2, at 512 KiB, 1, 2 and 4 MiB.
+    (128, 1),
+    (256, 1),
+    (512, 1),
+    (1024, 1),
+];
+
+/// Blocks at the end where libblkid looks. The farthest probe, for a Promise RAID, reads 386
+/// blocks before it.
+const PROBED_BACK: u64 = 512;
+
+/// The volume, open.
+struct Volume {
+    bytes: u64,
+    uuid: [u8; 16],
+}
+
+/// Makes the volume on partition 4 and mounts it in the new root.
+///
+/// # Errors
+/// When the partition is too small, the kernel lacks the cipher, or a step fails.
+pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
+    if disk.cocos.bytes() < PARTITION_MIN {
+        return Err(Error::new(format!(
+            "partition {} is too small: {} bytes, at least {PARTITION_MIN} are needed",
+            disk.cocos.name,
+            disk.cocos.bytes()
+        )));
+    }
+    let volume = open(config, disk)?;
+    let layout = format(&volume)?;
+    effect(format!("mount the volume on {MOUNT_POINT}"), || {
+        let (device, target) = (node(mapping::VOLUME), in_new_root(MOUNT_POINT));
+        mount::mount(&device, &target, "ext4", MOUNT_FLAGS, MOUNT_DATA)
+    })?;
+    log::info!(
+        "volume of {} bytes, {} with {}, on {}",
+        volume.bytes,
+        config.cipher.name,
+        config.cipher.integrity,
+        disk.cocos.name
+    );
+    report.volume = Some(VolumeFacts {
+        device: node(mapping::VOLUME),
+        partition: disk.cocos.name.clone(),
+        partition_bytes: disk.cocos.bytes(),
+        bytes: volume.bytes,
+        uuid: uuid::hyphenated(&volume.uuid),
+        cipher: config.cipher.name,
+        integrity: config.cipher.integrity,
+        tags: match config.tags {
+            Tags::Disk => "disk",
+        },
+        sector_size: crypt::SECTOR_SIZE,
+        free_blocks: layout.free_blocks(),
+        free_inodes: layout.free_inodes(),
+    });
+    Ok(())
+}
+
+/// Writes the header and opens the mappings. The key is gone when this returns, but for the
+/// copy in dm-crypt that the volume is encrypted with.
+fn open(config: &Config, disk: &Disk) -> Result<Volume> {
+    let control = Control::open()?;
+    // Asked first, so that a kernel that cannot leaves the partition as it was.
+    control.require_target("integrity", "DM_INTEGRITY")?;
+    control.require_target("crypt", "DM_CRYPT")?;
+
+    let cipher = config.cipher;
+    let uuid = uuid::from_random(random()?);
+    let key = effect("generate the volume key", || {
+        VolumeKey::generate(cipher.key_size)
+    })?;
+    let header = luks2::Header {
+        uuid,
+        cipher: cipher.name,
+        integrity: cipher.integrity,
+        sector_size: crypt::SECTOR_SIZE,
+        digest: KeyDigest::new(key.bytes(), random()?),
+        checksum_salts: [random()?, random()?],
+    };
+    let node = disk.cocos.path();
+    effect(
+        format!("write the LUKS2 header to {}", disk.cocos.name),
+        || {
+            let header = header.encode()?;
+            let partition = OpenOptions::new().write(true).open(&node)?;
+            partition.write_all_at(&header, 0)?;
+            partition.write_all_at(&[0; integrity::SUPERBLOCK_SIZE], luks2::DATA_OFFSET)?;
+            partition.sync_all()
+        },
+    )?;
+    let (tags, sectors) = match config.tags {
+        Tags::Disk => open_integrity(&control, cipher, disk.cocos.dev, &uuid)?,
+    };
+    open_crypt(&control, cipher, &key, tags, sectors, &uuid)?;
+    Ok(Volume {
+        bytes: sectors * SECTOR,
+        uuid,
+    })
+}
+
+/// Opens dm-integrity with tags beside the data. Returns its device and provided data sectors.
+fn open_integrity(
+    control: &Control,
+    cipher: &crypt::Cipher,
+    partition: Dev,
+    uuid: &[u8; 16],
+) -> Result<(Dev, u64)> {
+    let uuid = format!(
+        "CRYPT-INTEGRITY-{}-{}",
+        hex::encode(uuid),
+        mapping::INTEGRITY
+    );
+    let mapping = Mapping {
+        name: mapping::INTEGRITY,
+        uuid: &uuid,
+        read_only: false,
+    };
+    let start = luks2::DATA_OFFSET / SECTOR;
+    let mut target = Target {
+        kind: "integrity".into(),
+        sectors: integrity::PROVISIONAL_SECTORS,
+        params: integrity::table(partition, start, cipher.tag_size, crypt::SECTOR_SIZE),
+    };
+    // The kernel formats when a first table is loaded, and then knows how much it can provide.
+    let device = control.create(&mapping)?;
+    control.load(&mapping, &target)?;
+    control.resume(mapping.name)?;
+    target.sectors = integrity::provided_data_sectors(&control.status(mapping.name)?.params)?;
+    control.load(&mapping, &target)?;
+    control.resume(mapping.name)?;
+    control.require_live(mapping.name, &target, integrity::is_live_table)?;
+    control.make_node(mapping.name, device)?;
+    Ok((device, target.sectors))
+}
+
+/// Opens dm-crypt. The key passes through the keyring and leaves it again.
+fn open_crypt(
+    control: &Control,
+    cipher: &crypt::Cipher,
+    key: &VolumeKey,
+    tags: Dev,
+    sectors: u64,
+    uuid: &[u8; 16],
+) -> Result<()> {
+    let uuid = format!("CRYPT-LUKS2-{}-{}", hex::encode(uuid), mapping::VOLUME);
+    let mapping = Mapping {
+        name: mapping::VOLUME,
+        uuid: &uuid,
+        read_only: false,
+    };
+    let target = Target {
+        kind: "crypt".into(),
+        sectors,
+        params: crypt::table(cipher, &KEY_DESCRIPTION.to_string_lossy(), tags),
+    };
+    let logon = effect("add the volume key to the keyring", || {
+        LogonKey::add(KEY_DESCRIPTION, key)
+    })?;
+    control
+        .activate(&mapping, &target, |asked, live| asked == live)
+        .map_err(|error| Error::new(format!("{error} (cipher {})", cipher.name)))?;
+    effect("revoke the volume key", || logon.forget())
+}
+
+/// Makes the file system, metadata only: the cost does not grow with the disk.
+fn format(volume: &Volume) -> Result<Layout> {
+    let layout = Layout::new(volume.bytes)
+        .map_err(|cause| Error::cannot(&"lay out the file system", &cause))?;
+    let now = clock_gettime(ClockId::Realtime).tv_sec;
+    let options = ext4::Options {
+        uuid: uuid::from_random(random()?),
+        hash_seed: random()?,
+        label: [0; 16],
+        created: u64::try_from(now).unwrap_or(0),
+    };
+    let device = effect("open the volume", || {
+        OpenOptions::new().write(true).open(node(mapping::VOLUME))
+    })?;
+    effect("zero what signature probes read", || {
+        zero_probed(&device, volume.bytes)
+    })?;
+    effect("write the file system", || {
+        layout.write(&options, |offset, bytes| device.write_all_at(bytes, offset))?;
+        device.sync_all()
+    })?;
+    Ok(layout)
+}
+
+fn zero_probed(device: &File, bytes: u64) -> io::Result<()> {
+    let zeros = [0; crypt::SECTOR_SIZE as usize];
+    let blocks = bytes / zeros.len() as u64;
+    let back = (blocks.saturating_sub(PROBED_BACK), PROBED_BACK);
+    for (first, count) in PROBED_FRONT.iter().copied().chain([back]) {
+        for block in (first..first.saturating_add(count)).take_while(|block| *block < blocks) {
+            device.write_all_at(&zeros, block * zeros.len() as u64)?;
+        }
+    }
+    Ok(())
+}
+
+fn random<const N: usize>() -> Result<[u8; N]> {
+    effect("get random bytes", || {
+        let mut bytes = [0; N];
+        getrandom::fill(&mut bytes).map(|()| bytes)
+    })
+}

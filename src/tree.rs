@@ -1,0 +1,150 @@
+//! Directory trees: a faithful copy of one, and the emptying of one file system.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, lchown, symlink};
+use std::path::{Path, PathBuf};
+
+use rustix::buffer::spare_capacity;
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, Timespec, Timestamps, XattrFlags, mkdirat,
+};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+
+/// Longest list of names and longest value of extended attributes (xattr(7)).
+const XATTR_MAX: usize = 64 * 1024;
+
+/// Copies what `from` holds into the directory `to`, with owners, modes, times, links, device
+/// nodes and extended attributes; `to` itself gets those of `from`.
+///
+/// # Errors
+/// The first file that could not be copied, by name. `to` is then incomplete.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    Copy::default().directory(from, to)
+}
+
+#[derive(Default)]
+struct Copy {
+    /// First copy of each file that has several names, by its inode number.
+    linked: BTreeMap<u64, PathBuf>,
+}
+
+impl Copy {
+    fn directory(&mut self, from: &Path, to: &Path) -> Result<()> {
+        let cannot = |cause: io::Error| Error::cannot(&format!("copy {}", from.display()), &cause);
+        for entry in fs::read_dir(from).map_err(cannot)? {
+            let entry = entry.map_err(cannot)?;
+            let (from, to) = (entry.path(), to.join(entry.file_name()));
+            let kind = entry.file_type().map_err(cannot)?;
+            if kind.is_dir() {
+                mkdirat(CWD, &to, Mode::RWXU).map_err(|errno| cannot(errno.into()))?;
+                self.directory(&from, &to)?;
+            } else {
+                self.file(&from, &to)
+                    .map_err(|cause| Error::cannot(&format!("copy {}", from.display()), &cause))?;
+            }
+        }
+        // Last, because each new entry changes the directory's times.
+        attributes(from, to).map_err(cannot)
+    }
+
+    /// Copies anything but a directory.
+    fn file(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let metadata = fs::symlink_metadata(from)?;
+        if metadata.nlink() > 1 {
+            if let Some(first) = self.linked.get(&metadata.ino()) {
+                return fs::hard_link(first, to);
+            }
+            self.linked.insert(metadata.ino(), to.to_owned());
+        }
+        let kind = metadata.file_type();
+        if kind.is_symlink() {
+            symlink(fs::read_link(from)?, to)?;
+        } else if kind.is_file() {
+            let mut target = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(to)?;
+            io::copy(&mut File::open(from)?, &mut target)?;
+        } else {
+            // FIFOs, sockets and device nodes have no content, only a type and a number.
+            let kind = FileType::from_raw_mode(metadata.mode());
+            rustix::fs::mknodat(CWD, to, kind, Mode::RUSR, metadata.rdev())?;
+        }
+        attributes(from, to)
+    }
+}
+
+/// Gives `to` the owner, mode, extended attributes and times of `from`, in this order: a change
+/// of owner clears set-user-ID bits and capabilities, and any change sets a time.
+fn attributes(from: &Path, to: &Path) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(from)?;
+    lchown(to, Some(metadata.uid()), Some(metadata.gid()))?;
+    if !metadata.is_symlink() {
+        fs::set_permissions(to, metadata.permissions())?;
+    }
+    extended_attributes(from, to)?;
+    let times = Timestamps {
+        last_access: Timespec {
+            tv_sec: metadata.atime(),
+            tv_nsec: metadata.atime_nsec(),
+        },
+        last_modification: Timespec {
+            tv_sec: metadata.mtime(),
+            tv_nsec: metadata.mtime_nsec(),
+        },
+    };
+    rustix::fs::utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(())
+}
+
+fn extended_attributes(from: &Path, to: &Path) -> io::Result<()> {
+    let mut names = Vec::with_capacity(XATTR_MAX);
+    match rustix::fs::llistxattr(from, spare_capacity(&mut names)) {
+        // The file system keeps none.
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        outcome => outcome?,
+    };
+    for name in names
+        .split(|&byte| byte == 0)
+        .filter(|name| !name.is_empty())
+    {
+        let mut value = Vec::with_capacity(XATTR_MAX);
+        rustix::fs::lgetxattr(from, name, spare_capacity(&mut value))?;
+        rustix::fs::lsetxattr(to, name, &value, XattrFlags::empty())?;
+    }
+    Ok(())
+}
+
+/// Removes all that `dir` holds, except other file systems mounted below it.
+///
+/// # Errors
+/// The first entry that could not be removed.
+pub fn clear(dir: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let device = rustix::fs::fstat(dir)?.st_dev;
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if stat.st_dev != device {
+            continue;
+        }
+        let mut flags = AtFlags::empty();
+        if FileType::from_raw_mode(stat.st_mode as RawMode) == FileType::Directory {
+            let below = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let below = rustix::fs::openat(dir, name, below, Mode::empty())?;
+            clear(below.as_fd())?;
+            flags = AtFlags::REMOVEDIR;
+        }
+        rustix::fs::unlinkat(dir, name, flags)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,303 @@
+//! dm-verity: the superblock, the proof of the root hash, the table.
+//!
+//! Only what veritysetup writes by default is taken: hash type 1, SHA-256, blocks of 4096 bytes.
+//!
+//! Sources: `Documentation/admin-guide/device-mapper/verity.rst`; cryptsetup's wiki, "`DMVerity`".
+
+use sha2::{Digest, Sha256};
+
+use crate::block::Dev;
+use crate::error::{Error, Result};
+use crate::hex;
+
+/// Bytes in a data block and in a hash block.
+pub const BLOCK_SIZE: u32 = 4096;
+/// Bytes of the superblock that are read.
+pub const SUPERBLOCK_SIZE: usize = 512;
+/// Where the hash tree begins, in hash blocks: behind the superblock's.
+pub const HASH_START: u64 = 1;
+
+/// Digest of the top hash block.
+pub type RootHash = [u8; 32];
+
+const MAGIC: &[u8] = b"verity\0\0";
+const VERSION: u32 = 1;
+/// The salt comes before the data; 0 would be Chrome OS's older form.
+const HASH_TYPE: u32 = 1;
+const ALGORITHM: &str = "sha256";
+const SALT_MAX: usize = 256;
+/// Digests in a hash block, as a power of two: 4096 / 32.
+const DIGESTS_BITS: u32 = 7;
+/// More than any disk has (64 EiB), and no product below overflows.
+const DATA_BLOCKS_MAX: u64 = 1 << 52;
+
+/// What a hash tree is computed with. Nothing here is believed before [`Params::prove`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Params {
+    /// Salt, 0 to 256 bytes.
+    pub salt: Vec<u8>,
+    /// Data blocks of 4096 bytes.
+    pub data_blocks: u64,
+}
+
+impl Params {
+    /// From the command line.
+    ///
+    /// # Errors
+    /// A salt too long, or a count that no hash tree has.
+    pub fn new(salt: Vec<u8>, data_blocks: u64) -> Result<Self> {
+        if salt.len() > SALT_MAX {
+            return Err(Error::new(format!(
+                "verity salt of {} bytes, at most {SALT_MAX} are possible",
+                salt.len()
+            )));
+        }
+        // A single data block has no hash block above it: there would be nothing to prove.
+        if !(2..=DATA_BLOCKS_MAX).contains(&data_blocks) {
+            return Err(Error::new(format!(
+                "verity data blocks {data_blocks}, not from 2 to {DATA_BLOCKS_MAX}"
+            )));
+        }
+        Ok(Self { salt, data_blocks })
+    }
+
+    /// From a superblock, which is the host's word.
+    ///
+    /// # Errors
+    /// What it says and what is taken.
+    pub fn from_superblock(superblock: &[u8; SUPERBLOCK_SIZE]) -> Result<Self> {
+        // signature 8, version 4, hash type 4, uuid 16, algorithm 32, data block size 4, hash
+        // block size 4, data blocks 8, salt size 2, padding 6, salt 256, padding 168
+        let mut fields = Fields(superblock);
+        let magic = fields.take::<8>();
+        if magic[..] != *MAGIC {
+            return Err(unfit("magic", hex::encode(&magic), hex::encode(MAGIC)));
+        }
+        fields.require_u32("version", VERSION)?;
+        fields.require_u32("hash type", HASH_TYPE)?;
+        fields.take::<16>(); // uuid
+        let algorithm = fields.take::<32>();
+        let algorithm = String::from_utf8_lossy(&algorithm);
+        let algorithm = algorithm.trim_end_matches('\0');
+        if algorithm != ALGORITHM {
+            return Err(unfit("algorithm", format!("{algorithm:?}"), ALGORITHM));
+        }
+        fields.require_u32("data block size", BLOCK_SIZE)?;
+        fields.require_u32("hash block size", BLOCK_SIZE)?;
+        let data_blocks = u64::from_le_bytes(fields.take());
+        let salt_size = usize::from(u16::from_le_bytes(fields.take()));
+        fields.take::<6>();
+        let salt = fields
+            .take::<SALT_MAX>()
+            .get(..salt_size)
+            .ok_or_else(|| unfit("salt size", salt_size, format!("at most {SALT_MAX}")))?
+            .to_vec();
+        Self::new(salt, data_blocks)
+    }
+
+    /// Makes sure that data and hash tree lie within their devices, given in bytes.
+    ///
+    /// # Errors
+    /// Which one is too small, and what is needed.
+    pub fn require_room(&self, data_bytes: u64, hash_bytes: u64) -> Result<()> {
+        let available = data_bytes / u64::from(BLOCK_SIZE);
+        if self.data_blocks > available {
+            return Err(Error::new(format!(
+                "verity data blocks {}, but the partition holds {available}",
+                self.data_blocks
+            )));
+        }
+        let needed = HASH_START + self.hash_blocks();
+        let available = hash_bytes / u64::from(BLOCK_SIZE);
+        if needed > available {
+            return Err(Error::new(format!(
+                "verity hash tree of {needed} blocks, but the partition holds {available}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the top hash block is the one `root_hash` stands for. Its salt takes
+    /// part, so that the salt is proven too.
+    ///
+    /// # Errors
+    /// Shows the digest that it has instead.
+    pub fn prove(
+        &self,
+        top_hash_block: &[u8; BLOCK_SIZE as usize],
+        root_hash: &RootHash,
+    ) -> Result<()> {
+        let digest = Sha256::new()
+            .chain_update(&self.salt)
+            .chain_update(top_hash_block)
+            .finalize();
+        if digest[..] == root_hash[..] {
+            return Ok(());
+        }
+        Err(Error::new(format!(
+            "the top hash block does not match roothash=: its digest is {}",
+            hex::encode(&digest)
+        )))
+    }
+
+    /// Sectors of 512 bytes that the mapping has.
+    #[must_use]
+    pub fn sectors(&self) -> u64 {
+        self.data_blocks * (u64::from(BLOCK_SIZE) / crate::block::SECTOR)
+    }
+
+    /// The table's parameters.
+    #[must_use]
+    pub fn table(&self, data: Dev, hash: Dev, root_hash: &RootHash) -> String {
+        let salt = match self.salt.as_slice() {
+            [] => "-".to_owned(),
+            salt => hex::encode(salt),
+        };
+        format!(
+            "{HASH_TYPE} {data} {hash} {BLOCK_SIZE} {BLOCK_SIZE} {} {HASH_START} {ALGORITHM} {} {salt}",
+            self.data_blocks,
+            hex::encode(root_hash),
+        )
+    }
+
+    /// Blocks of the hash tree, all levels together.
+    fn hash_blocks(&self) -> u64 {
+        let mut level = self.data_blocks;
+        let mut blocks = 0;
+        while level > 1 {
+            level = level.div_ceil(1 << DIGESTS_BITS);
+            blocks += level;
+        }
+        blocks
+    }
+}
+
+/// What is left of a superblock.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    /// The next `N` bytes; zeros behind the end.
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let Some((field, rest)) = self.0.split_first_chunk() else {
+            return [0; N];
+        };
+        self.0 = rest;
+        *field
+    }
+
+    fn require_u32(&mut self, what: &str, wanted: u32) -> Result<()> {
+        match u32::from_le_bytes(self.take()) {
+            found if found == wanted => Ok(()),
+            found => Err(unfit(what, found, wanted)),
+        }
+    }
+}
+
+fn unfit(what: &str, found: impl std::fmt::Display, wanted: impl std::fmt::Display) -> Error {
+    Error::new(format!(
+        "verity superblock: {what} is {found}, not {wanted}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn superblock() -> [u8; SUPERBLOCK_SIZE] {
+        let mut bytes = [0; SUPERBLOCK_SIZE];
+        bytes[..8].copy_from_slice(b"verity\0\0");
+        bytes[8] = 1;
+        bytes[12] = 1;
+        bytes[32..38].copy_from_slice(b"sha256");
+        bytes[65] = 0x10;
+        bytes[69] = 0x10;
+        bytes[72..80].copy_from_slice(&1000_u64.to_le_bytes());
+        bytes[80] = 4;
+        bytes[88..92].copy_from_slice(&[1, 2, 3, 4]);
+        bytes
+    }
+
+    #[test]
+    fn a_superblock_by_veritysetups_layout() {
+        let params = Params::from_superblock(&superblock()).unwrap();
+        assert_eq!(params, Params::new(vec![1, 2, 3, 4], 1000).unwrap());
+    }
+
+    #[test]
+    fn every_field_that_differs_is_named() {
+        for (at, value, message) in [
+            (0, b'V', "magic is 5665726974790000, not 7665726974790000"),
+            (8, 2, "version is 2, not 1"),
+            (12, 0, "hash type is 0, not 1"),
+            (34, b'b', "algorithm is \"shb256\", not sha256"),
+            (65, 4, "data block size is 1024, not 4096"),
+            (69, 2, "hash block size is 512, not 4096"),
+            (81, 2, "salt size is 516, not at most 256"),
+        ] {
+            let mut bytes = superblock();
+            bytes[at] = value;
+            assert_eq!(
+                Params::from_superblock(&bytes).unwrap_err().to_string(),
+                format!("verity superblock: {message}")
+            );
+        }
+    }
+
+    #[test]
+    fn counts_that_no_tree_has_are_refused() {
+        for blocks in [0, 1, u64::MAX] {
+            assert!(Params::new(Vec::new(), blocks).is_err(), "{blocks}");
+        }
+    }
+
+    #[test]
+    fn data_and_tree_must_fit() {
+        // 1000 data blocks, 8 + 1 hash blocks, a superblock
+        let params = Params::from_superblock(&superblock()).unwrap();
+        let block = u64::from(BLOCK_SIZE);
+        assert!(params.require_room(1000 * block, 10 * block).is_ok());
+        let data = params.require_room(1000 * block - 1, 10 * block);
+        assert_eq!(
+            data.unwrap_err().to_string(),
+            "verity data blocks 1000, but the partition holds 999"
+        );
+        let hash = params.require_room(1000 * block, 10 * block - 1);
+        assert_eq!(
+            hash.unwrap_err().to_string(),
+            "verity hash tree of 10 blocks, but the partition holds 9"
+        );
+    }
+
+    #[test]
+    fn the_table_is_the_one_that_the_kernel_shows() {
+        let dev = |minor| Dev { major: 8, minor };
+        let root_hash = [0xab; 32];
+        let hex = "ab".repeat(32);
+        assert_eq!(
+            Params::new(vec![1, 2], 1000)
+                .unwrap()
+                .table(dev(2), dev(3), &root_hash),
+            format!("1 8:2 8:3 4096 4096 1000 1 sha256 {hex} 0102")
+        );
+        assert!(
+            Params::new(Vec::new(), 2)
+                .unwrap()
+                .table(dev(2), dev(3), &root_hash)
+                .ends_with(" -")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_superblock_panics(mut bytes in prop::collection::vec(any::<u8>(), SUPERBLOCK_SIZE),
+                                valid_until in 0..SUPERBLOCK_SIZE,
+                                room: (u64, u64)) {
+            bytes[..valid_until].copy_from_slice(&superblock()[..valid_until]);
+            if let Ok(params) = Params::from_superblock(bytes[..].try_into().unwrap()) {
+                let _ = params.require_room(room.0, room.1);
+                let _ = params.sectors();
+            }
+        }
+    }
+}
