@@ -27,7 +27,8 @@ pub fn run() {
         let _ = control.remove(mapping);
     }
     match control.names() {
-        Ok(left) => log::info!("taken down, mappings left: {}", left.len()),
+        Ok(left) if left.is_empty() => log::info!("taken down, mappings left: none"),
+        Ok(left) => log::warn!("taken down, mappings left: {}", left.join(", ")),
         Err(error) => log::warn!("cannot list the mappings left: {error}"),
     }
 }

@@ -16,6 +16,7 @@ mod channel;
 mod disk;
 mod good;
 mod guest;
+mod refused;
 mod root;
 mod slots;
 mod tool;
