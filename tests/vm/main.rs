@@ -14,6 +14,7 @@
 mod artefacts;
 mod channel;
 mod disk;
+mod disks;
 mod good;
 mod guest;
 mod refused;
