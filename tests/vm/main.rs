@@ -22,3 +22,4 @@ mod root;
 mod slots;
 mod tool;
 mod vm;
+mod volume;
