@@ -31,7 +31,12 @@ const DIGESTS_BITS: u32 = 7;
 /// More than any disk has (64 EiB), and no product below overflows.
 const DATA_BLOCKS_MAX: u64 = 1 << 52;
 
-/// What a hash tree is computed with. Nothing here is believed before [`Params::prove`].
+/// What a hash tree is computed with. The salt is not believed before [`Params::prove`].
+///
+/// The root hash does not cover the number of data blocks. A larger one leads dm-verity to digests
+/// that are not there, so that what is behind the data reads as an error. A smaller one makes a
+/// shorter device: either its tree has fewer levels and no block matches, or it is too short for its
+/// ext4, which the kernel then refuses to mount (`ext4_check_geometry`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Params {
     /// Salt, 0 to 256 bytes.
