@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::fs;
 use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -83,19 +83,27 @@ fn fail(reason: &str) -> ! {
     kmsg::fatal(&format!("{}: {reason}", *current_stage()));
     // Without /proc there is no command line to ask; powering off is the answer then.
     let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let (done, wait) = mpsc::channel();
-    let spawned = thread::Builder::new().spawn(move || {
-        teardown::run();
-        // The receiver is there until the machine stops.
-        let _ = done.send(());
-    });
-    if spawned.is_ok() {
-        // Done or late: the machine stops either way.
-        let _ = wait.recv_timeout(TEARDOWN_LIMIT);
-    }
+    take_down(Instant::now() + TEARDOWN_LIMIT);
     power::stop(Config::on_failure(&cmdline))
 }
 
-fn current_stage() -> std::sync::MutexGuard<'static, Stage> {
+/// Takes everything down, or as much as can be until `deadline`.
+fn take_down(deadline: Instant) {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    let waiting = thread::current();
+    let worker = thread::Builder::new().spawn(move || {
+        teardown::run();
+        DONE.store(true, Ordering::Release);
+        waiting.unpark();
+    });
+    while worker.is_ok() && !DONE.load(Ordering::Acquire) {
+        let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+            return;
+        };
+        thread::park_timeout(left);
+    }
+}
+
+fn current_stage() -> MutexGuard<'static, Stage> {
     STAGE.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,5 @@
 //! Stage 2: the disk, which is the one that proves the root hash.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -53,7 +52,7 @@ pub fn find(config: &Config, report: &mut Report) -> Result<Disk> {
     let listener = effect("listen for uevents", Listener::open)?;
     let deadline = Instant::now() + config.timeout;
     let pinned = config.disk != DiskChoice::Proof;
-    let mut reasons = BTreeMap::new();
+    let mut reasons = Vec::new();
     loop {
         for candidate in effect("list the disks", block::disks)? {
             if !is_chosen(&candidate, &config.disk) {
@@ -89,14 +88,17 @@ fn is_chosen(disk: &block::Disk, choice: &DiskChoice) -> bool {
 }
 
 /// Keeps the latest reason for each disk, and logs it when it is new.
-fn note(reasons: &mut BTreeMap<String, String>, disk: String, reason: String) {
-    if reasons.get(&disk) != Some(&reason) {
+fn note(reasons: &mut Vec<(String, String)>, disk: String, reason: String) {
+    let entry = (disk, reason);
+    if !reasons.contains(&entry) {
+        let (disk, reason) = &entry;
         log::info!("not {disk}: {reason}");
-        reasons.insert(disk, reason);
+        reasons.retain(|(known, _)| known != disk);
+        reasons.push(entry);
     }
 }
 
-fn nothing_found(config: &Config, reasons: &BTreeMap<String, String>) -> Error {
+fn nothing_found(config: &Config, reasons: &[(String, String)]) -> Error {
     let what = match &config.disk {
         DiskChoice::Proof => "no disk that proves roothash=".to_owned(),
         DiskChoice::Name(name) => format!("no usable disk /dev/{name}"),

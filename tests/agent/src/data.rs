@@ -1,0 +1,156 @@
+//! Verbs that write and check bytes.
+
+use crate::verbs::{Answer, Args, Error};
+use rustix::fs::OFlags;
+use serde_json::{Value, json};
+use std::fs::{self, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+
+/// Direct I/O wants the memory aligned as the device's blocks are; a page suits them all.
+const ALIGNMENT: usize = 4096;
+/// Bytes a call: large enough to be quick, small enough that a mismatch shows early.
+const CHUNK: usize = 1 << 20;
+
+pub(crate) fn write(args: &Args<'_>) -> Answer {
+    let path = args.text("path")?;
+    fs::write(path, args.text("text")?).map_err(Error::of(format!("write {path}")))?;
+    Ok(Value::Null)
+}
+
+pub(crate) fn mkdir(args: &Args<'_>) -> Answer {
+    let path = args.text("path")?;
+    fs::create_dir_all(path).map_err(Error::of(format!("make directory {path}")))?;
+    Ok(Value::Null)
+}
+
+/// Bytes that follow from the seed and the place alone, so that any part can be checked by itself.
+/// The offset is taken down to a multiple of 8.
+pub(crate) fn pattern(seed: u64, offset: u64, bytes: &mut [u8]) {
+    for (word, place) in bytes.chunks_mut(8).zip(offset / 8..) {
+        for (byte, random) in word.iter_mut().zip(mix(seed ^ mix(place)).to_le_bytes()) {
+            *byte = random;
+        }
+    }
+}
+
+/// The output function of splitmix64.
+pub(crate) fn mix(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// A buffer whose first byte is aligned: part of a vector with room to shift.
+struct Aligned {
+    room: Vec<u8>,
+    start: usize,
+}
+
+impl Aligned {
+    fn new() -> Self {
+        let room = vec![0; CHUNK + ALIGNMENT];
+        let start = room.as_ptr().align_offset(ALIGNMENT);
+        Self { room, start }
+    }
+
+    fn bytes(&mut self, length: usize) -> &mut [u8] {
+        self.room
+            .get_mut(self.start..self.start + length)
+            .unwrap_or_default()
+    }
+}
+
+/// What both pattern verbs are told: `bytes` from `offset` on of the file or device at `path`.
+struct Span<'a> {
+    path: &'a str,
+    offset: u64,
+    bytes: u64,
+    seed: u64,
+    flags: OFlags,
+}
+
+impl<'a> Span<'a> {
+    fn from(args: &Args<'a>) -> Result<Self, Error> {
+        Ok(Self {
+            path: args.text("path")?,
+            offset: args.number("offset")?,
+            bytes: args.number("bytes")?,
+            seed: args.number("seed")?,
+            flags: if args.flag("direct") {
+                OFlags::DIRECT
+            } else {
+                OFlags::empty()
+            },
+        })
+    }
+
+    /// Offset and length of each chunk.
+    fn chunks(&self) -> impl Iterator<Item = (u64, usize)> {
+        let end = self.offset + self.bytes;
+        (self.offset..end).step_by(CHUNK).map(move |at| {
+            (
+                at,
+                usize::try_from(end - at).map_or(CHUNK, |left| left.min(CHUNK)),
+            )
+        })
+    }
+
+    fn open(&self, options: &mut OpenOptions) -> Result<fs::File, Error> {
+        options
+            .custom_flags(self.flags.bits().cast_signed())
+            .open(self.path)
+            .map_err(Error::of(format!("open {}", self.path)))
+    }
+}
+
+pub(crate) fn pattern_write(args: &Args<'_>) -> Answer {
+    let span = Span::from(args)?;
+    let file = span.open(OpenOptions::new().write(true).create(true).truncate(false))?;
+    let mut buffer = Aligned::new();
+    for (at, length) in span.chunks() {
+        let bytes = buffer.bytes(length);
+        pattern(span.seed, at, bytes);
+        file.write_all_at(bytes, at)
+            .map_err(Error::of(format!("write {} at {at}", span.path)))?;
+    }
+    file.sync_all()
+        .map_err(Error::of(format!("sync {}", span.path)))?;
+    Ok(Value::Null)
+}
+
+pub(crate) fn pattern_read(args: &Args<'_>) -> Answer {
+    let span = Span::from(args)?;
+    let file = span.open(OpenOptions::new().read(true))?;
+    let (mut buffer, mut wanted) = (Aligned::new(), Vec::new());
+    for (at, length) in span.chunks() {
+        let found = buffer.bytes(length);
+        file.read_exact_at(found, at)
+            .map_err(Error::of(format!("read {} at {at}", span.path)))?;
+        wanted.resize(length, 0);
+        pattern(span.seed, at, &mut wanted);
+        if *found == *wanted {
+            continue;
+        }
+        if let Some(first) = found
+            .iter()
+            .zip(&wanted)
+            .position(|(have, want)| have != want)
+        {
+            return Ok(json!(at + first as u64));
+        }
+    }
+    Ok(Value::Null)
+}
+
+/// Whether a file holds `size` bytes of the pattern and no more.
+pub(crate) fn holds_pattern(path: &str, seed: u64, size: u64) -> Result<bool, Error> {
+    let mut have = Vec::new();
+    fs::File::open(path)
+        .and_then(|mut file| file.read_to_end(&mut have))
+        .map_err(Error::of(format!("read {path}")))?;
+    let mut want = vec![0; have.len()];
+    pattern(seed, 0, &mut want);
+    Ok(have.len() as u64 == size && have == want)
+}

@@ -1,0 +1,101 @@
+//! The table of verbs, their arguments and their errors.
+
+use crate::{data, facts, kernel, rootfs, tree};
+use serde_json::Value;
+use std::fmt::Display;
+use std::io;
+
+/// What a failed verb answers.
+#[derive(Debug)]
+pub(crate) struct Error {
+    /// The system call's error number, when a system call failed.
+    pub(crate) errno: Option<i32>,
+    pub(crate) message: String,
+}
+
+pub(crate) type Answer = Result<Value, Error>;
+
+impl From<String> for Error {
+    fn from(message: String) -> Self {
+        Self {
+            errno: None,
+            message,
+        }
+    }
+}
+
+impl Error {
+    /// `cannot VERB OBJECT: cause`, with the cause's error number.
+    pub(crate) fn of<E: Into<io::Error>>(what: impl Display) -> impl FnOnce(E) -> Self {
+        move |cause| {
+            let cause = cause.into();
+            Self {
+                errno: cause.raw_os_error(),
+                message: format!("cannot {what}: {cause}"),
+            }
+        }
+    }
+}
+
+/// The arguments of one request.
+pub(crate) struct Args<'a>(&'a Value);
+
+impl<'a> Args<'a> {
+    pub(crate) fn text(&self, name: &str) -> Result<&'a str, Error> {
+        self.0
+            .get(name)
+            .and_then(Value::as_str)
+            .ok_or_else(|| missing(name, "string"))
+    }
+
+    pub(crate) fn number(&self, name: &str) -> Result<u64, Error> {
+        self.0
+            .get(name)
+            .and_then(Value::as_u64)
+            .ok_or_else(|| missing(name, "number"))
+    }
+
+    /// An absent flag is false.
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        self.0.get(name).and_then(Value::as_bool).unwrap_or(false)
+    }
+}
+
+fn missing(name: &str, kind: &str) -> Error {
+    Error::from(format!("the request has no {kind} \"{name}\""))
+}
+
+type Verb = fn(&Args<'_>) -> Answer;
+
+/// Every verb, with the arguments it takes.
+const VERBS: &[(&str, Verb)] = &[
+    ("read", facts::read),                  // path -> text
+    ("list", facts::list),                  // path -> [name], sorted
+    ("stat", facts::stat),                  // path -> {type, mode, uid, ...}, links not followed
+    ("mounts", facts::mounts),              // -> [{id, parent, target, ...}], in mount order
+    ("statfs", facts::statfs),              // path -> {type, bsize, blocks, ...}
+    ("kmsg", facts::kmsg),                  // -> [{level, text}], all since boot
+    ("keys", facts::keys),                  // -> the text of /proc/keys
+    ("rootfs", rootfs::entries),            // -> [{path, type, size}], what the initramfs left
+    ("write", data::write),                 // path, text
+    ("mkdir", data::mkdir),                 // path, parents too
+    ("pattern_write", data::pattern_write), // path, offset, bytes, seed, direct
+    ("pattern_read", data::pattern_read),   // the same -> the first offset that differs, or null
+    ("fill", tree::fill),                   // dir, files, seed -> {files, bytes}
+    ("fill_check", tree::check),            // the same
+    ("sync", kernel::sync),
+    ("drop_caches", kernel::drop_caches), // writes back, then drops page, dentry and inode caches
+    ("mount", kernel::mount),             // source, target, fstype, options
+    ("umount", kernel::umount),           // target
+    ("poweroff", kernel::power_off),      // does not answer
+    ("reboot", kernel::restart),          // does not answer
+];
+
+pub(crate) fn perform(request: &Value) -> Answer {
+    let args = Args(request);
+    let name = args.text("do")?;
+    match VERBS.iter().find(|(verb, _)| *verb == name) {
+        Some((_, verb)) => verb(&args),
+        None => Err(Error::from(format!("no verb \"{name}\""))),
+    }
+}

@@ -1,0 +1,136 @@
+//! What every VM boots: a stock kernel, and initramfs made of the binaries of this tree by the
+//! scripts that a user runs. All of it is made once a test run, and only what a test asks for.
+
+use crate::tool::run;
+use serde_json::Value;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+const TREE: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The module that the agent's port needs and a real boot does not.
+const AGENT_MODULE: &str = "virtio_console";
+
+/// Where cargo builds, whatever flag or variable says where: it marks the folder with this file.
+fn target() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .ancestors()
+        .find(|folder| folder.join("CACHEDIR.TAG").exists())
+        .expect("cargo marks its target folder")
+}
+
+struct Binaries {
+    init: PathBuf,
+    agent: PathBuf,
+}
+
+/// The release binaries: size and speed of what is tested are those of what is shipped.
+fn binaries() -> &'static Binaries {
+    static BINARIES: OnceLock<Binaries> = OnceLock::new();
+    BINARIES.get_or_init(|| {
+        let messages = run(
+            Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+                .current_dir(TREE)
+                .args([
+                    "build",
+                    "--release",
+                    "--target",
+                    "x86_64-unknown-linux-musl",
+                ])
+                .args(["-p", "cvm-init", "-p", "agent", "--bins"])
+                .args(["--quiet", "--message-format", "json-render-diagnostics"])
+                .arg("--target-dir")
+                .arg(target()),
+        );
+        let executable = |name: &str| {
+            messages
+                .lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .find(|message| {
+                    message["target"]["name"] == name && message["executable"].is_string()
+                })
+                .and_then(|message| message["executable"].as_str().map(PathBuf::from))
+                .unwrap_or_else(|| panic!("cargo built no {name}"))
+        };
+        Binaries {
+            init: executable("cvm-init"),
+            agent: executable("agent"),
+        }
+    })
+}
+
+pub(crate) fn agent() -> &'static Path {
+    &binaries().agent
+}
+
+fn script(name: &str) -> Command {
+    let mut command = Command::new(Path::new(TREE).join("scripts").join(name));
+    command.current_dir(TREE).env("CARGO_TARGET_DIR", target());
+    command
+}
+
+fn kernel_folder() -> &'static Path {
+    static KERNEL: OnceLock<PathBuf> = OnceLock::new();
+    KERNEL.get_or_init(|| {
+        run(&mut script("kernel"));
+        target().join("kernel")
+    })
+}
+
+pub(crate) fn kernel() -> PathBuf {
+    kernel_folder().join("vmlinuz")
+}
+
+/// An initramfs whose `/init` is `init`, with all modules but those named.
+fn pack(name: &str, init: &Path, without: &[&str]) -> PathBuf {
+    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let list = tmp.join(format!("{name}.modules"));
+    let all = fs::read_to_string(Path::new(TREE).join("initramfs/modules"))
+        .expect("initramfs/modules lists the modules");
+    let kept = all.lines().filter(|line| {
+        let module = line.split_whitespace().next().unwrap_or_default();
+        !without.contains(&module.trim_start_matches('?'))
+    });
+    fs::write(
+        &list,
+        kept.flat_map(|line| [line, "\n"]).collect::<String>(),
+    )
+    .expect("the target folder is writable");
+    let archive = tmp.join(format!("{name}.cpio.gz"));
+    run(script("initramfs")
+        .arg("--kernel-modules")
+        .arg(kernel_folder().join("modules"))
+        .arg("--init")
+        .arg(init)
+        .arg("--modules-list")
+        .arg(list)
+        .args(["--extra-module", AGENT_MODULE, "-o"])
+        .arg(&archive));
+    archive
+}
+
+/// The initramfs that is shipped, and the module of the agent's port.
+pub(crate) fn initramfs() -> PathBuf {
+    static DEFAULT: OnceLock<PathBuf> = OnceLock::new();
+    DEFAULT
+        .get_or_init(|| pack("default", &binaries().init, &[]))
+        .clone()
+}
+
+/// The same for a kernel that lacks the modules named.
+pub(crate) fn initramfs_without(modules: &[&str]) -> PathBuf {
+    pack(
+        &format!("without-{}", modules.join("-")),
+        &binaries().init,
+        modules,
+    )
+}
+
+/// No boot at all: the agent is `/init`.
+pub(crate) fn initramfs_bare() -> PathBuf {
+    static BARE: OnceLock<PathBuf> = OnceLock::new();
+    BARE.get_or_init(|| pack("bare", agent(), &[])).clone()
+}

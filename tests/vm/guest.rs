@@ -1,0 +1,307 @@
+//! A VM that runs: its agent, its monitor, its console, and how it ends.
+
+use crate::channel::{Channel, Received, listen};
+use crate::slots::Slots;
+use crate::tool::{Scratch, command};
+use serde_json::{Value, json};
+use std::fs::{self, File};
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Until the agent must have spoken; an emulated boot takes seconds, on a loaded machine more.
+const BOOT: Duration = Duration::from_secs(120);
+/// Until a request must be answered, a write of hundreds of megabytes among them.
+const ANSWER: Duration = Duration::from_secs(600);
+/// Until QEMU must have answered or obeyed.
+const QEMU: Duration = Duration::from_secs(30);
+/// How often a wait looks whether the VM is still there.
+const GLANCE: Duration = Duration::from_millis(200);
+/// Lines of the console that a failure prints.
+const TAIL: usize = 60;
+
+/// How a VM ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    PowerOff,
+    Reset,
+    /// Another reason of QMP's `ShutdownCause`.
+    Other(String),
+}
+
+/// What the agent answered to a request that failed.
+#[derive(Debug)]
+pub(crate) struct GuestError {
+    /// Of the system call that failed, if one did.
+    pub(crate) errno: Option<i32>,
+    pub(crate) message: String,
+}
+
+pub(crate) struct Guest {
+    qemu: Child,
+    agent: Channel,
+    monitor: Channel,
+    hello: Option<Value>,
+    ending: Option<Ending>,
+    scratch: Scratch,
+    /// Given back when QEMU is gone.
+    _slots: Slots,
+}
+
+impl Guest {
+    pub(crate) fn launch(slots: Slots, machine: &[String]) -> Self {
+        let scratch = Scratch::new("vm");
+        let name = |what| {
+            format!(
+                "cvm-init-{}-{what}",
+                scratch.path().file_name().unwrap().display()
+            )
+        };
+        let (agent_name, monitor_name) = (name("agent"), name("monitor"));
+        let (agent_listener, monitor_listener) = (listen(&agent_name), listen(&monitor_name));
+        // A test program that is killed runs no destructor: the kernel then ends QEMU.
+        let mut qemu = command("setpriv")
+            .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
+            .args(machine)
+            // The state after the end stays to be asked for, a reset included.
+            .args(["-no-shutdown", "-no-reboot"])
+            .args(["-serial", "file:serial.log"])
+            .args(["-device", "virtio-serial-pci"])
+            .args(["-device", "virtserialport,chardev=agent,name=cvm.test"])
+            .arg("-chardev")
+            .arg(format!("socket,id=agent,path={agent_name},abstract=on"))
+            .arg("-chardev")
+            .arg(format!("socket,id=monitor,path={monitor_name},abstract=on"))
+            .args(["-mon", "chardev=monitor,mode=control"])
+            .current_dir(scratch.path())
+            .stdin(Stdio::null())
+            .stderr(File::create(scratch.join("qemu.log")).expect("the folder is ours"))
+            .spawn()
+            .expect("setpriv runs");
+        let start = Instant::now();
+        let mut accept = |listener| {
+            Channel::accept(listener, || {
+                matches!(qemu.try_wait(), Ok(None)) && start.elapsed() < QEMU
+            })
+        };
+        let channels = (accept(&agent_listener), accept(&monitor_listener));
+        let (Some(agent), Some(monitor)) = channels else {
+            let _ = qemu.kill();
+            let _ = qemu.wait();
+            panic!("cannot start QEMU: {}", read(&scratch, "qemu.log"));
+        };
+        let mut guest = Self {
+            qemu,
+            agent,
+            monitor,
+            hello: None,
+            ending: None,
+            scratch,
+            _slots: slots,
+        };
+        guest.qmp("qmp_capabilities");
+        guest
+    }
+
+    /// Who the agent is; waits until the guest has booted to it.
+    pub(crate) fn hello(&mut self) -> Value {
+        if self.hello.is_none() {
+            let message = self.hear(BOOT);
+            assert!(
+                message["hello"].is_object(),
+                "the agent did not greet: {message}"
+            );
+            self.hello = Some(message["hello"].clone());
+        }
+        self.hello.clone().unwrap_or_default()
+    }
+
+    /// Has the agent do something: `tests/agent/src/verbs.rs` lists the verbs and arguments.
+    pub(crate) fn call(&mut self, verb: &str, arguments: Value) -> Result<Value, GuestError> {
+        self.hello();
+        self.request(verb, arguments);
+        let mut answer = self.hear(ANSWER);
+        match &answer["error"] {
+            Value::Null => Ok(answer["ok"].take()),
+            error => Err(GuestError {
+                errno: error["errno"]
+                    .as_i64()
+                    .and_then(|errno| errno.try_into().ok()),
+                message: error["message"].as_str().unwrap_or_default().to_owned(),
+            }),
+        }
+    }
+
+    /// The same for what must succeed.
+    #[track_caller]
+    pub(crate) fn ask(&mut self, verb: &str, arguments: Value) -> Value {
+        self.call(verb, arguments)
+            .unwrap_or_else(|error| panic!("the guest {}", error.message))
+    }
+
+    fn request(&mut self, verb: &str, mut arguments: Value) {
+        arguments["do"] = json!(verb);
+        assert!(
+            self.agent.send(&arguments),
+            "cannot ask the agent to {verb}: QEMU is gone"
+        );
+    }
+
+    /// The agent's next message. A VM that ends fails the test at once, not after the time limit.
+    fn hear(&mut self, limit: Duration) -> Value {
+        let start = Instant::now();
+        while start.elapsed() < limit {
+            match self.agent.receive(GLANCE) {
+                Received::Message(message) => return message,
+                Received::Nothing => self.notice_ending(),
+                Received::Closed => panic!("QEMU ended: {}", read(&self.scratch, "qemu.log")),
+            }
+            if let Some(ending) = &self.ending {
+                panic!("the VM ended ({ending:?}) and its agent said nothing");
+            }
+        }
+        panic!("the agent said nothing for {} s", limit.as_secs())
+    }
+
+    fn notice_ending(&mut self) {
+        while let Received::Message(event) = self.monitor.receive(Duration::ZERO) {
+            self.take_event(&event);
+        }
+    }
+
+    fn take_event(&mut self, event: &Value) {
+        if event["event"] == "SHUTDOWN" {
+            self.ending = Some(match event["data"]["reason"].as_str().unwrap_or_default() {
+                "guest-shutdown" => Ending::PowerOff,
+                "guest-reset" => Ending::Reset,
+                other => Ending::Other(other.to_owned()),
+            });
+        }
+    }
+
+    /// Plugs in a disk of `Vm::disk_not_plugged_in`, the first disk being 0.
+    pub(crate) fn plug_in(&mut self, disk: usize) {
+        let arguments = json!({
+            "driver": "scsi-hd",
+            "bus": "scsi.0",
+            "scsi-id": disk,
+            "drive": format!("disk{disk}"),
+        });
+        self.qmp_with("device_add", &arguments);
+    }
+
+    /// Performs a command of QEMU's monitor that takes no arguments.
+    pub(crate) fn qmp(&mut self, execute: &str) -> Value {
+        self.qmp_with(execute, &json!({}))
+    }
+
+    fn qmp_with(&mut self, execute: &str, arguments: &Value) -> Value {
+        let start = Instant::now();
+        let command = json!({ "execute": execute, "arguments": arguments });
+        assert!(self.monitor.send(&command), "QEMU is gone");
+        while start.elapsed() < QEMU {
+            match self.monitor.receive(GLANCE) {
+                Received::Message(mut message) if message.get("return").is_some() => {
+                    return message["return"].take();
+                }
+                Received::Message(message) if message.get("error").is_some() => {
+                    panic!("QEMU refuses {execute}: {}", message["error"]["desc"])
+                }
+                Received::Message(event) => self.take_event(&event),
+                Received::Nothing => {}
+                Received::Closed => panic!("QEMU ended: {}", read(&self.scratch, "qemu.log")),
+            }
+        }
+        panic!("QEMU did not answer {execute} for {} s", QEMU.as_secs())
+    }
+
+    /// Bytes that the guest has written to a disk so far, the first being 0.
+    pub(crate) fn bytes_written(&mut self, disk: usize) -> u64 {
+        let name = format!("disk{disk}");
+        let stats = self.qmp("query-blockstats");
+        let found = stats
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|entry| entry["device"] == name);
+        found
+            .and_then(|entry| entry["stats"]["wr_bytes"].as_u64())
+            .expect("a disk of this VM")
+    }
+
+    /// Waits for the guest to end by itself.
+    pub(crate) fn wait_ending(&mut self, limit: Duration) -> Ending {
+        let start = Instant::now();
+        while start.elapsed() < limit {
+            match self.monitor.receive(GLANCE) {
+                Received::Message(event) => self.take_event(&event),
+                Received::Nothing => {}
+                Received::Closed => panic!("QEMU ended: {}", read(&self.scratch, "qemu.log")),
+            }
+            if let Some(ending) = &self.ending {
+                return ending.clone();
+            }
+        }
+        panic!("the VM did not end within {} s", limit.as_secs())
+    }
+
+    /// Has the guest power off, and waits until it has.
+    pub(crate) fn power_off(&mut self) {
+        self.hello();
+        self.request("poweroff", json!({}));
+        assert_eq!(self.wait_ending(QEMU), Ending::PowerOff);
+    }
+
+    /// What the console showed so far.
+    pub(crate) fn serial(&self) -> String {
+        read(&self.scratch, "serial.log").replace('\r', "")
+    }
+
+    /// Waits until the console shows `text`.
+    pub(crate) fn wait_serial(&self, text: &str, limit: Duration) {
+        let start = Instant::now();
+        while !self.serial().contains(text) {
+            assert!(
+                start.elapsed() < limit,
+                "the console does not show {text:?}"
+            );
+            thread::sleep(GLANCE);
+        }
+    }
+
+    /// `STAGE: MESSAGE` of the one line with which `cvm-init` gave up.
+    #[track_caller]
+    pub(crate) fn fatal_line(&self) -> String {
+        let serial = self.serial();
+        let fatal: Vec<_> = serial
+            .lines()
+            .filter_map(|line| {
+                line.split_once("cvm-init: FATAL: ")
+                    .map(|(_, reason)| reason)
+            })
+            .collect();
+        assert_eq!(fatal.len(), 1, "one fatal line is wanted: {fatal:?}");
+        fatal[0].to_owned()
+    }
+}
+
+fn read(scratch: &Scratch, name: &str) -> String {
+    let bytes = fs::read(scratch.join(name)).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+        if thread::panicking() {
+            let serial = self.serial();
+            let lines: Vec<_> = serial.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(TAIL)..];
+            eprintln!(
+                "---- console, the last lines ----\n{}\n----",
+                tail.join("\n")
+            );
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Boots in QEMU: the real initramfs, a stock distribution kernel, disks made with the real tools.
+//!
+//! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
+//! those. `good` holds the boots that succeed; the other modules are what a test is written with.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod artefacts;
+mod channel;
+mod disk;
+mod disks;
+mod good;
+mod guest;
+mod refused;
+mod root;
+mod slots;
+mod tool;
+mod vm;
+mod volume;

@@ -1,0 +1,179 @@
+//! A VM before it boots: its disks, shares and kernel command line.
+
+use crate::artefacts;
+use crate::disk::Disk;
+use crate::guest::Guest;
+use crate::slots::Slots;
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+
+/// How a disk is attached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bus {
+    VirtioScsi,
+    VirtioBlk,
+    Nvme,
+}
+
+/// ```
+/// let disk = Disk::builder().build();
+/// let mut guest = Vm::of(&disk).append("cvm.log=debug").boot();
+/// assert_eq!(guest.hello()["pid"], 1);
+/// ```
+pub(crate) struct Vm {
+    initramfs: PathBuf,
+    append: String,
+    memory: String,
+    /// The arguments that describe the disks and shares, in the order given.
+    devices: Vec<String>,
+    disks: usize,
+    shares: usize,
+    slots: fn() -> Slots,
+}
+
+impl Vm {
+    /// No disk: `console=ttyS0` is all that the command line holds, and `panic=-1`, which
+    /// makes a kernel panic an end that is noticed.
+    pub(crate) fn new() -> Self {
+        Self {
+            initramfs: PathBuf::new(),
+            append: "console=ttyS0 panic=-1".to_owned(),
+            memory: "1G".to_owned(),
+            devices: Vec::new(),
+            disks: 0,
+            shares: 0,
+            slots: Slots::one,
+        }
+    }
+
+    /// A VM that boots this disk.
+    pub(crate) fn of(disk: &Disk) -> Self {
+        Self::new()
+            .disk(disk)
+            .append(&format!("roothash={}", disk.roothash))
+    }
+
+    /// A VM with the agent as its first program and no boot.
+    pub(crate) fn bare() -> Self {
+        Self::new().initramfs(artefacts::initramfs_bare())
+    }
+
+    pub(crate) fn initramfs(mut self, archive: PathBuf) -> Self {
+        self.initramfs = archive;
+        self
+    }
+
+    /// Words more for the kernel command line.
+    pub(crate) fn append(mut self, words: &str) -> Self {
+        self.append += &format!(" {words}");
+        self
+    }
+
+    /// Main memory, as QEMU spells it: `512M`.
+    pub(crate) fn memory(mut self, size: &str) -> Self {
+        size.clone_into(&mut self.memory);
+        self
+    }
+
+    /// A disk on virtio-scsi.
+    pub(crate) fn disk(self, disk: &Disk) -> Self {
+        self.disk_on(Bus::VirtioScsi, disk.path())
+    }
+
+    /// A disk that the VM gets later, by `Guest::plug_in`.
+    pub(crate) fn disk_not_plugged_in(self, disk: &Disk) -> Self {
+        let mut vm = self.disk(disk);
+        // The drive stays, the device comes later.
+        vm.devices.truncate(vm.devices.len() - 2);
+        vm
+    }
+
+    /// A disk from any raw file. The first has the serial number `disk0`, the second `disk1`; QEMU
+    /// knows them by the same names.
+    pub(crate) fn disk_on(mut self, bus: Bus, path: &Path) -> Self {
+        let name = format!("disk{}", self.disks);
+        // What is on the disk lives for one test, so no write need reach the host's.
+        self.devices.extend([
+            "-drive".to_owned(),
+            format!(
+                "if=none,id={name},format=raw,cache=unsafe,discard=unmap,file={}",
+                path.display()
+            ),
+        ]);
+        let device = match bus {
+            Bus::VirtioScsi => format!("scsi-hd,bus=scsi.0,scsi-id={}", self.disks),
+            Bus::VirtioBlk => "virtio-blk-pci".to_owned(),
+            Bus::Nvme => "nvme".to_owned(),
+        };
+        self.devices.extend([
+            "-device".to_owned(),
+            format!("{device},drive={name},serial={name}"),
+        ]);
+        self.disks += 1;
+        self
+    }
+
+    /// A read-only 9P share of a folder of the host.
+    pub(crate) fn share(mut self, tag: &str, folder: &Path) -> Self {
+        let id = format!("share{}", self.shares);
+        self.devices.extend([
+            "-fsdev".to_owned(),
+            format!(
+                "local,id={id},path={},security_model=none,readonly=on",
+                folder.display()
+            ),
+            "-device".to_owned(),
+            format!("virtio-9p-pci,fsdev={id},mount_tag={tag}"),
+        ]);
+        self.shares += 1;
+        self
+    }
+
+    /// Runs alone, so that its times can be compared.
+    pub(crate) fn measuring(mut self) -> Self {
+        self.slots = Slots::all;
+        self
+    }
+
+    pub(crate) fn boot(mut self) -> Guest {
+        if self.initramfs == Path::new("") {
+            self.initramfs = artefacts::initramfs();
+        }
+        let slots = (self.slots)();
+        Guest::launch(slots, &self.arguments())
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let mut arguments: Vec<String> = ["-nodefaults", "-no-user-config", "-display", "none"]
+            .map(str::to_owned)
+            .to_vec();
+        let mut pair = |name: &str, value: &str| {
+            arguments.extend([name.to_owned(), value.to_owned()]);
+        };
+        pair("-machine", "q35");
+        pair("-accel", if kvm_works() { "kvm" } else { "tcg" });
+        pair("-cpu", "max");
+        pair("-smp", "2");
+        pair("-m", &self.memory);
+        pair("-kernel", &artefacts::kernel().to_string_lossy());
+        pair("-initrd", &self.initramfs.to_string_lossy());
+        pair("-append", &self.append);
+        pair("-device", "virtio-scsi-pci,id=scsi");
+        arguments.extend_from_slice(&self.devices);
+        arguments
+    }
+}
+
+/// A /dev/kvm that opens is no proof: on nested hosts without the processor flag it can hang.
+fn kvm_works() -> bool {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let virtualises = cpuinfo
+        .split_whitespace()
+        .any(|flag| flag == "svm" || flag == "vmx");
+    virtualises
+        && OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .is_ok()
+}
