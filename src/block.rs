@@ -182,6 +182,7 @@ fn read_number(path: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn device_numbers() {
@@ -238,6 +239,39 @@ mod tests {
             b"\0\x80\xff\xff",
         ] {
             assert_eq!(unit_serial_number(bad), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_device_number_is_read_as_it_is_shown(major: u32, minor: u32) {
+            let dev = Dev { major, minor };
+            prop_assert_eq!(Dev::parse(&dev.to_string()), Some(dev));
+            prop_assert_eq!(Dev::parse(&format!("{dev}\n")), Some(dev));
+        }
+
+        #[test]
+        fn no_device_number_panics(text in "[0-9:+ -]{0,12}|\\PC*", huge: u64) {
+            let _ = Dev::parse(&text);
+            let _ = Dev::from_huge(huge);
+        }
+
+        /// The encoding is `huge_encode_dev` of the kernel's `include/linux/kdev_t.h`.
+        #[test]
+        fn a_huge_device_number_survives(major in 0..1_u32 << 12, minor in 0..1_u32 << 20) {
+            let huge = minor & 0xff | major << 8 | (minor & !0xff) << 12;
+            prop_assert_eq!(Dev::from_huge(huge.into()), Dev { major, minor });
+        }
+
+        #[test]
+        fn a_serial_lies_within_its_page(page: Vec<u8>, length in 0..300_u16) {
+            let mut page = page;
+            if let Some(field) = page.get_mut(2..4) {
+                field.copy_from_slice(&length.to_be_bytes());
+            }
+            let length = usize::from(length);
+            let expected = page.get(4..4 + length).map(<[u8]>::to_vec);
+            prop_assert_eq!(unit_serial_number(&page), expected);
         }
     }
 }

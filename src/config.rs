@@ -285,6 +285,19 @@ mod tests {
 
     const HASH: &str = "roothash=00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
 
+    const EVERY_KEY: &[&str] = &[
+        "cvm.verity_salt=0a0b",
+        "cvm.verity_data_blocks=77",
+        "cvm.disk=serial:AB",
+        "cvm.cipher=aes-gcm-random",
+        "cvm.integrity=aead",
+        "cvm.tags=disk",
+        "cvm.on_failure=halt",
+        "cvm.timeout=5",
+        "cvm.log=debug",
+        "init=/bin/other",
+    ];
+
     fn parse(rest: &str) -> Result<Config> {
         Config::from_cmdline(&format!("console=ttyS0 {HASH} quiet {rest}\n"))
     }
@@ -306,12 +319,9 @@ mod tests {
 
     #[test]
     fn every_key_is_taken() {
-        let config = parse(
-            "cvm.verity_salt=0a0b cvm.verity_data_blocks=77 cvm.disk=serial:AB cvm.tags=disk \
-             cvm.cipher=aes-gcm-random cvm.integrity=aead cvm.on_failure=halt cvm.timeout=5 \
-             cvm.log=debug init=/bin/other",
-        )
-        .unwrap();
+        // roothash= is the one that every line here has.
+        assert_eq!(EVERY_KEY.len() + 1, KEYS.len());
+        let config = parse(&EVERY_KEY.join(" ")).unwrap();
         let params = verity::Params::new(vec![10, 11], 77).unwrap();
         assert_eq!(config.verity, Some(params));
         assert_eq!(config.disk, DiskChoice::Serial("AB".into()));
@@ -404,6 +414,56 @@ mod tests {
         #[test]
         fn no_value_of_a_known_key_panics(key in 0..KEYS.len(), value in "[ -~]*") {
             let _ = parse(&format!("{}={value}", KEYS[key].0));
+        }
+
+        #[test]
+        fn neither_order_nor_quotes_nor_the_kernels_own_words_matter(
+            mut words in Just(EVERY_KEY.to_vec()).prop_shuffle(),
+            quoted in 0..EVERY_KEY.len(),
+            others in prop::collection::vec("[a-z_]{1,8}(\\.[a-z]{1,8}=[a-z0-9,]{0,8})?", 0..4),
+        ) {
+            let in_order = parse(&EVERY_KEY.join(" ")).unwrap();
+            let quotes = format!("\"{}\"", words[quoted]);
+            words[quoted] = &quotes;
+            let ours = |word: &str| word.starts_with("cvm.") || KEYS.iter().any(|(key, _)| *key == word);
+            let others = others.iter().filter(|word| !ours(word));
+            let line: Vec<_> = others.map(String::as_str).chain(words).collect();
+            prop_assert_eq!(parse(&line.join("\t")).unwrap(), in_order);
+        }
+
+        #[test]
+        fn a_key_that_is_unknown_or_given_twice_is_refused_wherever_it_stands(
+            unknown in "cvm\\.[a-z_]{0,12}(=[a-z0-9]{0,8})?",
+            twice in 0..EVERY_KEY.len(),
+            at in 0..=EVERY_KEY.len(),
+        ) {
+            let refusal = |word: &str| {
+                let mut words = EVERY_KEY.to_vec();
+                words.insert(at, word);
+                refusal(&words.join(" "))
+            };
+            let name = |word: &str| word.split('=').next().unwrap().to_owned();
+            let unknown_name = name(&unknown);
+            prop_assume!(KEYS.iter().all(|(key, _)| *key != unknown_name));
+            prop_assert_eq!(refusal(&unknown), format!("unknown key {unknown_name}="));
+            let twice = EVERY_KEY[twice];
+            prop_assert_eq!(refusal(twice), format!("{}= is given twice", name(twice)));
+        }
+
+        #[test]
+        fn hash_salt_and_count_are_read_as_they_are_shown(
+            hash: [u8; 32],
+            salt in prop::collection::vec(any::<u8>(), 0..=256),
+            data_blocks in 2..1_u64 << 52,
+        ) {
+            let shown = if salt.is_empty() { "-".into() } else { hex::encode(&salt) };
+            let line = format!(
+                "roothash={} cvm.verity_salt={shown} cvm.verity_data_blocks={data_blocks}",
+                hex::encode(&hash)
+            );
+            let config = Config::from_cmdline(&line).unwrap();
+            prop_assert_eq!(config.root_hash, hash);
+            prop_assert_eq!(config.verity, Some(verity::Params { salt, data_blocks }));
         }
     }
 }

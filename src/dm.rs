@@ -411,6 +411,7 @@ unsafe impl Ioctl for Call<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_target_survives_its_wire_form() {
@@ -438,5 +439,61 @@ mod tests {
     fn names_that_do_not_fit_are_refused() {
         assert!(Request::new(&"x".repeat(128), 0).is_err());
         assert!(Request::new("a\0b", 0).is_err());
+    }
+
+    /// An answer to `LIST_VERSIONS`, its head and its records.
+    fn versions(names: &[String]) -> Vec<u8> {
+        let Request(mut answer) = Request::new("", 0).unwrap();
+        answer.truncate(HEADER.into());
+        for (index, name) in names.iter().enumerate() {
+            let length = (16 + name.len() + 1).next_multiple_of(8);
+            let last = index + 1 == names.len();
+            let next = if last {
+                0
+            } else {
+                u32::try_from(length).unwrap()
+            };
+            let record = answer.len();
+            answer.extend(next.to_ne_bytes());
+            answer.extend([0; 12]);
+            answer.extend(name.bytes());
+            answer.resize(record + length, 0);
+        }
+        let end = u32::try_from(answer.len()).unwrap();
+        answer[12..16].copy_from_slice(&end.to_ne_bytes());
+        answer.resize(BUFFER.into(), 0);
+        answer
+    }
+
+    proptest! {
+        #[test]
+        fn every_target_survives_its_wire_form(
+            kind in "[a-z-]{1,15}",
+            sectors: u64,
+            params in "([!-~]([ -~]{0,300}[!-~])?)?",
+        ) {
+            let target = Target { kind, sectors, params };
+            prop_assert_eq!(Target::from_spec(&target.to_spec().unwrap()), target);
+        }
+
+        #[test]
+        fn records_are_found_by_their_distances(names in prop::collection::vec("[a-z-]{1,20}", 0..20)) {
+            let answer = versions(&names);
+            let found: Vec<_> = records(&answer, 0).map(|record| text(record, 16)).collect();
+            prop_assert_eq!(found, names);
+        }
+
+        #[test]
+        fn any_answer_comes_to_an_end(mut answer: Vec<u8>, numbers: Vec<u8>, next_at in 0..64_usize) {
+            // Small numbers lead to places within it, and so on to more records.
+            for (field, number) in answer.chunks_exact_mut(4).zip(numbers) {
+                field.copy_from_slice(&u32::from(number).to_ne_bytes());
+            }
+            let length = answer.len();
+            prop_assert!(records(&answer, next_at).count() <= length + 1);
+            for record in records(&answer, next_at) {
+                prop_assert!(!Target::from_spec(record).params.contains('\0'));
+            }
+        }
     }
 }

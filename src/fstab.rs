@@ -70,9 +70,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn there_is_one_line_a_share_whatever_the_old_one_says(old in "\\PC*") {
-            let new = generate(&old, "/dev/x", SHARES, "o");
-            prop_assert_eq!(new.lines().filter(|line| is_line_of(line, &SHARES[0])).count(), 1);
+        fn whatever_the_old_one_says_the_new_has_the_root_and_a_line_a_share(
+            old in prop::collection::vec(
+                prop_oneof![
+                    "\\PC*",
+                    "[ \t]?certs_share[ \t]+/etc/certs[ \t]9p \\PC*",
+                    "env_share /etc/(cocos|other) (9p|ext4) \\PC*",
+                    "#?/dev/sda[0-9] /[a-z]? ext4 rw 0 1",
+                ],
+                0..8,
+            ),
+        ) {
+            let new = generate(&old.join("\n"), "/dev/x", SHARES, "o");
+            let lines: Vec<_> = new.lines().filter(|line| !line.starts_with('#')).collect();
+            prop_assert_eq!(lines.len(), 1 + SHARES.len());
+            prop_assert_eq!(lines[0], "/dev/x / ext4 ro,defaults 0 0");
+            for (line, share) in lines[1..].iter().zip(SHARES) {
+                prop_assert!(is_line_of(line, share));
+                let kept = old.iter().find(|line| is_line_of(line, share));
+                prop_assert!(kept.is_none_or(|kept| kept == line));
+            }
         }
     }
 }

@@ -44,11 +44,13 @@ mod tests {
     proptest! {
         #[test]
         fn round_trip(bytes: Vec<u8>) {
-            prop_assert_eq!(decode(&encode(&bytes)), Some(bytes));
+            let text = encode(&bytes);
+            prop_assert_eq!(decode(&text.to_uppercase()), Some(bytes.clone()));
+            prop_assert_eq!(decode(&text), Some(bytes));
         }
 
         #[test]
-        fn only_hex_digits_are_taken(text in "\\PC*") {
+        fn only_hex_digits_are_taken(text in "[/09:@AFG`afg]{0,4}|\\PC*") {
             let valid = text.len() % 2 == 0 && text.bytes().all(|c| c.is_ascii_hexdigit());
             prop_assert_eq!(decode(&text).is_some(), valid);
         }

@@ -64,6 +64,7 @@ pub fn is_live_table(asked: &str, live: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const DEVICE: Dev = Dev {
         major: 8,
@@ -101,6 +102,34 @@ mod tests {
         assert_eq!(provided_data_sectors("0 2033896 -").unwrap(), 2_033_896);
         for bad in ["", "0", "0 -", "0 -5 -"] {
             assert!(provided_data_sectors(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_status_is_read_as_the_kernel_writes_it(mismatches: u64, provided: u64,
+                                                    recalculated in "-|[0-9]{1,9}") {
+            let status = format!("{mismatches} {provided} {recalculated}");
+            prop_assert_eq!(provided_data_sectors(&status).unwrap(), provided);
+        }
+
+        #[test]
+        fn no_text_panics(asked in "\\PC*", live in "\\PC*") {
+            let _ = provided_data_sectors(&live);
+            let _ = is_live_table(&asked, &live);
+        }
+
+        #[test]
+        fn the_order_of_options_does_not_matter(
+            mut options in prop::collection::vec("[a-z_]{1,12}:[0-9]{1,5}", 0..6),
+            at in any::<prop::sample::Index>(),
+        ) {
+            let asked = table(DEVICE, 32768, 28, 4096);
+            let live = |options: &[String]| format!("8:64 32768 28 D {} {}", options.len(), options.join(" "));
+            options.retain(|option| option != "block_size:4096");
+            prop_assert!(!is_live_table(&asked, &live(&options)));
+            options.insert(at.index(options.len() + 1), "block_size:4096".into());
+            prop_assert!(is_live_table(&asked, &live(&options)));
         }
     }
 }

@@ -100,6 +100,7 @@ impl Log for KmsgLogger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_record_is_one_line_with_severity_and_prefix() {
@@ -119,5 +120,16 @@ mod tests {
         let line = record(6, &"\u{1b}".repeat(5000));
         assert!(line.len() < 976, "{}", line.len());
         assert!(line.ends_with("...\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_is_one_printable_line_that_the_kernel_takes_whole(message: String) {
+            let record = record(3, &message.repeat(20));
+            let line = record.strip_suffix('\n').unwrap();
+            prop_assert!(line.starts_with("<3>cvm-init: "));
+            prop_assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+            prop_assert!(record.len() < 976);
+        }
     }
 }

@@ -54,5 +54,11 @@ mod tests {
         fn no_tag_panics(tag: Vec<u8>) {
             let _ = parse_tag(&tag);
         }
+
+        #[test]
+        fn a_tag_is_what_stands_before_its_end(tag in "[^\0\n]*", end in "[\0\n].*") {
+            prop_assert_eq!(parse_tag(format!("{tag}{end}").as_bytes()), tag.clone());
+            prop_assert_eq!(parse_tag(tag.as_bytes()), tag);
+        }
     }
 }

@@ -29,37 +29,38 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
 
 #[derive(Default)]
 struct Copy {
-    /// First copy of each file that has several names, by its inode number.
-    linked: BTreeMap<u64, PathBuf>,
+    /// First copy of each file that has several names, by its device and inode number.
+    linked: BTreeMap<(u64, u64), PathBuf>,
 }
 
 impl Copy {
     fn directory(&mut self, from: &Path, to: &Path) -> Result<()> {
-        let cannot = |cause: io::Error| Error::cannot(&format!("copy {}", from.display()), &cause);
-        for entry in fs::read_dir(from).map_err(cannot)? {
-            let entry = entry.map_err(cannot)?;
+        for entry in fs::read_dir(from).map_err(cannot_copy(from))? {
+            let entry = entry.map_err(cannot_copy(from))?;
             let (from, to) = (entry.path(), to.join(entry.file_name()));
-            let kind = entry.file_type().map_err(cannot)?;
+            let kind = entry.file_type().map_err(cannot_copy(&from))?;
             if kind.is_dir() {
-                mkdirat(CWD, &to, Mode::RWXU).map_err(|errno| cannot(errno.into()))?;
+                mkdirat(CWD, &to, Mode::RWXU)
+                    .map_err(io::Error::from)
+                    .map_err(cannot_copy(&from))?;
                 self.directory(&from, &to)?;
             } else {
-                self.file(&from, &to)
-                    .map_err(|cause| Error::cannot(&format!("copy {}", from.display()), &cause))?;
+                self.file(&from, &to).map_err(cannot_copy(&from))?;
             }
         }
         // Last, because each new entry changes the directory's times.
-        attributes(from, to).map_err(cannot)
+        attributes(from, to).map_err(cannot_copy(from))
     }
 
     /// Copies anything but a directory.
     fn file(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         let metadata = fs::symlink_metadata(from)?;
         if metadata.nlink() > 1 {
-            if let Some(first) = self.linked.get(&metadata.ino()) {
+            let file = (metadata.dev(), metadata.ino());
+            if let Some(first) = self.linked.get(&file) {
                 return fs::hard_link(first, to);
             }
-            self.linked.insert(metadata.ino(), to.to_owned());
+            self.linked.insert(file, to.to_owned());
         }
         let kind = metadata.file_type();
         if kind.is_symlink() {
@@ -80,15 +81,20 @@ impl Copy {
     }
 }
 
-/// Gives `to` the owner, mode, extended attributes and times of `from`, in this order: a change
-/// of owner clears set-user-ID bits and capabilities, and any change sets a time.
+fn cannot_copy(path: &Path) -> impl Fn(io::Error) -> Error {
+    move |cause| Error::cannot(&format!("copy {}", path.display()), &cause)
+}
+
+/// Gives `to` the owner, extended attributes, mode and times of `from`, in this order: a change
+/// of owner clears set-user-ID bits and capabilities, an ACL may clear the set-group-ID bit, a mode
+/// may forbid to write, attributes too, and any change sets a time.
 fn attributes(from: &Path, to: &Path) -> io::Result<()> {
     let metadata = fs::symlink_metadata(from)?;
     lchown(to, Some(metadata.uid()), Some(metadata.gid()))?;
+    extended_attributes(from, to)?;
     if !metadata.is_symlink() {
         fs::set_permissions(to, metadata.permissions())?;
     }
-    extended_attributes(from, to)?;
     let times = Timestamps {
         last_access: Timespec {
             tv_sec: metadata.atime(),

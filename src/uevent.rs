@@ -126,5 +126,21 @@ mod tests {
         fn no_message_panics(message: Vec<u8>) {
             let _ = is_block_event(&message);
         }
+
+        #[test]
+        fn action_and_subsystem_alone_decide(
+            action in prop::sample::select(vec!["add", "change", "remove", "bind", "ad", "addx"]),
+            subsystem in prop::sample::select(vec!["block", "net", "blocks", "bloc", ""]),
+            before in prop::collection::vec("[A-Z]{1,8}=[^\0]{0,8}", 0..4),
+            after in prop::collection::vec("[A-Z]{1,8}=[^\0]{0,8}", 0..4),
+        ) {
+            let message = format!(
+                "{action}@/devices/x\0{}\0SUBSYSTEM={subsystem}\0{}\0",
+                before.join("\0"),
+                after.join("\0"),
+            );
+            let wakes = ["add", "change"].contains(&action) && subsystem == "block";
+            prop_assert_eq!(is_block_event(message.as_bytes()), wakes);
+        }
     }
 }

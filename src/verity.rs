@@ -31,7 +31,12 @@ const DIGESTS_BITS: u32 = 7;
 /// More than any disk has (64 EiB), and no product below overflows.
 const DATA_BLOCKS_MAX: u64 = 1 << 52;
 
-/// What a hash tree is computed with. Nothing here is believed before [`Params::prove`].
+/// What a hash tree is computed with. The salt is not believed before [`Params::prove`].
+///
+/// The root hash does not cover the number of data blocks. A larger one leads dm-verity to digests
+/// that are not there, so that what is behind the data reads as an error. A smaller one makes a
+/// shorter device: either its tree has fewer levels and no block matches, or it is too short for its
+/// ext4, which the kernel then refuses to mount (`ext4_check_geometry`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Params {
     /// Salt, 0 to 256 bytes.
@@ -291,13 +296,46 @@ mod tests {
     proptest! {
         #[test]
         fn no_superblock_panics(mut bytes in prop::collection::vec(any::<u8>(), SUPERBLOCK_SIZE),
-                                valid_until in 0..SUPERBLOCK_SIZE,
-                                room: (u64, u64)) {
+                                valid_until in 0..SUPERBLOCK_SIZE) {
             bytes[..valid_until].copy_from_slice(&superblock()[..valid_until]);
-            if let Ok(params) = Params::from_superblock(bytes[..].try_into().unwrap()) {
-                let _ = params.require_room(room.0, room.1);
-                let _ = params.sectors();
+            let _ = Params::from_superblock(bytes[..].try_into().unwrap());
+        }
+
+        #[test]
+        fn counts_and_salts_that_can_be_are_taken_whatever_lies_around_them(
+            mut bytes in prop::collection::vec(any::<u8>(), SUPERBLOCK_SIZE),
+            data_blocks in prop_oneof![0..4_u64, DATA_BLOCKS_MAX - 1..DATA_BLOCKS_MAX + 2, any::<u64>()],
+            salt_size in 0..300_u16,
+        ) {
+            let valid = superblock();
+            for fixed in [0..16, 32..72] {
+                bytes[fixed.clone()].copy_from_slice(&valid[fixed]);
             }
+            bytes[72..80].copy_from_slice(&data_blocks.to_le_bytes());
+            bytes[80..82].copy_from_slice(&salt_size.to_le_bytes());
+            let taken = Params::from_superblock(bytes[..].try_into().unwrap()).ok();
+            let possible = (2..=DATA_BLOCKS_MAX).contains(&data_blocks) && salt_size <= 256;
+            let expected = possible.then(|| Params {
+                salt: bytes[88..88 + usize::from(salt_size)].to_vec(),
+                data_blocks,
+            });
+            prop_assert_eq!(taken, expected);
+        }
+
+        #[test]
+        fn what_has_room_lies_within_its_devices(
+            data_blocks in prop_oneof![2..100_000_u64, 2..=DATA_BLOCKS_MAX],
+            data_bytes: u64,
+            hash_bytes: u64,
+        ) {
+            let params = Params::new(Vec::new(), data_blocks).unwrap();
+            let (data, hash) = (data_bytes / 4096, hash_bytes / 4096);
+            // Each level has a digest in the next one for each of its blocks, 128 in a block.
+            let levels = std::iter::successors(Some(data_blocks), |&level| {
+                (level > 1).then(|| level / 128 + u64::from(level % 128 > 0))
+            });
+            let fits = data_blocks <= data && HASH_START + levels.skip(1).sum::<u64>() <= hash;
+            prop_assert_eq!(params.require_room(data_bytes, hash_bytes).is_ok(), fits);
         }
     }
 }

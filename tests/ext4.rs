@@ -8,15 +8,16 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod common;
+
 use std::collections::HashMap;
-use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 use cvm_init::ext4::{BLOCK_BYTES, Layout, Options};
+
+use common::{Scratch, run};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -25,25 +26,17 @@ const TIB: u64 = 1 << 40;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const GROUP: u64 = 32768 * BLOCK;
 
-/// A sparse file that goes when the test ends.
+/// A formatted file.
 struct Image {
-    path: PathBuf,
+    file: Scratch,
     layout: Layout,
     written: u64,
-}
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-    }
 }
 
 impl Image {
     /// Formats a file of `bytes` bytes, all of them `0xaa` before if `poisoned`, else a hole.
     fn format(name: &str, bytes: u64, poisoned: bool) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ext4-{name}-{bytes}.img"));
-        let file = File::create(&path).unwrap();
-        file.set_len(bytes).unwrap();
+        let (scratch, file) = Scratch::sparse(&format!("ext4-{name}-{bytes}.img"), bytes);
         if poisoned {
             let poison = vec![0xaa; 1 << 20];
             for offset in (0..bytes).step_by(poison.len()) {
@@ -72,7 +65,7 @@ impl Image {
             start.elapsed()
         );
         Self {
-            path,
+            file: scratch,
             layout,
             written,
         }
@@ -80,25 +73,7 @@ impl Image {
 
     /// Runs an e2fsprogs tool on the image; it has to exit with 0.
     fn tool(&self, tool: &str, arguments: &[&str]) -> String {
-        let output = Command::new(tool)
-            .args(arguments)
-            .arg(&self.path)
-            .env("LC_ALL", "C")
-            .env("TZ", "UTC")
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .output()
-            .unwrap_or_else(|error| {
-                panic!("cannot run {tool}: {error}; scripts/setup installs it")
-            });
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(
-            output.status.success(),
-            "{tool} {}: {}\n{text}{}",
-            self.path.display(),
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        text
+        run(tool, &[arguments, &[self.file.utf8()]].concat())
     }
 
     /// e2fsck finds nothing at all to say.
