@@ -83,7 +83,7 @@ impl Node {
 /// What a root must bring along, and a `/cocos_init` with all that a copy can get wrong.
 fn standard_nodes() -> Vec<Node> {
     let agent = fs::read(artefacts::agent()).expect("cargo built the agent");
-    let large: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+    let large: String = (0..40_000).map(|line| format!("{line}\n")).collect();
     let mut nodes: Vec<_> = [
         "cocos", "dev", "etc", "proc", "run", "sys", "tmp", "usr", "var",
     ]

@@ -14,7 +14,7 @@ pub(crate) fn prepare() {
         for (fstype, target) in PSEUDO {
             let mounted = fs::create_dir_all(target)
                 .and_then(|()| Ok(mount(*fstype, *target, *fstype, MountFlags::empty(), None)?));
-            complain(fstype, mounted);
+            report(fstype, mounted);
         }
     }
     let mut modules: Vec<_> = fs::read_dir("/modules")
@@ -25,7 +25,7 @@ pub(crate) fn prepare() {
         .collect();
     modules.sort();
     for path in modules {
-        complain(&path.to_string_lossy(), load(&path));
+        report(&path.to_string_lossy(), load(&path));
     }
 }
 
@@ -36,9 +36,8 @@ fn load(path: &Path) -> io::Result<()> {
     }
 }
 
-/// To the console: there is no port yet to answer on.
-fn complain(object: &str, result: io::Result<()>) {
+fn report(object: &str, result: io::Result<()>) {
     if let Err(error) = result {
-        eprintln!("agent: cannot set up {object}: {error}");
+        crate::complain(&format!("cannot set up {object}: {error}"));
     }
 }
