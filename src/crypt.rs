@@ -18,6 +18,8 @@ pub struct Cipher {
     pub integrity: &'static str,
     /// The kernel's specification, with IV generator.
     spec: &'static str,
+    /// Kernel options that bring it.
+    pub kernel_options: &'static str,
     /// Bytes of volume key.
     pub key_size: usize,
     /// Bytes of IV and tag that dm-integrity keeps for each sector.
@@ -31,6 +33,7 @@ const CIPHERS: &[Cipher] = &[
         name: "aes-gcm-random",
         integrity: "aead",
         spec: "capi:gcm(aes)-random",
+        kernel_options: "CRYPTO_AES, CRYPTO_GCM",
         key_size: 32,
         tag_size: 28,
     },

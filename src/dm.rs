@@ -28,6 +28,7 @@ const BUFFER: u16 = 16 * 1024;
 /// Version of the interface that is spoken: the first of its present form.
 const VERSION: [u32; 3] = [4, 0, 0];
 
+const LIST_DEVICES: u8 = 2;
 const DEV_CREATE: u8 = 3;
 const DEV_REMOVE: u8 = 4;
 const DEV_SUSPEND: u8 = 6;
@@ -103,6 +104,19 @@ impl Control {
         Err(Error::new(format!(
             "the kernel has no device-mapper target {kind:?} (kernel option {option})"
         )))
+    }
+
+    /// Names of all mappings.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn names(&self) -> io::Result<Vec<String>> {
+        let answer = self.call(LIST_DEVICES, 0, "", &[])?;
+        // struct dm_name_list: dev, next, name; a dev of 0 when there is none
+        Ok(records(&answer, 8)
+            .filter(|record| u64_at(record, 0) != 0)
+            .map(|record| text(record, 12))
+            .collect())
     }
 
     /// Makes a mapping with its target and its node in `/dev/mapper`, and makes sure that the

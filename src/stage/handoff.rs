@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Instant;
 
-use rustix::fs::{FileType, FsWord, Mode, OFlags, ResolveFlags, fstat, fstatfs, openat2};
+use rustix::fs::{FsWord, fstatfs};
 use rustix::process::{chdir, chroot};
 
 use super::{NEW_ROOT, in_new_root, runtime::RUN_DIR};
@@ -30,12 +30,9 @@ const TMPFS_MAGIC: FsWord = 0x0102_1994;
 /// Gives the machine to `init` of the new root, with the arguments that the kernel gave us.
 ///
 /// # Errors
-/// When `init` cannot be run, found out before anything is moved where possible.
+/// When a mount cannot be moved, or `init` cannot be run.
 pub fn switch_root(init: &str, start: Instant, mut report: Report) -> Result<Infallible> {
     let began = Instant::now();
-    effect(format!("find {init} in the new root"), || {
-        require_program(init)
-    })?;
     for mount in MOVED {
         effect(format!("move {mount} to the new root"), || {
             mount::relocate(Path::new(mount), &in_new_root(mount))
@@ -61,21 +58,6 @@ pub fn switch_root(init: &str, start: Instant, mut report: Report) -> Result<Inf
     effect(format!("run {init}"), || {
         Err(exec(init, env::args_os().skip(1)))
     })
-}
-
-/// Makes sure that `init` names a program, with links followed as in the new root.
-fn require_program(init: &str) -> io::Result<()> {
-    let root = File::open(NEW_ROOT)?;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let program = openat2(&root, init, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
-    let mode = fstat(&program)?.st_mode;
-    if FileType::from_raw_mode(mode) != FileType::RegularFile {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    if mode & 0o111 == 0 {
-        return Err(io::Error::other("it is not executable"));
-    }
-    Ok(())
 }
 
 /// Frees the memory that the initramfs takes, and takes its content out of everybody's reach.

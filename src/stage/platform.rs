@@ -75,11 +75,12 @@ const SYSRQ_OFF: Switch = Switch {
     value: "0",
 };
 
-/// Lines beyond ten in five seconds would be dropped. Fixed when `printk.devkmsg=` is on the
-/// command line, which is the user's choice then.
+/// Lines beyond ten in five seconds would be dropped, the fatal one among them. Fixed when
+/// `printk.devkmsg=` is on the command line, which is the user's choice then. The kernel takes
+/// the word only with a line feed behind it.
 const KMSG_UNLIMITED: Switch = Switch {
     file: "/proc/sys/kernel/printk_devkmsg",
-    value: "on",
+    value: "on\n",
 };
 
 /// Kernel modules that the initramfs brings.
@@ -98,8 +99,8 @@ pub fn prepare() -> Result<String> {
     for pseudo in PSEUDO {
         mount_pseudo(pseudo)?;
     }
-    optional("lift the limit of the kernel log", || set(&KMSG_UNLIMITED));
     kmsg::open()?;
+    optional("lift the limit of the kernel log", || set(&KMSG_UNLIMITED));
     log::info!("version {}", env!("CARGO_PKG_VERSION"));
     load_modules()?;
     // After the modules, one of which may be configfs.

@@ -1,11 +1,13 @@
 //! Stage 3: the verified root, read-only.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::{NEW_ROOT, disk::Disk, mapping, node};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+
+use super::{NEW_ROOT, disk::Disk, in_new_root, mapping, node};
 use crate::config::Config;
 use crate::dm::{Control, Mapping, Target};
 use crate::effect::effect;
@@ -13,6 +15,9 @@ use crate::error::{Error, Result};
 use crate::mount::{self, Flags};
 use crate::report::{Report, RootFacts};
 use crate::{block, ext4, hex, verity};
+
+/// Directories of the root that are mounted on: it is read-only, so they cannot be made.
+const MOUNT_POINTS: &[&str] = &["/cocos", "/dev", "/proc", "/run", "/sys", "/tmp", "/var"];
 
 /// Opens the root and mounts it on [`NEW_ROOT`].
 ///
@@ -51,6 +56,7 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
             "",
         )
     })?;
+    require_layout(&config.init)?;
     log::info!("root verified and mounted read-only");
     report.root = Some(RootFacts {
         device: node(mapping::ROOT),
@@ -77,6 +83,35 @@ fn require_ext4() -> Result<()> {
         ))),
         None => Err(Error::new("the root is no ext4 file system")),
     }
+}
+
+/// Makes sure that the root has what later stages need of it, while nothing else is made yet.
+fn require_layout(init: &str) -> Result<()> {
+    for path in MOUNT_POINTS {
+        // A link would lead astray: its target would be looked up in the initramfs.
+        let metadata = fs::symlink_metadata(in_new_root(path));
+        if !metadata.is_ok_and(|metadata| metadata.is_dir()) {
+            return Err(Error::new(format!(
+                "the root has no directory {path} to mount on"
+            )));
+        }
+    }
+    effect(format!("find {init} in the root"), || require_program(init))
+}
+
+/// Makes sure that `init` names a program, with links followed as in the new root.
+fn require_program(init: &str) -> io::Result<()> {
+    let root = File::open(NEW_ROOT)?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let program = openat2(&root, init, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+    let mode = fstat(&program)?.st_mode;
+    if FileType::from_raw_mode(mode) != FileType::RegularFile {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    if mode & 0o111 == 0 {
+        return Err(io::Error::other("it is not executable"));
+    }
+    Ok(())
 }
 
 /// The first half of the root hash, in the place of a UUID.

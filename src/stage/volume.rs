@@ -206,7 +206,12 @@ fn open_crypt(
     })?;
     control
         .activate(&mapping, &target, |asked, live| asked == live)
-        .map_err(|error| Error::new(format!("{error} (cipher {})", cipher.name)))?;
+        .map_err(|error| {
+            let (name, options) = (cipher.name, cipher.kernel_options);
+            Error::new(format!(
+                "{error} ({name} needs the kernel options {options})"
+            ))
+        })?;
     effect("revoke the volume key", || logon.forget())
 }
 

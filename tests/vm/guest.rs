@@ -190,13 +190,26 @@ impl Guest {
         }
     }
 
+    /// Plugs in a disk of `Vm::disk_not_plugged_in`, the first disk being 0.
+    pub(crate) fn plug_in(&mut self, disk: usize) {
+        let arguments = json!({
+            "driver": "scsi-hd",
+            "bus": "scsi.0",
+            "scsi-id": disk,
+            "drive": format!("disk{disk}"),
+        });
+        self.qmp_with("device_add", &arguments);
+    }
+
     /// Performs a command of QEMU's monitor that takes no arguments.
     pub(crate) fn qmp(&mut self, execute: &str) -> Value {
+        self.qmp_with(execute, &json!({}))
+    }
+
+    fn qmp_with(&mut self, execute: &str, arguments: &Value) -> Value {
         let start = Instant::now();
-        assert!(
-            self.monitor.send(&json!({ "execute": execute })),
-            "QEMU is gone"
-        );
+        let command = json!({ "execute": execute, "arguments": arguments });
+        assert!(self.monitor.send(&command), "QEMU is gone");
         while start.elapsed() < QEMU {
             match self.monitor.receive(GLANCE) {
                 Received::Message(mut message) if message.get("return").is_some() => {

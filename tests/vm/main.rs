@@ -14,9 +14,12 @@
 mod artefacts;
 mod channel;
 mod disk;
+mod disks;
 mod good;
 mod guest;
+mod refused;
 mod root;
 mod slots;
 mod tool;
 mod vm;
+mod volume;

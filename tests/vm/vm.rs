@@ -80,6 +80,14 @@ impl Vm {
         self.disk_on(Bus::VirtioScsi, disk.path())
     }
 
+    /// A disk that the VM gets later, by `Guest::plug_in`.
+    pub(crate) fn disk_not_plugged_in(self, disk: &Disk) -> Self {
+        let mut vm = self.disk(disk);
+        // The drive stays, the device comes later.
+        vm.devices.truncate(vm.devices.len() - 2);
+        vm
+    }
+
     /// A disk from any raw file. The first has the serial number `disk0`, the second `disk1`; QEMU
     /// knows them by the same names.
     pub(crate) fn disk_on(mut self, bus: Bus, path: &Path) -> Self {

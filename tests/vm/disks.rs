@@ -1,0 +1,126 @@
+//! Where the disk may hang, and which one of several is taken.
+
+use crate::disk::{Disk, Part};
+use crate::guest::Guest;
+use crate::root::Root;
+use crate::vm::{Bus, Vm};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+fn report(guest: &mut Guest) -> Value {
+    let text = guest.ask("read", json!({ "path": "/run/cvm-init/boot.json" }));
+    serde_json::from_str(text.as_str().unwrap()).unwrap()
+}
+
+/// Boots, and says what the guest's report says of the disk and where /cocos lies.
+#[track_caller]
+fn taken(vm: Vm) -> (Value, Value) {
+    let mut guest = vm.boot();
+    let report = report(&mut guest);
+    guest.power_off();
+    (
+        report["disk"].clone(),
+        report["volume"]["partition"].clone(),
+    )
+}
+
+#[track_caller]
+fn boots_from(bus: Bus, name: &str, partition: &str) {
+    let disk = Disk::builder().build();
+    let vm = Vm::new()
+        .disk_on(bus, disk.path())
+        .append(&format!("roothash={}", disk.roothash));
+    assert_eq!(
+        taken(vm),
+        (
+            json!({ "name": name, "found_by": "proof" }),
+            json!(partition)
+        )
+    );
+}
+
+#[test]
+fn a_virtio_blk_disk() {
+    boots_from(Bus::VirtioBlk, "vda", "vda4");
+}
+
+#[test]
+fn an_nvme_disk() {
+    boots_from(Bus::Nvme, "nvme0n1", "nvme0n1p4");
+}
+
+/// A disk of the same shape whose root is another one, as a host might add.
+fn decoy() -> Disk {
+    let other = Root::builder().salt(&"0f".repeat(32)).build();
+    Disk::builder().root(&other).build()
+}
+
+/// The one that proves the root hash is taken whatever the kernel calls it, and nothing is
+/// written to the other.
+#[track_caller]
+fn the_right_one_is_taken(right: &Disk, wrong: &Disk, vm: Vm, found_by: &str) {
+    let hash = format!("roothash={}", right.roothash);
+    let (disk, partition) = taken(vm.append(&hash));
+    assert_eq!(disk["found_by"], found_by);
+    assert_eq!(partition, format!("{}4", disk["name"].as_str().unwrap()));
+    let header = |disk: &Disk| disk.read(Part::Cocos, 0, 6);
+    assert_eq!(header(right), b"LUKS\xba\xbe");
+    assert_eq!(header(wrong), [0; 6]);
+}
+
+#[test]
+fn two_disks_the_right_one_first() {
+    let (right, wrong) = (Disk::builder().build(), decoy());
+    let vm = Vm::new().disk(&right).disk(&wrong);
+    the_right_one_is_taken(&right, &wrong, vm, "proof");
+}
+
+#[test]
+fn two_disks_the_right_one_second() {
+    let (right, wrong) = (Disk::builder().build(), decoy());
+    let vm = Vm::new().disk(&wrong).disk(&right);
+    the_right_one_is_taken(&right, &wrong, vm, "proof");
+}
+
+/// Two disks that both prove the root hash: only the command line can tell them apart.
+#[test]
+fn a_disk_pinned_by_its_serial() {
+    let (first, second) = (Disk::builder().build(), Disk::builder().build());
+    let vm = Vm::new()
+        .disk(&first)
+        .disk(&second)
+        .append("cvm.disk=serial:disk1");
+    the_right_one_is_taken(&second, &first, vm, "cvm.disk");
+}
+
+#[test]
+fn an_nvme_disk_pinned_by_its_name() {
+    let (blk, nvme) = (Disk::builder().build(), Disk::builder().build());
+    let vm = Vm::new()
+        .disk_on(Bus::VirtioBlk, blk.path())
+        .disk_on(Bus::Nvme, nvme.path())
+        .append(&format!("cvm.disk=/dev/nvme0n1 roothash={}", nvme.roothash));
+    let (disk, partition) = taken(vm);
+    assert_eq!(disk, json!({ "name": "nvme0n1", "found_by": "cvm.disk" }));
+    assert_eq!(partition, "nvme0n1p4");
+}
+
+/// The kernel's uevent wakes the wait: a disk that comes late is taken as it comes.
+#[test]
+fn a_disk_that_is_plugged_in_while_waited_for() {
+    let disk = Disk::builder().build();
+    let mut guest = Vm::new()
+        .disk_not_plugged_in(&disk)
+        .append(&format!("roothash={} cvm.timeout=100", disk.roothash))
+        .boot();
+    // The last line before the disk is looked for.
+    guest.wait_serial("kernel modules", Duration::from_secs(100));
+    guest.plug_in(0);
+    let waited = report(&mut guest)["effects"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|effect| effect["doing"] == "wait for a block device");
+    assert!(waited);
+    guest.power_off();
+}

@@ -1,0 +1,305 @@
+//! Boots that must not happen: a reason on one line, the machine off, partition 4 untouched.
+
+use crate::artefacts;
+use crate::disk::{Disk, Part};
+use crate::guest::{Ending, Guest};
+use crate::root::{Node, Root};
+use crate::vm::Vm;
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+
+/// From power-on to power-off, emulated.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Names the disk, so that what is wrong with it is told at once and not when the time is up.
+const PINNED: &str = "cvm.disk=/dev/sda quiet";
+
+/// Boots to the end that a failure must have, and returns its fatal line.
+#[track_caller]
+fn refusal(vm: Vm) -> String {
+    let mut guest = vm.boot();
+    assert_eq!(guest.wait_ending(LIMIT), Ending::PowerOff);
+    guest.fatal_line()
+}
+
+/// The same for what is refused before anything is written.
+#[track_caller]
+fn refusal_that_writes_nothing(vm: Vm, disk: &Disk) -> String {
+    let reason = refusal(vm);
+    for offset in [0, 16 * MIB] {
+        let length = usize::try_from(MIB.min(disk.size(Part::Cocos) - offset)).unwrap();
+        let untouched = disk
+            .read(Part::Cocos, offset, length)
+            .iter()
+            .all(|&byte| byte == 0);
+        assert!(untouched, "partition 4 was written to at {offset}");
+    }
+    reason
+}
+
+#[test]
+fn a_command_line_without_root_hash() {
+    let disk = Disk::builder().build();
+    let vm = Vm::new().disk(&disk).append(PINNED);
+    assert_eq!(
+        refusal_that_writes_nothing(vm, &disk),
+        "config: roothash= is missing"
+    );
+}
+
+#[test]
+fn an_unknown_key() {
+    let disk = Disk::builder().build();
+    let vm = Vm::of(&disk).append("cvm.encrypt=no");
+    assert_eq!(
+        refusal_that_writes_nothing(vm, &disk),
+        "config: unknown key cvm.encrypt="
+    );
+}
+
+#[test]
+fn a_well_formed_root_hash_of_another_root() {
+    let disk = Disk::builder().build();
+    let other = "5a".repeat(32);
+    let vm = Vm::new()
+        .disk(&disk)
+        .append(&format!("roothash={other} cvm.timeout=1 quiet"));
+    assert_eq!(
+        refusal_that_writes_nothing(vm, &disk),
+        format!(
+            "disk: no disk that proves roothash= within 1 s; sda: the top hash block does not \
+             match roothash=: its digest is {}",
+            disk.roothash
+        )
+    );
+}
+
+#[test]
+fn no_disk_before_the_time_limit() {
+    let roothash = "5a".repeat(32);
+    let vm = Vm::new().append(&format!("roothash={roothash} cvm.timeout=2"));
+    assert_eq!(
+        refusal(vm),
+        "disk: no disk that proves roothash= within 2 s"
+    );
+}
+
+#[test]
+fn a_pinned_disk_that_is_not_there() {
+    let disk = Disk::builder().build();
+    let vm = Vm::of(&disk).append("cvm.disk=serial:other cvm.timeout=1");
+    assert_eq!(
+        refusal_that_writes_nothing(vm, &disk),
+        "disk: no usable disk with serial \"other\" within 1 s"
+    );
+}
+
+#[test]
+fn a_disk_without_partition_4() {
+    let disk = Disk::builder().without(Part::Cocos).build();
+    let vm = Vm::of(&disk).append("cvm.timeout=1");
+    assert_eq!(
+        refusal(vm),
+        "disk: no disk that proves roothash= within 1 s; sda: it has no partition 4"
+    );
+}
+
+#[test]
+fn a_partition_4_that_is_too_small() {
+    let disk = Disk::builder().cocos(31 * MIB).build();
+    let vm = Vm::of(&disk).append(PINNED);
+    assert_eq!(
+        refusal_that_writes_nothing(vm, &disk),
+        "volume: partition sda4 is too small: 32505856 bytes, at least 33554432 are needed"
+    );
+}
+
+#[test]
+fn a_verity_superblock_with_another_magic() {
+    let disk = Disk::builder().patch(Part::Verity, 0, b"VERITY").build();
+    let vm = Vm::of(&disk).append(PINNED);
+    assert_eq!(
+        refusal_that_writes_nothing(vm, &disk),
+        "disk: sda: verity superblock: magic is 5645524954590000, not 7665726974790000"
+    );
+}
+
+#[test]
+fn a_verity_superblock_that_claims_more_blocks_than_there_are() {
+    let more = 1_000_000_u64.to_le_bytes();
+    let disk = Disk::builder().patch(Part::Verity, 72, &more).build();
+    let vm = Vm::of(&disk).append(PINNED);
+    assert_eq!(
+        refusal_that_writes_nothing(vm, &disk),
+        "disk: sda: verity data blocks 1000000, but the partition holds 4096"
+    );
+}
+
+#[test]
+fn a_hash_tree_that_is_damaged_at_the_top() {
+    let disk = Disk::builder().patch(Part::Verity, 4096 + 17, b"!").build();
+    let vm = Vm::of(&disk).append(PINNED);
+    let reason = refusal_that_writes_nothing(vm, &disk);
+    assert!(
+        reason.starts_with("disk: sda: the top hash block does not match roothash="),
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_root_whose_ext4_has_1024_byte_blocks() {
+    let root = Root::builder().block_size(1024).build();
+    let disk = Disk::builder().root(&root).build();
+    let vm = Vm::of(&disk).append(PINNED);
+    assert_eq!(
+        refusal_that_writes_nothing(vm, &disk),
+        "root: the root's ext4 has blocks of 1024 bytes, dm-verity needs 4096: make it with \
+         mke2fs -b 4096"
+    );
+}
+
+#[test]
+fn a_root_whose_first_block_is_not_what_was_hashed() {
+    let disk = Disk::builder().patch(Part::Root, 1024 + 0x38, b"!").build();
+    let vm = Vm::of(&disk).append(PINNED);
+    assert_eq!(
+        refusal_that_writes_nothing(vm, &disk),
+        "root: cannot read the root's superblock: I/O error (os error 5)"
+    );
+}
+
+#[test]
+fn a_root_without_cocos() {
+    let root = Root::builder().without("cocos").build();
+    let disk = Disk::builder().root(&root).build();
+    let vm = Vm::of(&disk).append(PINNED);
+    assert_eq!(
+        refusal_that_writes_nothing(vm, &disk),
+        "root: the root has no directory /cocos to mount on"
+    );
+}
+
+/// What is wrong with the init of a root is found before the volume is made.
+#[test]
+fn a_root_without_init() {
+    let root = Root::builder().without("usr/lib/agent/init").build();
+    let disk = Disk::builder().root(&root).build();
+    let vm = Vm::of(&disk).append(PINNED);
+    assert_eq!(
+        refusal_that_writes_nothing(vm, &disk),
+        "root: cannot find /sbin/init in the root: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn an_init_that_is_not_executable() {
+    let disk = Disk::builder().build();
+    let vm = Vm::of(&disk).append(PINNED).append("init=/etc/hostname");
+    assert_eq!(
+        refusal_that_writes_nothing(vm, &disk),
+        "root: cannot find /etc/hostname in the root: it is not executable"
+    );
+}
+
+/// Its mode says program, its content says none: only exec finds out, in the new root already.
+#[test]
+fn an_init_that_is_no_program() {
+    let root = Root::builder()
+        .with(Node::file("usr/lib/agent/init", "no program").mode(0o755))
+        .build();
+    let disk = Disk::builder().root(&root).build();
+    let mut guest = Vm::of(&disk).boot();
+    assert_eq!(guest.wait_ending(LIMIT), Ending::PowerOff);
+    assert_eq!(
+        guest.fatal_line(),
+        "handoff: cannot run /sbin/init: Exec format error (os error 8)"
+    );
+    // The root is this process's own by then; the volume is gone.
+    assert!(
+        guest
+            .serial()
+            .contains("taken down, mappings left: root_verity")
+    );
+}
+
+/// Boots with a kernel that lacks some modules.
+#[track_caller]
+fn refusal_without(modules: &[&str]) -> String {
+    let disk = Disk::builder().build();
+    let vm = Vm::of(&disk)
+        .append(PINNED)
+        .initramfs(artefacts::initramfs_without(modules));
+    refusal(vm)
+}
+
+#[test]
+fn a_kernel_without_dm_verity() {
+    assert_eq!(
+        refusal_without(&["dm_verity"]),
+        "root: the kernel has no device-mapper target \"verity\" (kernel option DM_VERITY)"
+    );
+}
+
+#[test]
+fn a_kernel_without_dm_crypt() {
+    assert_eq!(
+        refusal_without(&["dm_crypt"]),
+        "volume: the kernel has no device-mapper target \"crypt\" (kernel option DM_CRYPT)"
+    );
+}
+
+#[test]
+fn a_kernel_without_gcm() {
+    // The processor's own gcm(aes) would do as well.
+    assert_eq!(
+        refusal_without(&["gcm", "aesni_intel"]),
+        "volume: cannot load the crypt table of cocos_crypt: No such file or directory \
+         (os error 2) (aes-gcm-random needs the kernel options CRYPTO_AES, CRYPTO_GCM)"
+    );
+}
+
+/// What is left when a boot fails late: no mapping, no mount.
+#[test]
+fn a_late_failure_takes_the_mappings_down() {
+    let root = Root::builder().with(Node::directory("etc/fstab")).build();
+    let disk = Disk::builder().root(&root).build();
+    let mut guest = Vm::of(&disk).boot();
+    assert_eq!(guest.wait_ending(LIMIT), Ending::PowerOff);
+    assert_eq!(
+        guest.fatal_line(),
+        "runtime: /etc/fstab is not a regular file"
+    );
+    assert!(guest.serial().contains("taken down, mappings left: none"));
+}
+
+/// `cvm.on_failure=` counts also when it stands beside what is wrong.
+#[track_caller]
+fn failed_boot(action: &str) -> Guest {
+    Vm::new().append(&format!("cvm.on_failure={action}")).boot()
+}
+
+#[test]
+fn a_failure_can_reboot() {
+    assert_eq!(failed_boot("reboot").wait_ending(LIMIT), Ending::Reset);
+}
+
+#[test]
+fn a_failure_can_halt() {
+    let mut guest = failed_boot("halt");
+    guest.wait_serial("reboot: System halted", LIMIT);
+    assert_eq!(guest.fatal_line(), "config: roothash= is missing");
+    assert_eq!(guest.qmp("query-status")["running"], true);
+}
+
+#[test]
+fn a_failure_can_panic() {
+    let mut guest = failed_boot("panic");
+    // The command line says panic=-1: restart at once.
+    assert_eq!(guest.wait_ending(LIMIT), Ending::Reset);
+    assert!(
+        guest
+            .serial()
+            .contains("Kernel panic - not syncing: Attempted to kill init!")
+    );
+}
