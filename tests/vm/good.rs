@@ -4,7 +4,7 @@ use crate::disk::{Disk, Part};
 use crate::guest::Guest;
 use crate::root::{Kind, Node, Root};
 use crate::tool::Scratch;
-use crate::vm::{Bus, Vm};
+use crate::vm::Vm;
 use serde_json::{Value, json};
 use std::fs;
 
@@ -77,6 +77,7 @@ fn a_disk_and_its_root_hash_are_enough() {
     );
     check_report(&mut guest, &disk);
     check_mappings(&mut guest);
+    check_fresh_volume(&mut guest);
     check_writable_places(&mut guest);
     check_copy_of_cocos_init(&mut guest);
     check_nothing_is_left_behind(&mut guest);
@@ -96,10 +97,7 @@ fn the_command_line_can_stand_for_the_superblock() {
         guest.hello()["arguments"],
         json!(["/usr/lib/agent/init", "one", "two"])
     );
-    assert_eq!(
-        report(&mut guest)["verity"]["parameters_from"],
-        "command line"
-    );
+    assert_eq!(guest.report()["verity"]["parameters_from"], "command line");
     check_report(&mut guest, &disk);
     assert_eq!(mounts(&mut guest), MOUNTS);
 }
@@ -136,7 +134,7 @@ fn shares_on_offer_are_mounted_and_their_fstab_lines_kept() {
         ]
     );
     assert_eq!(
-        report(&mut guest)["shares"],
+        guest.report()["shares"],
         json!(["certs_share", "env_share"])
     );
     check_fstab(
@@ -146,66 +144,6 @@ fn shares_on_offer_are_mounted_and_their_fstab_lines_kept() {
             line,
         ],
     );
-}
-
-#[test]
-fn a_virtio_blk_disk_boots() {
-    boots_from(Bus::VirtioBlk, "vda", "vda4");
-}
-
-#[test]
-fn an_nvme_disk_boots() {
-    boots_from(Bus::Nvme, "nvme0n1", "nvme0n1p4");
-}
-
-fn boots_from(bus: Bus, name: &str, partition: &str) {
-    let disk = Disk::builder().build();
-    let mut guest = Vm::new()
-        .disk_on(bus, disk.path())
-        .append(&format!("roothash={} cvm.disk=/dev/{name}", disk.roothash))
-        .boot();
-    let report = report(&mut guest);
-    assert_eq!(
-        report["disk"],
-        json!({ "name": name, "found_by": "cvm.disk" })
-    );
-    assert_eq!(report["volume"]["partition"], partition);
-    assert_eq!(mounts(&mut guest), MOUNTS);
-}
-
-#[test]
-fn the_disk_that_proves_the_hash_is_found_behind_another() {
-    two_disks(1, "");
-}
-
-#[test]
-fn the_disk_that_proves_the_hash_is_found_before_another() {
-    two_disks(0, "");
-}
-
-#[test]
-fn the_disk_can_be_pinned_by_its_serial() {
-    two_disks(1, "cvm.disk=serial:disk1");
-}
-
-/// The other disk is as good, but of another root: not a byte may be written to it.
-fn two_disks(right: usize, words: &str) {
-    let other_root = Root::builder().salt("00").build();
-    let (disk, other) = (
-        Disk::builder().build(),
-        Disk::builder().root(&other_root).build(),
-    );
-    let vm = Vm::new().append(&format!("roothash={} {words}", disk.roothash));
-    let vm = if right == 0 {
-        vm.disk(&disk).disk(&other)
-    } else {
-        vm.disk(&other).disk(&disk)
-    };
-    let mut guest = vm.boot();
-    assert_eq!(guest.read("/etc/hostname"), "verified\n");
-    assert_eq!(report(&mut guest)["verity"]["root_hash"], disk.roothash);
-    assert!(guest.bytes_written(right) > 0);
-    assert_eq!(guest.bytes_written(1 - right), 0);
 }
 
 /// Sorted by target.
@@ -225,10 +163,6 @@ fn mounts(guest: &mut Guest) -> Vec<String> {
     lines
 }
 
-fn report(guest: &mut Guest) -> Value {
-    serde_json::from_str(&guest.read("/run/cvm-init/boot.json")).unwrap()
-}
-
 fn check_fstab(guest: &mut Guest, shares: &[&str]) {
     let fstab = guest.read("/etc/fstab");
     let (comments, lines): (Vec<_>, Vec<_>) = fstab.lines().partition(|line| line.starts_with('#'));
@@ -242,7 +176,7 @@ fn check_fstab(guest: &mut Guest, shares: &[&str]) {
 
 /// `/run/cvm-init/boot.json` against the disk and the kernel; its times are printed.
 fn check_report(guest: &mut Guest, disk: &Disk) {
-    let report = report(guest);
+    let report = guest.report();
     assert_eq!(
         report["disk"],
         json!({ "name": "sda", "found_by": "proof" })
@@ -317,6 +251,25 @@ fn check_mappings(guest: &mut Guest) {
         let path = format!("/dev/mapper/{mapping}");
         assert!(!guest.ask("stat", json!({ "path": path })).is_null());
     }
+}
+
+/// Nothing is on the volume but what the boot puts there, by the kernel's count too.
+fn check_fresh_volume(guest: &mut Guest) {
+    let top = guest.ask("list", json!({ "path": "/cocos" }));
+    assert_eq!(
+        top,
+        json!([".cache", "cocos_init", "datasets", "docker", "lost+found"])
+    );
+    let copied = Root::standard()
+        .nodes
+        .iter()
+        .filter(|n| n.path.starts_with("cocos_init/"));
+    // The five directories of the boot: all above but lost+found, and .cache/oci.
+    let made = 5 + copied.count() as u64;
+    let free = guest.ask("statfs", json!({ "path": "/cocos" }))["ffree"]
+        .as_u64()
+        .unwrap();
+    assert_eq!(guest.report()["volume"]["free_inodes"], free + made);
 }
 
 fn check_writable_places(guest: &mut Guest) {

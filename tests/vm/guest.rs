@@ -150,6 +150,12 @@ impl Guest {
             .to_owned()
     }
 
+    /// `/run/cvm-init/boot.json`.
+    #[track_caller]
+    pub(crate) fn report(&mut self) -> Value {
+        serde_json::from_str(&self.read("/run/cvm-init/boot.json")).expect("the report is JSON")
+    }
+
     fn request(&mut self, verb: &str, mut arguments: Value) {
         arguments["do"] = json!(verb);
         assert!(

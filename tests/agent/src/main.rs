@@ -4,11 +4,7 @@
 //! a request, `{"ok": VALUE}` or `{"error": {"errno": N, "message": TEXT}}`. A test thereby asserts
 //! on what the kernel says, not on log text. Whatever a request does, the agent lives on: it is
 //! PID 1, and its end would be a kernel panic that hides the fault under test.
-//!
-//! As `/init` of an initramfs of its own it serves a test that wants a kernel and no boot: it then
-//! mounts the pseudo file systems and loads the modules that a boot would have left behind.
 
-mod bare;
 mod data;
 mod facts;
 mod kernel;
@@ -27,7 +23,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 fn main() -> ! {
     let hello = facts::hello();
-    bare::prepare();
     loop {
         match find_port() {
             Ok(port) => {

@@ -89,7 +89,6 @@ const VERBS: &[(&str, Verb)] = &[
     ("mount", kernel::mount),             // source, target, fstype, options
     ("umount", kernel::umount),           // target
     ("poweroff", kernel::power_off),      // does not answer
-    ("reboot", kernel::restart),          // does not answer
 ];
 
 pub(crate) fn perform(request: &Value) -> Answer {
