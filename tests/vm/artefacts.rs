@@ -128,9 +128,3 @@ pub(crate) fn initramfs_without(modules: &[&str]) -> PathBuf {
         modules,
     )
 }
-
-/// No boot at all: the agent is `/init`.
-pub(crate) fn initramfs_bare() -> PathBuf {
-    static BARE: OnceLock<PathBuf> = OnceLock::new();
-    BARE.get_or_init(|| pack("bare", agent(), &[])).clone()
-}

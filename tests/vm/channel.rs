@@ -71,12 +71,11 @@ impl Channel {
                         panic!("not JSON: {:?}: {e}", String::from_utf8_lossy(&line))
                     }));
                 }
-                Ok(_) => return Received::Closed,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                     return Received::Nothing;
                 }
-                Err(_) => return Received::Closed,
+                Ok(_) | Err(_) => return Received::Closed,
             }
         }
     }

@@ -84,19 +84,16 @@ impl<'a> Builder<'a> {
         let file = File::create(&path).expect("the folder is ours");
         // The last MiB holds the second copy of the partition table.
         file.set_len(end + MIB).expect("a sparse file");
-        let table: String = PARTS
+        let table: Vec<_> = PARTS
             .iter()
             .zip(&extents)
             .filter(|((part, _), _)| !self.missing.contains(part))
             .map(|((part, name), Extent { start, size })| {
                 let (start, size) = (start / SECTOR, size / SECTOR);
-                format!(
-                    "{} : start={start}, size={size}, name={name}\n",
-                    *part as u8
-                )
+                format!("{} : start={start}, size={size}, name={name}", *part as u8)
             })
             .collect();
-        partition(&path, &format!("label: gpt\n{table}"));
+        partition(&path, &format!("label: gpt\n{}\n", table.join("\n")));
         let disk = Disk {
             path,
             roothash: self.root.roothash.clone(),

@@ -1,22 +1,16 @@
 //! Where the disk may hang, and which one of several is taken.
 
 use crate::disk::{Disk, Part};
-use crate::guest::Guest;
 use crate::root::Root;
 use crate::vm::{Bus, Vm};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-fn report(guest: &mut Guest) -> Value {
-    let text = guest.ask("read", json!({ "path": "/run/cvm-init/boot.json" }));
-    serde_json::from_str(text.as_str().unwrap()).unwrap()
-}
-
 /// Boots, and says what the guest's report says of the disk and where /cocos lies.
 #[track_caller]
 fn taken(vm: Vm) -> (Value, Value) {
     let mut guest = vm.boot();
-    let report = report(&mut guest);
+    let report = guest.report();
     guest.power_off();
     (
         report["disk"].clone(),
@@ -116,7 +110,7 @@ fn a_disk_that_is_plugged_in_while_waited_for() {
     // The last line before the disk is looked for.
     guest.wait_serial("kernel modules", Duration::from_secs(100));
     guest.plug_in(0);
-    let waited = report(&mut guest)["effects"]
+    let waited = guest.report()["effects"]
         .as_array()
         .unwrap()
         .iter()

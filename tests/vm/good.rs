@@ -1,96 +1,365 @@
+//! Boots that succeed, and what the new root then finds.
+
 use crate::disk::{Disk, Part};
-use crate::root::Root;
-use crate::vm::{Bus, Vm};
-use serde_json::json;
-use std::time::Instant;
+use crate::guest::Guest;
+use crate::root::{Kind, Node, Root};
+use crate::tool::Scratch;
+use crate::vm::Vm;
+use serde_json::{Value, json};
+use std::fs;
+
+/// statfs(2).
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+const EROFS: i32 = 30;
+
+const SHARE_OPTIONS: &str = "trans=virtio,version=9p2000.L,cache=mmap";
+
+/// The whole mount table: target, type, source, root within the source, options.
+const MOUNTS: &[&str] = &[
+    "/ ext4 /dev/mapper/root_verity / ro,relatime",
+    "/cocos ext4 /dev/mapper/cocos_crypt / rw,noatime",
+    "/cocos_init ext4 /dev/mapper/cocos_crypt /cocos_init rw,noatime",
+    "/dev devtmpfs devtmpfs / rw,nosuid,relatime",
+    "/dev/pts devpts devpts / rw,nosuid,noexec,relatime",
+    "/etc/fstab tmpfs tmpfs /cvm-init/fstab rw,nosuid,nodev,relatime",
+    "/proc proc proc / rw,nosuid,nodev,noexec,relatime",
+    "/run tmpfs tmpfs / rw,nosuid,nodev,relatime",
+    "/sys sysfs sysfs / rw,nosuid,nodev,noexec,relatime",
+    "/sys/kernel/config configfs configfs / rw,nosuid,nodev,noexec,relatime",
+    "/tmp tmpfs tmpfs / rw,nosuid,nodev,relatime",
+    "/var tmpfs tmpfs / rw,nosuid,nodev,relatime",
+    "/var/lib/docker ext4 /dev/mapper/cocos_crypt /docker rw,noatime",
+];
+
+/// Mode and type of directories that the boot makes or mounts.
+const DIRECTORIES: &[(&str, u32)] = &[
+    ("/tmp", 0o1777),
+    ("/var", 0o755),
+    ("/run", 0o755),
+    ("/var/lib/docker", 0o755),
+    ("/cocos", 0o755),
+    ("/cocos/.cache", 0o755),
+    ("/cocos/.cache/oci", 0o755),
+    ("/cocos/datasets", 0o755),
+    ("/cocos/docker", 0o755),
+];
+
+const STAGES: &[&str] = &[
+    "platform", "config", "disk", "root", "volume", "runtime", "handoff",
+];
 
 #[test]
-fn probe() {
-    let t = Instant::now();
+fn a_disk_and_its_root_hash_are_enough() {
     let disk = Disk::builder().build();
-    eprintln!("disk {:?}", t.elapsed());
-    let t = Instant::now();
-    let mut guest = Vm::bare().disk(&disk).boot();
-    let h = guest.hello();
-    eprintln!("hello {:?} {h}", t.elapsed());
-    guest.ask("mkdir", json!({"path": "/mnt"}));
-    guest.ask(
-        "mount",
-        json!({"source": "/dev/sda2", "target": "/mnt", "fstype": "ext4", "options": "ro"}),
+    let mut guest = Vm::of(&disk).boot();
+
+    let hello = guest.hello();
+    assert_eq!(
+        (&hello["pid"], &hello["uid"], &hello["gid"]),
+        (&json!(1), &json!(0), &json!(0))
     );
-    for n in &Root::standard().nodes {
-        eprintln!("{n:.0?}", n = n.path);
-        eprintln!(
-            "{}",
-            guest.ask("stat", json!({"path": format!("/mnt/{}", n.path)}))
+    assert_eq!(hello["arguments"], json!(["/sbin/init"]));
+    // Deleted: the kernel opened it in the initramfs, which is gone.
+    for file in hello["files"].as_array().unwrap() {
+        assert_eq!(
+            file.as_str().unwrap().trim_end_matches(" (deleted)"),
+            "/dev/console"
         );
     }
-    for (v, a) in [
-        ("read", json!({"path": "/mnt/etc/fstab"})),
-        ("list", json!({"path": "/mnt/cocos_init"})),
-        ("mounts", json!({})),
-        ("statfs", json!({"path": "/mnt"})),
-        ("keys", json!({})),
-        ("kmsg", json!({})),
-        ("rootfs", json!({})),
-        ("write", json!({"path": "/mnt/x", "text": "a"})),
-        ("write", json!({"path": "/x", "text": "a"})),
-        (
-            "pattern_write",
-            json!({"path": "/dev/sda4", "offset": 4096, "bytes": 40960, "seed": 3, "direct": true}),
-        ),
-        (
-            "pattern_read",
-            json!({"path": "/dev/sda4", "offset": 4096, "bytes": 40960, "seed": 3, "direct": true}),
-        ),
-        (
-            "pattern_read",
-            json!({"path": "/dev/sda4", "offset": 0, "bytes": 40960, "seed": 3}),
-        ),
-        (
-            "pattern_read",
-            json!({"path": "/dev/sda4", "offset": 0, "bytes": 80960000, "seed": 3}),
-        ),
-        (
-            "pattern_write",
-            json!({"path": "/dev/sda4", "offset": 0, "bytes": 67108864, "seed": 4, "direct": true}),
-        ),
-        (
-            "pattern_read",
-            json!({"path": "/dev/sda4", "offset": 0, "bytes": 67108864, "seed": 4, "direct": true}),
-        ),
-        ("umount", json!({"target": "/mnt"})),
-        ("umount", json!({"target": "/mnt"})),
-        ("fill", json!({"dir": "/big", "files": 3000, "seed": 3})),
-        (
-            "fill_check",
-            json!({"dir": "/big", "files": 3000, "seed": 3}),
-        ),
-        (
-            "fill_check",
-            json!({"dir": "/big", "files": 3000, "seed": 4}),
-        ),
-        ("sync", json!({})),
-        ("drop_caches", json!({})),
-        ("nonsense", json!({})),
-        ("read", json!({})),
-    ] {
-        let t = Instant::now();
-        let answer = guest.call(v, a);
-        let text = format!("{answer:?}");
-        eprintln!("{v} {:?} {:.1500}", t.elapsed(), text);
-    }
-    eprintln!("{}", guest.bytes_written(0));
-    disk.write(Part::Cocos, 8192, b"X");
-    eprintln!(
-        "{:?}",
-        guest.call(
-            "pattern_read",
-            json!({"path": "/dev/sda4", "offset": 0, "bytes": 67108864, "seed": 4, "direct": true})
-        )
+
+    assert_eq!(mounts(&mut guest), MOUNTS);
+    check_fstab(
+        &mut guest,
+        &[
+            &format!("certs_share /etc/certs 9p {SHARE_OPTIONS},nofail 0 0"),
+            &format!("env_share /etc/cocos 9p {SHARE_OPTIONS},nofail 0 0"),
+        ],
     );
-    let t = Instant::now();
+    check_report(&mut guest, &disk);
+    check_mappings(&mut guest);
+    check_fresh_volume(&mut guest);
+    check_writable_places(&mut guest);
+    check_copy_of_cocos_init(&mut guest);
+    check_nothing_is_left_behind(&mut guest);
+    check_kernel_log(&mut guest);
     guest.power_off();
-    eprintln!("off {:?}", t.elapsed());
-    let _ = (Bus::Nvme, Bus::VirtioBlk);
+}
+
+#[test]
+fn the_command_line_can_stand_for_the_superblock() {
+    // A superblock that is not there cannot have been read.
+    let disk = Disk::builder().patch(Part::Verity, 0, &[0; 4096]).build();
+    let mut guest = Vm::of(&disk)
+        .append(&disk.verity_parameters)
+        .append("init=/usr/lib/agent/init -- one two")
+        .boot();
+    assert_eq!(
+        guest.hello()["arguments"],
+        json!(["/usr/lib/agent/init", "one", "two"])
+    );
+    assert_eq!(guest.report()["verity"]["parameters_from"], "command line");
+    check_report(&mut guest, &disk);
+    assert_eq!(mounts(&mut guest), MOUNTS);
+}
+
+#[test]
+fn shares_on_offer_are_mounted_and_their_fstab_lines_kept() {
+    let line = "env_share\t/etc/cocos  9p  trans=virtio,ro 0 0";
+    let root = Root::builder()
+        .with(Node::file("etc/fstab", format!("{line}\n")))
+        .build();
+    let disk = Disk::builder().root(&root).build();
+    let host = Scratch::new("shares");
+    for share in ["certs", "env", "other"] {
+        fs::create_dir(host.join(share)).unwrap();
+        fs::write(host.join(share).join("name"), share).unwrap();
+    }
+    let mut guest = Vm::of(&disk)
+        .share("certs_share", &host.join("certs"))
+        .share("other_share", &host.join("other"))
+        .share("env_share", &host.join("env"))
+        .boot();
+    assert_eq!(guest.read("/etc/certs/name"), "certs");
+    assert_eq!(guest.read("/etc/cocos/name"), "env");
+    let shares: Vec<_> = mounts(&mut guest)
+        .into_iter()
+        .filter(|m| m.contains(" 9p "))
+        .collect();
+    let flags = "rw,nosuid,nodev,relatime";
+    assert_eq!(
+        shares,
+        [
+            format!("/etc/certs 9p certs_share / {flags}"),
+            format!("/etc/cocos 9p env_share / {flags}"),
+        ]
+    );
+    assert_eq!(
+        guest.report()["shares"],
+        json!(["certs_share", "env_share"])
+    );
+    check_fstab(
+        &mut guest,
+        &[
+            &format!("certs_share /etc/certs 9p {SHARE_OPTIONS},nofail 0 0"),
+            line,
+        ],
+    );
+}
+
+/// Sorted by target.
+fn mounts(guest: &mut Guest) -> Vec<String> {
+    let table = guest.ask("mounts", json!({}));
+    let mut lines: Vec<_> = table
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|mount| {
+            ["target", "fstype", "source", "root", "options"]
+                .map(|field| mount[field].as_str().unwrap())
+                .join(" ")
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
+fn check_fstab(guest: &mut Guest, shares: &[&str]) {
+    let fstab = guest.read("/etc/fstab");
+    let (comments, lines): (Vec<_>, Vec<_>) = fstab.lines().partition(|line| line.starts_with('#'));
+    let root = "/dev/mapper/root_verity / ext4 ro,defaults 0 0";
+    assert_eq!(lines, [&[root], shares].concat());
+    assert!(
+        comments.iter().any(|comment| comment.contains("/cocos")),
+        "{fstab}"
+    );
+}
+
+/// `/run/cvm-init/boot.json` against the disk and the kernel; its times are printed.
+fn check_report(guest: &mut Guest, disk: &Disk) {
+    let report = guest.report();
+    assert_eq!(
+        report["disk"],
+        json!({ "name": "sda", "found_by": "proof" })
+    );
+    assert_eq!(report["verity"]["root_hash"], disk.roothash);
+    assert_eq!(report["root"]["bytes"], disk.size(Part::Root));
+    let volume = &report["volume"];
+    assert_eq!(volume["partition"], "sda4");
+    assert_eq!(volume["partition_bytes"], disk.size(Part::Cocos));
+    assert_eq!(volume["cipher"], "aes-gcm-random");
+    assert_eq!(volume["integrity"], "aead");
+    assert_eq!(volume["sector_size"], 4096);
+
+    let stages = report["stages"].as_array().unwrap();
+    let names: Vec<_> = stages
+        .iter()
+        .map(|stage| stage["stage"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, STAGES);
+    let sum: u64 = stages
+        .iter()
+        .map(|stage| stage["us"].as_u64().unwrap())
+        .sum();
+    let total = report["total_us"].as_u64().unwrap();
+    assert!(0 < sum && sum <= total, "stages take {sum} us of {total}");
+    eprintln!(
+        "{total} us to the new init, {} KiB of memory at most, {} bytes written; stages: {}",
+        report["peak_memory_kib"],
+        guest.bytes_written(0),
+        report["stages"]
+    );
+}
+
+/// The tables as the kernel runs them, by their names for other software.
+fn check_mappings(guest: &mut Guest) {
+    let mappings = guest.ask("dm", json!({}));
+    let text = |mapping: &Value, field: &str| mapping[field].as_str().unwrap().to_owned();
+    let [root, tags, volume] = mappings.as_array().unwrap().as_slice() else {
+        panic!("three mappings are wanted: {mappings}");
+    };
+    assert_eq!(
+        (&root["name"], &root["kind"]),
+        (&json!("root_verity"), &json!("verity"))
+    );
+    assert_eq!(
+        (&root["read_only"], &root["status"]),
+        (&json!(true), &json!("V"))
+    );
+    assert!(text(root, "uuid").starts_with("CRYPT-VERITY-"));
+
+    assert_eq!(tags["kind"], "integrity");
+    assert!(text(tags, "table").contains(" 28 D "), "{tags}");
+    assert!(text(tags, "uuid").starts_with("CRYPT-INTEGRITY-"));
+
+    assert_eq!(
+        (&volume["name"], &volume["kind"]),
+        (&json!("cocos_crypt"), &json!("crypt"))
+    );
+    assert_eq!(volume["sectors"], tags["sectors"]);
+    assert!(text(volume, "uuid").starts_with("CRYPT-LUKS2-"));
+    let table = text(volume, "table");
+    // A key of the keyring, by its name: no key bytes in the table.
+    assert!(
+        table.starts_with("capi:gcm(aes)-random :32:logon:"),
+        "{table}"
+    );
+    let device = text(tags, "device");
+    let rest = format!(" 0 {device} 0 2 integrity:28:aead sector_size:4096");
+    assert!(table.ends_with(&rest), "{table}");
+
+    for mapping in ["root_verity", "cocos_crypt"] {
+        let path = format!("/dev/mapper/{mapping}");
+        assert!(!guest.ask("stat", json!({ "path": path })).is_null());
+    }
+}
+
+/// Nothing is on the volume but what the boot puts there, by the kernel's count too.
+fn check_fresh_volume(guest: &mut Guest) {
+    let top = guest.ask("list", json!({ "path": "/cocos" }));
+    assert_eq!(
+        top,
+        json!([".cache", "cocos_init", "datasets", "docker", "lost+found"])
+    );
+    let copied = Root::standard()
+        .nodes
+        .iter()
+        .filter(|n| n.path.starts_with("cocos_init/"));
+    // The five directories of the boot: all above but lost+found, and .cache/oci.
+    let made = 5 + copied.count() as u64;
+    let free = guest.ask("statfs", json!({ "path": "/cocos" }))["ffree"]
+        .as_u64()
+        .unwrap();
+    assert_eq!(guest.report()["volume"]["free_inodes"], free + made);
+}
+
+fn check_writable_places(guest: &mut Guest) {
+    for (path, mode) in DIRECTORIES {
+        let stat = guest.ask("stat", json!({ "path": path }));
+        assert_eq!(
+            (&stat["type"], &stat["mode"]),
+            (&json!("directory"), &json!(mode)),
+            "{path}"
+        );
+    }
+    for folder in [
+        "/tmp",
+        "/var",
+        "/run",
+        "/cocos",
+        "/var/lib/docker",
+        "/cocos_init",
+    ] {
+        guest.ask(
+            "write",
+            json!({ "path": format!("{folder}/new"), "text": "" }),
+        );
+    }
+    for folder in ["", "/etc", "/usr/lib"] {
+        let refused = guest.call(
+            "write",
+            json!({ "path": format!("{folder}/new"), "text": "" }),
+        );
+        assert_eq!(refused.unwrap_err().errno, Some(EROFS), "{folder}");
+    }
+}
+
+/// Everything that the root's `/cocos_init` has, with every attribute.
+fn check_copy_of_cocos_init(guest: &mut Guest) {
+    for node in &Root::standard().nodes {
+        let path = format!("/{}", node.path);
+        if !path.starts_with("/cocos_init/") {
+            continue;
+        }
+        let stat = guest.ask("stat", json!({ "path": path }));
+        let (kind, target) = match &node.kind {
+            Kind::Directory => ("directory", None),
+            Kind::File(_) => ("file", None),
+            Kind::Symlink(target) => ("symlink", Some(target)),
+        };
+        let xattrs: serde_json::Map<_, _> = node
+            .xattrs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), json!(value)))
+            .collect();
+        let wanted = json!({
+            "type": kind, "target": target, "mode": node.mode,
+            "uid": node.owner.0, "gid": node.owner.1,
+            "mtime": node.mtime.0, "mtime_nsec": node.mtime.1, "xattrs": xattrs,
+        });
+        for (field, wanted) in wanted.as_object().unwrap() {
+            assert_eq!(&stat[field], wanted, "{field} of {path}");
+        }
+        if let Kind::File(content) = &node.kind {
+            assert_eq!(guest.read(&path).as_bytes(), content, "content of {path}");
+        }
+    }
+}
+
+/// Neither the initramfs, nor the key, nor a console that commands the kernel.
+fn check_nothing_is_left_behind(guest: &mut Guest) {
+    assert_eq!(
+        guest.ask("rootfs", json!({})),
+        json!({ "type": TMPFS_MAGIC, "entries": [] })
+    );
+    let keys = guest.ask("keys", json!({}));
+    let keys = keys.as_str().unwrap();
+    assert!(!keys.contains("logon"), "{keys}");
+    assert_eq!(guest.read("/proc/sys/kernel/sysrq"), "0\n");
+    assert_eq!(guest.read("/proc/sys/kernel/ctrl-alt-del"), "0\n");
+}
+
+fn check_kernel_log(guest: &mut Guest) {
+    let log = guest.ask("kmsg", json!({}));
+    let faults: Vec<_> = log
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line["text"].as_str().unwrap())
+        .filter(|text| {
+            ["AEAD ERROR", "EXT4-fs error", "I/O error", "WARNING:"]
+                .iter()
+                .any(|f| text.contains(f))
+        })
+        .collect();
+    assert!(faults.is_empty(), "{faults:?}");
 }

@@ -5,7 +5,7 @@ use crate::slots::Slots;
 use crate::tool::{Scratch, command};
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::process::{Child, Stdio};
+use std::process::{self, Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -51,12 +51,13 @@ pub(crate) struct Guest {
 impl Guest {
     pub(crate) fn launch(slots: Slots, machine: &[String]) -> Self {
         let scratch = Scratch::new("vm");
-        let name = |what| {
-            format!(
-                "cvm-init-{}-{what}",
-                scratch.path().file_name().unwrap().display()
-            )
-        };
+        let folder = scratch
+            .path()
+            .file_name()
+            .unwrap_or_default()
+            .display()
+            .to_string();
+        let name = |what| format!("cvm-init-{}-{folder}-{what}", process::id());
         let (agent_name, monitor_name) = (name("agent"), name("monitor"));
         let (agent_listener, monitor_listener) = (listen(&agent_name), listen(&monitor_name));
         // A test program that is killed runs no destructor: the kernel then ends QEMU.
@@ -137,6 +138,22 @@ impl Guest {
     pub(crate) fn ask(&mut self, verb: &str, arguments: Value) -> Value {
         self.call(verb, arguments)
             .unwrap_or_else(|error| panic!("the guest {}", error.message))
+    }
+
+    /// The content of a file of the guest.
+    #[track_caller]
+    pub(crate) fn read(&mut self, path: &str) -> String {
+        let content = self.ask("read", json!({ "path": path }));
+        content
+            .as_str()
+            .expect("the agent answers with text")
+            .to_owned()
+    }
+
+    /// `/run/cvm-init/boot.json`.
+    #[track_caller]
+    pub(crate) fn report(&mut self) -> Value {
+        serde_json::from_str(&self.read("/run/cvm-init/boot.json")).expect("the report is JSON")
     }
 
     fn request(&mut self, verb: &str, mut arguments: Value) {

@@ -83,7 +83,7 @@ impl Node {
 /// What a root must bring along, and a `/cocos_init` with all that a copy can get wrong.
 fn standard_nodes() -> Vec<Node> {
     let agent = fs::read(artefacts::agent()).expect("cargo built the agent");
-    let large: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+    let large: Vec<_> = (0..40_000).map(|line| line.to_string()).collect();
     let mut nodes: Vec<_> = [
         "cocos", "dev", "etc", "proc", "run", "sys", "tmp", "usr", "var",
     ]
@@ -118,7 +118,7 @@ fn standard_nodes() -> Vec<Node> {
         Node::file("cocos_init/setuid", "")
             .mode(0o4755)
             .owner(70_000, 70_001),
-        Node::file("cocos_init/large", large).mtime(1, 999_999_999),
+        Node::file("cocos_init/large", large.join("\n")).mtime(1, 999_999_999),
         Node::file("cocos_init/tagged", "x")
             .xattr("user.cvm", "kept")
             .xattr("trusted.cvm", "too"),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, id};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs, thread};
 
@@ -36,6 +37,22 @@ pub(crate) fn run(command: &mut Command) -> String {
     String::from_utf8_lossy(&stdout).into_owned()
 }
 
+/// The folder of this test run. What failed runs have kept is removed by the next one.
+fn run_folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        for entry in fs::read_dir(tmp).expect("cargo makes it").flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let process = name.strip_prefix("run-");
+            if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        tmp.join(format!("run-{}", id()))
+    })
+}
+
 /// A folder of one test: removed when the test passes, kept for a look when it fails.
 pub(crate) struct Scratch(PathBuf);
 
@@ -43,8 +60,7 @@ impl Scratch {
     pub(crate) fn new(purpose: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path =
-            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{purpose}-{}-{number}", id()));
+        let path = run_folder().join(format!("{purpose}-{number}"));
         fs::create_dir_all(&path).expect("the target folder is writable");
         Self(path)
     }
@@ -61,7 +77,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("kept for a look: {}", self.0.display());
+            eprintln!("kept until the next run: {}", self.0.display());
         } else {
             let _ = fs::remove_dir_all(&self.0);
         }

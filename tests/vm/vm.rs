@@ -53,11 +53,6 @@ impl Vm {
             .append(&format!("roothash={}", disk.roothash))
     }
 
-    /// A VM with the agent as its first program and no boot.
-    pub(crate) fn bare() -> Self {
-        Self::new().initramfs(artefacts::initramfs_bare())
-    }
-
     pub(crate) fn initramfs(mut self, archive: PathBuf) -> Self {
         self.initramfs = archive;
         self
@@ -65,7 +60,8 @@ impl Vm {
 
     /// Words more for the kernel command line.
     pub(crate) fn append(mut self, words: &str) -> Self {
-        self.append += &format!(" {words}");
+        self.append.push(' ');
+        self.append.push_str(words);
         self
     }
 

@@ -88,7 +88,7 @@ impl<'a> Span<'a> {
 
     /// Offset and length of each chunk.
     fn chunks(&self) -> impl Iterator<Item = (u64, usize)> {
-        let end = self.offset + self.bytes;
+        let end = self.offset.saturating_add(self.bytes);
         (self.offset..end).step_by(CHUNK).map(move |at| {
             (
                 at,

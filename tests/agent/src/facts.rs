@@ -1,14 +1,17 @@
 //! Verbs that report what the kernel says and change nothing.
 
 use crate::verbs::{Answer, Args, Error};
+use cvm_init::dm::Control;
 use rustix::fs::{FileType, major, minor};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
 
-/// Who the agent is, and what it was started with.
+/// Who the agent is and what it was started with; asked before it opens anything itself.
 pub(crate) fn hello() -> Value {
     let arguments: Vec<_> = std::env::args_os()
         .map(|a| a.to_string_lossy().into_owned())
@@ -16,12 +19,25 @@ pub(crate) fn hello() -> Value {
     let environment: Vec<_> = std::env::vars_os()
         .map(|(name, value)| format!("{}={}", name.to_string_lossy(), value.to_string_lossy()))
         .collect();
+    // The walk's own descriptor is closed by the time its target is asked for.
+    let descriptors: Vec<_> = fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|d| d.path())
+        .collect();
+    let files: Vec<_> = descriptors
+        .iter()
+        .filter_map(|descriptor| fs::read_link(descriptor).ok())
+        .map(|file| file.to_string_lossy().into_owned())
+        .collect();
     json!({
         "pid": std::process::id(),
         "uid": rustix::process::getuid().as_raw(),
         "gid": rustix::process::getgid().as_raw(),
         "arguments": arguments,
         "environment": environment,
+        "files": files,
     })
 }
 
@@ -149,6 +165,49 @@ fn unescape(field: &str) -> String {
     .fold(field.to_owned(), |text, (code, plain)| {
         text.replace(code, plain)
     })
+}
+
+/// Every mapping of the device-mapper, in the order of its minor numbers.
+pub(crate) fn dm(_: &Args<'_>) -> Answer {
+    let control = Control::open().map_err(|error| Error::from(error.to_string()))?;
+    let disks = fs::read_dir("/sys/block").map_err(Error::of("list the disks"))?;
+    let mut found = BTreeMap::new();
+    for disk in disks.flatten() {
+        let name = disk.file_name().to_string_lossy().into_owned();
+        let Some(minor) = name
+            .strip_prefix("dm-")
+            .and_then(|minor| minor.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        found.insert(minor, mapping(&control, &disk.path())?);
+    }
+    Ok(found.into_values().collect())
+}
+
+fn mapping(control: &Control, disk: &Path) -> Answer {
+    let attribute = |file: &str| {
+        fs::read_to_string(disk.join(file))
+            .map(|text| text.trim_end().to_owned())
+            .map_err(Error::of(format!("read {file} of {}", disk.display())))
+    };
+    let name = attribute("dm/name")?;
+    let table = control
+        .table(&name)
+        .map_err(|error| Error::from(error.to_string()))?;
+    let status = control
+        .status(&name)
+        .map_err(|error| Error::from(error.to_string()))?;
+    Ok(json!({
+        "name": name,
+        "uuid": attribute("dm/uuid")?,
+        "device": attribute("dev")?,
+        "read_only": attribute("ro")? == "1",
+        "kind": table.kind,
+        "sectors": table.sectors,
+        "table": table.params,
+        "status": status.params,
+    }))
 }
 
 /// `type` is the magic number of statfs(2); block counts are in units of `bsize` bytes.

@@ -60,15 +60,7 @@ pub(crate) fn umount(args: &Args<'_>) -> Answer {
 }
 
 pub(crate) fn power_off(_: &Args<'_>) -> Answer {
-    end(RebootCommand::PowerOff)
-}
-
-pub(crate) fn restart(_: &Args<'_>) -> Answer {
-    end(RebootCommand::Restart)
-}
-
-fn end(command: RebootCommand) -> Answer {
     rustix::fs::sync();
-    reboot(command).map_err(Error::of("end the machine"))?;
+    reboot(RebootCommand::PowerOff).map_err(Error::of("power off"))?;
     Ok(Value::Null)
 }

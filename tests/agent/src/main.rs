@@ -4,11 +4,7 @@
 //! a request, `{"ok": VALUE}` or `{"error": {"errno": N, "message": TEXT}}`. A test thereby asserts
 //! on what the kernel says, not on log text. Whatever a request does, the agent lives on: it is
 //! PID 1, and its end would be a kernel panic that hides the fault under test.
-//!
-//! As `/init` of an initramfs of its own it serves a test that wants a kernel and no boot: it then
-//! mounts the pseudo file systems and loads the modules that a boot would have left behind.
 
-mod bare;
 mod data;
 mod facts;
 mod kernel;
@@ -19,7 +15,6 @@ mod verbs;
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -27,15 +22,15 @@ const PORT: &str = "cvm.test";
 const PAUSE: Duration = Duration::from_millis(20);
 
 fn main() -> ! {
-    bare::prepare();
+    let hello = facts::hello();
     loop {
         match find_port() {
             Ok(port) => {
-                if let Err(error) = serve(port) {
-                    eprintln!("agent: cannot serve {PORT}: {error}");
+                if let Err(error) = serve(port, &hello) {
+                    complain(&format!("cannot serve {PORT}: {error}"));
                 }
             }
-            Err(error) => eprintln!("agent: cannot open {PORT}: {error}"),
+            Err(error) => complain(&format!("cannot open {PORT}: {error}")),
         }
         sleep(PAUSE);
     }
@@ -59,9 +54,9 @@ fn find_port() -> io::Result<File> {
     }
 }
 
-fn serve(mut port: File) -> io::Result<()> {
+fn serve(mut port: File, hello: &Value) -> io::Result<()> {
     let mut requests = BufReader::new(port.try_clone()?);
-    say(&mut port, &json!({ "hello": facts::hello() }))?;
+    say(&mut port, &json!({ "hello": hello }))?;
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -81,12 +76,14 @@ fn say(port: &mut File, value: &Value) -> io::Result<()> {
 fn answer(line: &[u8]) -> Value {
     let result = serde_json::from_slice(line)
         .map_err(|error| verbs::Error::from(format!("cannot parse the request: {error}")))
-        .and_then(|request: Value| {
-            catch_unwind(AssertUnwindSafe(|| verbs::perform(&request)))
-                .unwrap_or_else(|_| Err(verbs::Error::from("the verb panicked".to_owned())))
-        });
+        .and_then(|request: Value| verbs::perform(&request));
     match result {
         Ok(value) => json!({ "ok": value }),
         Err(error) => json!({ "error": { "errno": error.errno, "message": error.message } }),
     }
+}
+
+/// To the console, which may not be there: `eprintln` would panic then.
+fn complain(message: &str) {
+    let _ = writeln!(io::stderr(), "agent: {message}");
 }

@@ -12,13 +12,14 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Every entry of the initramfs, from within a mount namespace that lives as long as its thread.
+/// The type of the initramfs (the magic number of statfs(2)) and its every entry, from within a mount namespace that lives as long as its thread.
 pub(crate) fn entries(_: &Args<'_>) -> Answer {
     let thread = std::thread::spawn(|| {
         uncover()?;
         let mut found = Vec::new();
         walk(Path::new("/"), &mut found)?;
-        Ok::<_, io::Error>(Value::Array(found))
+        let magic = rustix::fs::statfs("/")?.f_type;
+        Ok::<_, io::Error>(json!({ "type": magic, "entries": found }))
     });
     match thread.join() {
         Ok(entries) => entries.map_err(Error::of("look beneath the root")),

@@ -75,20 +75,20 @@ const VERBS: &[(&str, Verb)] = &[
     ("mounts", facts::mounts),              // -> [{id, parent, target, ...}], in mount order
     ("statfs", facts::statfs),              // path -> {type, bsize, blocks, ...}
     ("kmsg", facts::kmsg),                  // -> [{level, text}], all since boot
+    ("dm", facts::dm),                      // -> [{name, uuid, kind, table, status, ...}]
     ("keys", facts::keys),                  // -> the text of /proc/keys
-    ("rootfs", rootfs::entries),            // -> [{path, type, size}], what the initramfs left
-    ("write", data::write),                 // path, text
-    ("mkdir", data::mkdir),                 // path, parents too
+    ("rootfs", rootfs::entries), // -> {type, entries: [{path, type, size}]}, left of the initramfs
+    ("write", data::write),      // path, text
+    ("mkdir", data::mkdir),      // path, parents too
     ("pattern_write", data::pattern_write), // path, offset, bytes, seed, direct
-    ("pattern_read", data::pattern_read),   // the same -> the first offset that differs, or null
-    ("fill", tree::fill),                   // dir, files, seed -> {files, bytes}
-    ("fill_check", tree::check),            // the same
+    ("pattern_read", data::pattern_read), // the same -> the first offset that differs, or null
+    ("fill", tree::fill),        // dir, files, seed -> {files, bytes}
+    ("fill_check", tree::check), // the same
     ("sync", kernel::sync),
     ("drop_caches", kernel::drop_caches), // writes back, then drops page, dentry and inode caches
     ("mount", kernel::mount),             // source, target, fstype, options
     ("umount", kernel::umount),           // target
     ("poweroff", kernel::power_off),      // does not answer
-    ("reboot", kernel::restart),          // does not answer
 ];
 
 pub(crate) fn perform(request: &Value) -> Answer {

@@ -1,0 +1,263 @@
+//! The device-mapper, by its ioctls: mappings of one target each, and nothing read back but
+//! what the kernel says of them.
+//!
+//! Source: `include/uapi/linux/dm-ioctl.h`.
+
+#![expect(
+    unsafe_code,
+    reason = "rustix has no typed call for the device-mapper's ioctls"
+)]
+
+use std::ffi::c_void;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::symlink;
+
+use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, opcode};
+
+use crate::block::Dev;
+use crate::effect::effect;
+use crate::error::{Error, Result};
+
+mod wire;
+
+pub use wire::Target;
+
+use wire::{HEADER, Message};
+
+const LIST_DEVICES: u8 = 2;
+const DEV_CREATE: u8 = 3;
+const DEV_REMOVE: u8 = 4;
+const DEV_SUSPEND: u8 = 6;
+const TABLE_LOAD: u8 = 9;
+const TABLE_STATUS: u8 = 12;
+const LIST_VERSIONS: u8 = 13;
+
+const READONLY: u32 = 1 << 0;
+/// With `TABLE_STATUS`: the table in place of the status.
+const STATUS_TABLE: u32 = 1 << 4;
+/// With `DEV_REMOVE`: remove now, or when the last user is gone.
+const DEFERRED_REMOVE: u32 = 1 << 17;
+
+/// What a mapping is to be.
+#[derive(Debug, Clone)]
+pub struct Mapping<'a> {
+    /// Name below `/dev/mapper`.
+    pub name: &'a str,
+    /// Unique name for tools that know it, such as udev and cryptsetup.
+    pub uuid: &'a str,
+    /// Whether writes are refused.
+    pub read_only: bool,
+}
+
+/// The device-mapper's control device.
+#[derive(Debug)]
+pub struct Control(File);
+
+impl Control {
+    /// Opens `/dev/mapper/control`.
+    ///
+    /// # Errors
+    /// When the kernel has no device-mapper.
+    pub fn open() -> Result<Self> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/mapper/control")
+            .map(Self)
+            .map_err(|cause| {
+                Error::cannot(
+                    &"open /dev/mapper/control (kernel option BLK_DEV_DM)",
+                    &cause,
+                )
+            })
+    }
+
+    /// Makes sure that the kernel has a target of type `kind`, which is built by `option`.
+    ///
+    /// # Errors
+    /// Names both when it has not.
+    pub fn require_target(&self, kind: &str, option: &str) -> Result<()> {
+        let answer = effect("list the device-mapper's targets", || {
+            self.call(LIST_VERSIONS, Message::new("", 0)?)
+        })?;
+        if answer.target_kinds().any(|known| known == kind) {
+            return Ok(());
+        }
+        Err(Error::new(format!(
+            "the kernel has no device-mapper target {kind:?} (kernel option {option})"
+        )))
+    }
+
+    /// Names of all mappings.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn names(&self) -> io::Result<Vec<String>> {
+        let answer = self.call(LIST_DEVICES, Message::new("", 0)?)?;
+        Ok(answer.mapping_names().collect())
+    }
+
+    /// Makes a mapping with its target and its node in `/dev/mapper`, and makes sure that the
+    /// live table is what `is_live` takes for the one asked for.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step, or runs another table.
+    pub fn activate(
+        &self,
+        mapping: &Mapping<'_>,
+        target: &Target,
+        is_live: fn(asked: &str, live: &str) -> bool,
+    ) -> Result<Dev> {
+        let device = self.create(mapping)?;
+        self.load(mapping, target)?;
+        self.resume(mapping.name)?;
+        self.require_live(mapping.name, target, is_live)?;
+        self.make_node(mapping.name, device)?;
+        Ok(device)
+    }
+
+    /// Makes the node in `/dev/mapper`: there is no udev yet to make it.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn make_node(&self, name: &str, device: Dev) -> Result<()> {
+        effect(format!("make the node /dev/mapper/{name}"), || {
+            symlink(
+                format!("../dm-{}", device.minor),
+                format!("/dev/mapper/{name}"),
+            )
+        })
+    }
+
+    /// Makes a mapping that has no table yet.
+    ///
+    /// # Errors
+    /// When the kernel refuses, as when the name or the UUID is taken.
+    pub fn create(&self, mapping: &Mapping<'_>) -> Result<Dev> {
+        effect(format!("create the mapping {}", mapping.name), || {
+            let request = Message::new(mapping.name, 0)?.with_uuid(mapping.uuid)?;
+            self.call(DEV_CREATE, request).map(|answer| answer.device())
+        })
+    }
+
+    /// Loads a table; the next [`Control::resume`] makes it live.
+    ///
+    /// # Errors
+    /// When the target refuses its parameters; the kernel log says why.
+    pub fn load(&self, mapping: &Mapping<'_>, target: &Target) -> Result<()> {
+        let flags = if mapping.read_only { READONLY } else { 0 };
+        let doing = format!("load the {} table of {}", target.kind, mapping.name);
+        effect(doing, || {
+            let request = Message::new(mapping.name, flags)?.with_target(target)?;
+            self.call(TABLE_LOAD, request)
+        })?;
+        Ok(())
+    }
+
+    /// Makes the loaded table live.
+    ///
+    /// # Errors
+    /// When the target cannot start.
+    pub fn resume(&self, name: &str) -> Result<()> {
+        effect(format!("resume the mapping {name}"), || {
+            self.call(DEV_SUSPEND, Message::new(name, 0)?)
+        })?;
+        Ok(())
+    }
+
+    /// The live target and its parameters.
+    ///
+    /// # Errors
+    /// When there is no such mapping, or none of exactly one target.
+    pub fn table(&self, name: &str) -> Result<Target> {
+        self.target(name, STATUS_TABLE, "table")
+    }
+
+    /// The live target and what it says of itself.
+    ///
+    /// # Errors
+    /// As [`Control::table`].
+    pub fn status(&self, name: &str) -> Result<Target> {
+        self.target(name, 0, "status")
+    }
+
+    /// Removes a mapping, now or as soon as its last user is gone.
+    ///
+    /// # Errors
+    /// ENXIO when there is none of this name.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        self.call(DEV_REMOVE, Message::new(name, DEFERRED_REMOVE)?)?;
+        Ok(())
+    }
+
+    /// Makes sure that the live table is the one asked for.
+    ///
+    /// # Errors
+    /// Shows both when it is not.
+    pub fn require_live(
+        &self,
+        name: &str,
+        asked: &Target,
+        is_live: fn(asked: &str, live: &str) -> bool,
+    ) -> Result<()> {
+        let live = self.table(name)?;
+        let same = live.kind == asked.kind
+            && live.sectors == asked.sectors
+            && is_live(&asked.params, &live.params);
+        if same {
+            return Ok(());
+        }
+        Err(Error::new(format!(
+            "the live table of {name} is not the one asked for: {live:?}, asked for {asked:?}"
+        )))
+    }
+
+    fn target(&self, name: &str, flags: u32, what: &str) -> Result<Target> {
+        effect(format!("read the {what} of {name}"), || {
+            self.call(TABLE_STATUS, Message::new(name, flags)?)?
+                .target()
+        })
+    }
+
+    fn call(&self, command: u8, mut message: Message) -> io::Result<Message> {
+        // _IOWR(DM_IOCTL, command, struct dm_ioctl): the size is that of the head alone.
+        let direction = ioctl::Direction::ReadWrite;
+        let call = Call {
+            opcode: opcode::from_components(direction, 0xfd, command, HEADER.into()),
+            buffer: message.buffer(),
+        };
+        // SAFETY: the opcode is one of the device-mapper's, the file is its control device (or
+        // answers ENOTTY), and the buffer's head states the buffer's length, which the kernel
+        // does not write beyond.
+        unsafe { ioctl::ioctl(&self.0, call) }?;
+        if message.is_cut_short() {
+            return Err(io::Error::other("the answer is longer than the buffer"));
+        }
+        Ok(message)
+    }
+}
+
+struct Call<'a> {
+    opcode: Opcode,
+    buffer: &'a mut [u8],
+}
+
+// SAFETY: the device-mapper reads and writes the buffer that the pointer leads to, within the
+// length stated in its head, which `Message` sets to the buffer's own.
+unsafe impl Ioctl for Call<'_> {
+    type Output = ();
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        self.opcode
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        self.buffer.as_mut_ptr().cast()
+    }
+
+    unsafe fn output_from_ptr(_: IoctlOutput, _: *mut c_void) -> rustix::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,286 @@
+//! The buffers that pass between us and the device-mapper: bytes to values and back.
+
+use std::io;
+
+use crate::block::Dev;
+
+/// Bytes of `struct dm_ioctl`, the head of every call's buffer.
+pub(super) const HEADER: u16 = 312;
+/// Bytes of `struct dm_target_spec`.
+const TARGET_SPEC: usize = 40;
+/// Buffer of a call: the head and room for the longest table or list that is asked for.
+const BUFFER: u16 = 16 * 1024;
+/// Version of the interface that is spoken: the first of its present form.
+const VERSION: [u32; 3] = [4, 0, 0];
+
+// Fields of struct dm_ioctl.
+const DATA_SIZE_AT: usize = 12;
+const DATA_START_AT: usize = 16;
+const TARGET_COUNT_AT: usize = 20;
+const FLAGS_AT: usize = 28;
+const DEV_AT: usize = 40;
+const NAME_AT: usize = 48;
+const NAME_MAX: usize = 128;
+const UUID_AT: usize = 176;
+const UUID_MAX: usize = 129;
+
+/// In the answer's flags: it did not fit.
+const BUFFER_FULL: u32 = 1 << 8;
+
+/// One target that covers a mapping from its first sector on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Type of the target: `verity`.
+    pub kind: String,
+    /// Length in sectors of 512 bytes.
+    pub sectors: u64,
+    /// The target's parameters; in a status, what the target says of itself.
+    pub params: String,
+}
+
+impl Target {
+    /// `struct dm_target_spec` with the parameters behind it, padded to eight bytes.
+    fn to_spec(&self) -> io::Result<Vec<u8>> {
+        if self.params.contains('\0') || self.kind.len() >= 16 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let length = (TARGET_SPEC + self.params.len() + 1).next_multiple_of(8);
+        let mut spec = Vec::with_capacity(length);
+        spec.extend(0_u64.to_ne_bytes()); // sector_start
+        spec.extend(self.sectors.to_ne_bytes());
+        spec.extend(0_u32.to_ne_bytes()); // status
+        spec.extend(0_u32.to_ne_bytes()); // next: there is none
+        spec.extend(self.kind.bytes());
+        spec.resize(TARGET_SPEC, 0);
+        spec.extend(self.params.bytes());
+        spec.resize(length, 0);
+        Ok(spec)
+    }
+
+    fn from_spec(spec: &[u8]) -> Self {
+        Self {
+            kind: text(spec.get(..TARGET_SPEC).unwrap_or_default(), 24),
+            sectors: u64_at(spec, 8),
+            // The kernel ends some tables with a blank.
+            params: text(spec, TARGET_SPEC).trim_end().to_owned(),
+        }
+    }
+}
+
+/// The buffer of a call: `struct dm_ioctl` and what belongs behind it, first the request and
+/// then, in its place, the answer.
+#[derive(Debug)]
+pub(super) struct Message(Vec<u8>);
+
+impl Message {
+    /// A request about the mapping `name`, or about none.
+    pub(super) fn new(name: &str, flags: u32) -> io::Result<Self> {
+        let head = [
+            VERSION[0],
+            VERSION[1],
+            VERSION[2],
+            BUFFER.into(), // data_size
+            HEADER.into(), // data_start
+            0,             // target_count
+            0,             // open_count
+            flags,
+        ];
+        let mut buffer = Vec::with_capacity(BUFFER.into());
+        buffer.extend(head.into_iter().flat_map(u32::to_ne_bytes));
+        buffer.resize(BUFFER.into(), 0);
+        let mut message = Self(buffer);
+        message.put_text(NAME_AT, name, NAME_MAX)?;
+        Ok(message)
+    }
+
+    /// The same with the UUID that the mapping is to have.
+    pub(super) fn with_uuid(mut self, uuid: &str) -> io::Result<Self> {
+        self.put_text(UUID_AT, uuid, UUID_MAX)?;
+        Ok(self)
+    }
+
+    /// The same with a table of one target.
+    pub(super) fn with_target(mut self, target: &Target) -> io::Result<Self> {
+        self.put(TARGET_COUNT_AT, &1_u32.to_ne_bytes())?;
+        self.put(HEADER.into(), &target.to_spec()?)?;
+        Ok(self)
+    }
+
+    /// The bytes that the kernel reads and writes; their head states how many they are.
+    pub(super) fn buffer(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+
+    /// Whether the answer did not fit.
+    pub(super) fn is_cut_short(&self) -> bool {
+        u32_at(&self.0, FLAGS_AT) & BUFFER_FULL != 0
+    }
+
+    /// The device number of the mapping.
+    pub(super) fn device(&self) -> Dev {
+        Dev::from_huge(u64_at(&self.0, DEV_AT))
+    }
+
+    /// The target of a table or status.
+    pub(super) fn target(&self) -> io::Result<Target> {
+        match u32_at(&self.0, TARGET_COUNT_AT) {
+            1 => Ok(Target::from_spec(
+                self.records(0).next().unwrap_or_default(),
+            )),
+            n => Err(io::Error::other(format!("it has {n} targets, not one"))),
+        }
+    }
+
+    /// Types in a list of target versions: `struct dm_target_versions` has a u32 for the next
+    /// one, three for the version, then the name.
+    pub(super) fn target_kinds(&self) -> impl Iterator<Item = String> {
+        self.records(0).map(|record| text(record, 16))
+    }
+
+    /// Names in a list of devices: `struct dm_name_list` has a u64 of device number, 0 when there
+    /// is none at all, a u32 for the next one, then the name.
+    pub(super) fn mapping_names(&self) -> impl Iterator<Item = String> {
+        self.records(8)
+            .filter(|record| u64_at(record, 0) != 0)
+            .map(|record| text(record, 12))
+    }
+
+    /// The records of the answer: each has at `next_at` the distance in bytes to the following
+    /// one, 0 in the last.
+    fn records(&self, next_at: usize) -> impl Iterator<Item = &[u8]> {
+        let start = u32_at(&self.0, DATA_START_AT) as usize;
+        let end = u32_at(&self.0, DATA_SIZE_AT) as usize;
+        let first = self.0.get(start..).filter(|_| end > HEADER.into());
+        std::iter::successors(first, move |record| match u32_at(record, next_at) {
+            0 => None,
+            next => record.get(next as usize..),
+        })
+    }
+
+    /// Puts a NUL-terminated text into a field of `room` bytes.
+    fn put_text(&mut self, at: usize, text: &str, room: usize) -> io::Result<()> {
+        if text.len() >= room || text.contains('\0') {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.put(at, text.as_bytes())
+    }
+
+    fn put(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
+        self.0
+            .get_mut(at..)
+            .and_then(|rest| rest.get_mut(..bytes.len()))
+            .ok_or(io::ErrorKind::InvalidInput)?
+            .copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes
+        .get(at..)
+        .and_then(|rest| rest.first_chunk())
+        .map_or(0, |field| u32::from_ne_bytes(*field))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes
+        .get(at..)
+        .and_then(|rest| rest.first_chunk())
+        .map_or(0, |field| u64::from_ne_bytes(*field))
+}
+
+/// The text from `at` up to its NUL.
+fn text(bytes: &[u8], at: usize) -> String {
+    let rest = bytes.get(at..).unwrap_or_default();
+    let end = rest.iter().position(|&b| b == 0).unwrap_or(rest.len());
+    String::from_utf8_lossy(rest.get(..end).unwrap_or_default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_target_survives_its_wire_form() {
+        let target = Target {
+            kind: "verity".into(),
+            sectors: 4096,
+            params: "1 8:2 8:3".into(),
+        };
+        let spec = target.to_spec().unwrap();
+        assert_eq!(spec.len() % 8, 0);
+        assert_eq!(Target::from_spec(&spec), target);
+    }
+
+    #[test]
+    fn a_head_states_version_sizes_and_name() {
+        let Message(buffer) = Message::new("root_verity", 1).unwrap();
+        assert_eq!(u32_at(&buffer, 0), 4);
+        assert_eq!(u32_at(&buffer, 12) as usize, buffer.len());
+        assert_eq!(u32_at(&buffer, 16), 312);
+        assert_eq!(u32_at(&buffer, 28), 1);
+        assert_eq!(text(&buffer, 48), "root_verity");
+    }
+
+    #[test]
+    fn names_that_do_not_fit_are_refused() {
+        assert!(Message::new(&"x".repeat(128), 0).is_err());
+        assert!(Message::new("a\0b", 0).is_err());
+    }
+
+    /// An answer to `LIST_VERSIONS`, its head and its records.
+    fn versions(names: &[String]) -> Message {
+        let Message(mut answer) = Message::new("", 0).unwrap();
+        answer.truncate(HEADER.into());
+        for (index, name) in names.iter().enumerate() {
+            let length = (16 + name.len() + 1).next_multiple_of(8);
+            let last = index + 1 == names.len();
+            let next = if last {
+                0
+            } else {
+                u32::try_from(length).unwrap()
+            };
+            let record = answer.len();
+            answer.extend(next.to_ne_bytes());
+            answer.extend([0; 12]);
+            answer.extend(name.bytes());
+            answer.resize(record + length, 0);
+        }
+        let end = u32::try_from(answer.len()).unwrap();
+        answer[12..16].copy_from_slice(&end.to_ne_bytes());
+        answer.resize(BUFFER.into(), 0);
+        Message(answer)
+    }
+
+    proptest! {
+        #[test]
+        fn every_target_survives_its_wire_form(
+            kind in "[a-z-]{1,15}",
+            sectors: u64,
+            params in "([!-~]([ -~]{0,300}[!-~])?)?",
+        ) {
+            let target = Target { kind, sectors, params };
+            prop_assert_eq!(Target::from_spec(&target.to_spec().unwrap()), target);
+        }
+
+        #[test]
+        fn records_are_found_by_their_distances(names in prop::collection::vec("[a-z-]{1,20}", 0..20)) {
+            let found: Vec<_> = versions(&names).target_kinds().collect();
+            prop_assert_eq!(found, names);
+        }
+
+        #[test]
+        fn any_answer_comes_to_an_end(mut answer: Vec<u8>, numbers: Vec<u8>, next_at in 0..64_usize) {
+            // Small numbers lead to places within it, and so on to more records.
+            for (field, number) in answer.chunks_exact_mut(4).zip(numbers) {
+                field.copy_from_slice(&u32::from(number).to_ne_bytes());
+            }
+            let message = Message(answer);
+            prop_assert!(message.records(next_at).count() <= message.0.len() + 1);
+            for record in message.records(next_at) {
+                prop_assert!(!Target::from_spec(record).params.contains('\0'));
+            }
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! What a boot costs, printed; asserted only where it is no matter of time.
+
+use crate::disk::Disk;
+use crate::vm::Vm;
+
+const MIB: u64 = 1 << 20;
+
+/// At most, while a volume is made: metadata, not a wipe.
+const WRITTEN_MAX: u64 = 4 * MIB;
+/// At most, of PID 1, in KiB.
+const MEMORY_MAX: u64 = 6 * 1024;
+
+#[test]
+fn the_cost_of_a_boot_does_not_grow_with_the_disk() {
+    println!("partition 4  init to new root   volume  peak memory     written");
+    for size in [64, 1024, 20 * 1024] {
+        let disk = Disk::builder().cocos(size * MIB).build();
+        let mut guest = Vm::of(&disk).measuring().boot();
+        let report = guest.report();
+        let written = guest.bytes_written(0);
+        let number = |field: &str| report.pointer(field).unwrap().as_u64().unwrap();
+        let (total, volume) = (number("/total_us"), number("/stages/4/us"));
+        let memory = number("/peak_memory_kib");
+        println!(
+            "{size:>7} MiB {:>13} ms {:>5} ms {memory:>8} KiB {written:>9} B",
+            total / 1000,
+            volume / 1000
+        );
+        assert!(
+            written <= WRITTEN_MAX,
+            "{size} MiB: {written} bytes written"
+        );
+        assert!(memory <= MEMORY_MAX, "{size} MiB: {memory} KiB of memory");
+        guest.power_off();
+    }
+}
