@@ -16,6 +16,34 @@ pub const DATA_ONLY: MountFlags = MountFlags::NOSUID
     .union(MountFlags::NODEV)
     .union(MountFlags::NOEXEC);
 
+/// Options that mount(2) takes as flags.
+const FLAG_OPTIONS: &[(&str, MountFlags)] = &[
+    ("ro", MountFlags::RDONLY),
+    ("nosuid", MountFlags::NOSUID),
+    ("nodev", MountFlags::NODEV),
+    ("noexec", MountFlags::NOEXEC),
+    ("noatime", MountFlags::NOATIME),
+    ("relatime", MountFlags::RELATIME),
+];
+
+/// Options that are for whoever reads the fstab; so is all that begins with "x-".
+const READERS_OPTIONS: &[&str] = &["defaults", "rw", "auto", "noauto", "nofail", "_netdev"];
+
+/// Parts the options of an fstab line (fstab(5)) into flags and what the file system takes.
+#[must_use]
+pub fn parse_options(options: &str) -> (Flags, String) {
+    let mut flags = Flags::empty();
+    let mut data = Vec::new();
+    for option in options.split(',') {
+        if let Some((_, flag)) = FLAG_OPTIONS.iter().find(|(name, _)| *name == option) {
+            flags |= *flag;
+        } else if !READERS_OPTIONS.contains(&option) && !option.starts_with("x-") {
+            data.push(option);
+        }
+    }
+    (flags, data.join(","))
+}
+
 /// Mounts a file system of type `kind`; `data` are its own options, comma-separated.
 ///
 /// # Errors
@@ -61,5 +89,22 @@ pub fn ensure_dir(path: &Path, mode: u32) -> Result<()> {
             _ => Err(Errno::NOTDIR),
         },
         outcome => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_fstab_lines_options_are_parted() {
+        assert_eq!(
+            parse_options("defaults,trans=virtio,ro,nofail,x-systemd.automount,cache=mmap,noexec"),
+            (
+                Flags::RDONLY | Flags::NOEXEC,
+                "trans=virtio,cache=mmap".to_owned()
+            )
+        );
+        assert_eq!(parse_options("defaults"), (Flags::empty(), String::new()));
     }
 }

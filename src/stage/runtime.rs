@@ -94,9 +94,13 @@ pub fn furnish(report: &mut Report) -> Result<()> {
         })?;
         bind(COCOS_INIT)?;
     }
-    report.shares = mount_shares()?;
+    let fstab = read_fstab()?;
+    report.shares = mount_shares(fstab.as_deref().unwrap_or_default())?;
     make_dirs(&[RUN_DIR], |path| Path::new(path).to_owned())?;
-    cover_fstab()?;
+    // Where there is none, tools find none, as the image build decided.
+    if let Some(fstab) = fstab {
+        cover_fstab(&fstab)?;
+    }
     make_dirs(RULES_DIRS, |path| Path::new(path).to_owned())?;
     effect(format!("write {RULES}"), || fs::write(RULES, RULES_TEXT))
 }
@@ -116,24 +120,36 @@ fn bind((source, target): (&str, &str)) -> Result<()> {
     })
 }
 
-/// Mounts the shares on offer and returns their tags. A share that does not mount is the host's
-/// doing, and a guest that needs it will say so itself.
-fn mount_shares() -> Result<Vec<&'static str>> {
+/// The root's fstab, if it has one.
+fn read_fstab() -> Result<Option<String>> {
+    let path = in_new_root(FSTAB);
+    match fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::cannot(&format!("look at {FSTAB}"), &error)),
+        Ok(metadata) if !metadata.is_file() => {
+            Err(Error::new(format!("{FSTAB} is not a regular file")))
+        }
+        Ok(_) => effect(format!("read {FSTAB}"), || {
+            fs::read(&path).map(|bytes| Some(String::from_utf8_lossy(&bytes).into_owned()))
+        }),
+    }
+}
+
+/// Mounts the shares on offer, with the options of the root's fstab, and returns their tags. A
+/// share that does not mount is the host's doing, and a guest that needs it will say so itself.
+fn mount_shares(fstab: &str) -> Result<Vec<&'static str>> {
     let offered = effect("list the 9P shares", share::offered_tags)?;
     let mut mounted = Vec::new();
-    for Share { tag, target } in SHARES {
+    for share in SHARES {
+        let Share { tag, target } = share;
         if !offered.iter().any(|offer| offer == tag) {
             continue;
         }
+        let options = share.options_of(fstab).unwrap_or(share::OPTIONS);
+        let (flags, data) = mount::parse_options(options);
+        let flags = flags | Flags::NOSUID | Flags::NODEV;
         let outcome = optional(format!("mount the share {tag} on {target}"), || {
-            let flags = Flags::NOSUID | Flags::NODEV;
-            mount::mount(
-                Path::new(tag),
-                &in_new_root(target),
-                "9p",
-                flags,
-                share::OPTIONS,
-            )
+            mount::mount(Path::new(tag), &in_new_root(target), "9p", flags, &data)
         });
         mounted.extend(outcome.map(|()| *tag));
     }
@@ -141,21 +157,11 @@ fn mount_shares() -> Result<Vec<&'static str>> {
 }
 
 /// The root is read-only, so the new fstab covers the old one.
-fn cover_fstab() -> Result<()> {
-    let old = in_new_root(FSTAB);
-    // Nothing to cover: tools find no fstab, as the image build decided.
-    let text = match fs::symlink_metadata(&old) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Ok(metadata) if metadata.is_file() => effect(format!("read {FSTAB}"), || {
-            fs::read(&old).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        })?,
-        Ok(_) => return Err(Error::new(format!("{FSTAB} is not a regular file"))),
-        Err(error) => return Err(Error::cannot(&format!("look at {FSTAB}"), &error)),
-    };
+fn cover_fstab(old: &str) -> Result<()> {
     let root = node(mapping::ROOT);
-    let new = fstab::generate(&text, &root.to_string_lossy(), SHARES, share::OPTIONS);
+    let new = fstab::generate(old, &root.to_string_lossy(), SHARES, share::OPTIONS);
     effect(format!("write {NEW_FSTAB}"), || fs::write(NEW_FSTAB, new))?;
     effect(format!("bind {NEW_FSTAB} to {FSTAB}"), || {
-        mount::bind(Path::new(NEW_FSTAB), &old)
+        mount::bind(Path::new(NEW_FSTAB), &in_new_root(FSTAB))
     })
 }

@@ -125,12 +125,11 @@ fn shares_on_offer_are_mounted_and_their_fstab_lines_kept() {
         .into_iter()
         .filter(|m| m.contains(" 9p "))
         .collect();
-    let flags = "rw,nosuid,nodev,relatime";
     assert_eq!(
         shares,
         [
-            format!("/etc/certs 9p certs_share / {flags}"),
-            format!("/etc/cocos 9p env_share / {flags}"),
+            "/etc/certs 9p certs_share / rw,nosuid,nodev,relatime",
+            "/etc/cocos 9p env_share / ro,nosuid,nodev,relatime",
         ]
     );
     assert_eq!(
