@@ -7,6 +7,7 @@
 )]
 
 use std::fs;
+use std::ops::Deref;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -28,12 +29,31 @@ fn target() -> &'static Path {
         .unwrap()
 }
 
-/// A folder of one test, empty at its start; its name has a blank, as users' folders may.
-fn scratch(test: &str) -> PathBuf {
+/// A folder of one test, empty at its start, and gone when the test has passed.
+struct Scratch(PathBuf);
+
+impl Deref for Scratch {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+/// Its name has a blank, as users' folders may.
+fn scratch(test: &str) -> Scratch {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("scripts {test}"));
     let _ = fs::remove_dir_all(&path);
     fs::create_dir_all(&path).unwrap();
-    path
+    Scratch(path)
 }
 
 fn script(name: &str) -> Command {
@@ -415,7 +435,7 @@ fn an_image_of_the_same_inputs_has_the_same_bytes() {
             run(tool("find").arg(&root).args(epoch));
             // cmp reads the hole too.
             run(image(&dir, &root).args(["--cocos-size", "64M"]));
-            dir.join("out")
+            dir
         })
         .collect();
     for name in [
@@ -425,7 +445,7 @@ fn an_image_of_the_same_inputs_has_the_same_bytes() {
         "rootfs.roothash",
         "cmdline",
     ] {
-        run(tool("cmp").args(dirs.iter().map(|dir| dir.join(name))));
+        run(tool("cmp").args(dirs.iter().map(|dir| dir.join("out").join(name))));
     }
 }
 
