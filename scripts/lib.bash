@@ -66,6 +66,14 @@ scratch_in() {
     on_exit rm -rf "$scratch"
 }
 
+# make_target: make the target folder as cargo makes it, with the mark that tells backups to
+# leave it out and tests where it is; cargo does not add it to a folder that is there.
+make_target() {
+    [[ ! -e $target ]] || return 0
+    mkdir -p "$target" 2>/dev/null || die "cannot make folder $target"
+    echo 'Signature: 8a477f597d28d172789f06886806bc55' >"$target/CACHEDIR.TAG"
+}
+
 # publish FILE TARGET: put what was made in $scratch into its place.
 publish() {
     [[ ! -d $2 ]] || die "cannot write $2: it is a folder"
