@@ -2,17 +2,19 @@
 
 use std::convert::Infallible;
 use std::env;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Instant;
 
 use rustix::fs::{FsWord, fstatfs};
 use rustix::process::{chdir, chroot};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::{NEW_ROOT, in_new_root, runtime::RUN_DIR};
-use crate::effect::effect;
+use crate::effect::{effect, optional};
 use crate::error::Result;
 use crate::exec::exec;
 use crate::mount;
@@ -54,10 +56,25 @@ pub fn switch_root(init: &str, start: Instant, mut report: Report) -> Result<Inf
         let text = report.finish(start, peak_memory_kib())?;
         fs::write(report_file, text)
     })?;
+    optional("hand the console on", hand_console_on);
     log::info!("handing over to {init}");
     effect(format!("run {init}"), || {
         Err(exec(init, env::args_os().skip(1)))
     })
+}
+
+/// Gives init the console of the new root in place of the one that the initramfs had, whose node
+/// is gone. A machine without a console has none to give.
+fn hand_console_on() -> io::Result<()> {
+    let console = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY)
+        .open("/dev/console")?;
+    dup2_stdin(&console)?;
+    dup2_stdout(&console)?;
+    dup2_stderr(&console)?;
+    Ok(())
 }
 
 /// Frees the memory that the initramfs takes, and takes its content out of everybody's reach.

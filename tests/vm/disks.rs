@@ -49,42 +49,37 @@ fn decoy() -> Disk {
     Disk::builder().root(&other).build()
 }
 
-/// The one that proves the root hash is taken whatever the kernel calls it, and nothing is
-/// written to the other.
+/// Boots with two disks, of which `right` is the one to be taken whatever the kernel calls it,
+/// and nothing is to be written to the other.
 #[track_caller]
-fn the_right_one_is_taken(right: &Disk, wrong: &Disk, vm: Vm, found_by: &str) {
-    let hash = format!("roothash={}", right.roothash);
-    let (disk, partition) = taken(vm.append(&hash));
-    assert_eq!(disk["found_by"], found_by);
-    assert_eq!(partition, format!("{}4", disk["name"].as_str().unwrap()));
-    let header = |disk: &Disk| disk.read(Part::Cocos, 0, 6);
-    assert_eq!(header(right), b"LUKS\xba\xbe");
-    assert_eq!(header(wrong), [0; 6]);
+fn the_right_one_is_taken(disks: [&Disk; 2], right: usize, pin: &str, found_by: &str) {
+    let hash = format!("roothash={}", disks[right].roothash);
+    let vm = Vm::new().disk(disks[0]).disk(disks[1]);
+    let mut guest = vm.append(&hash).append(pin).boot();
+    assert_eq!(guest.report()["disk"]["found_by"], found_by);
+    assert_eq!(disks[right].read(Part::Cocos, 0, 6), b"LUKS\xba\xbe");
+    assert!(guest.bytes_written(right) > 0);
+    assert_eq!(guest.bytes_written(1 - right), 0);
+    guest.power_off();
 }
 
 #[test]
 fn two_disks_the_right_one_first() {
     let (right, wrong) = (Disk::builder().build(), decoy());
-    let vm = Vm::new().disk(&right).disk(&wrong);
-    the_right_one_is_taken(&right, &wrong, vm, "proof");
+    the_right_one_is_taken([&right, &wrong], 0, "", "proof");
 }
 
 #[test]
 fn two_disks_the_right_one_second() {
     let (right, wrong) = (Disk::builder().build(), decoy());
-    let vm = Vm::new().disk(&wrong).disk(&right);
-    the_right_one_is_taken(&right, &wrong, vm, "proof");
+    the_right_one_is_taken([&wrong, &right], 1, "", "proof");
 }
 
 /// Two disks that both prove the root hash: only the command line can tell them apart.
 #[test]
 fn a_disk_pinned_by_its_serial() {
     let (first, second) = (Disk::builder().build(), Disk::builder().build());
-    let vm = Vm::new()
-        .disk(&first)
-        .disk(&second)
-        .append("cvm.disk=serial:disk1");
-    the_right_one_is_taken(&second, &first, vm, "cvm.disk");
+    the_right_one_is_taken([&first, &second], 1, "cvm.disk=serial:disk1", "cvm.disk");
 }
 
 #[test]
