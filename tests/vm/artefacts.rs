@@ -14,7 +14,7 @@ const TREE: &str = env!("CARGO_MANIFEST_DIR");
 /// The module that the agent's port needs and a real boot does not.
 const AGENT_MODULE: &str = "virtio_console";
 
-/// Where cargo builds, whatever flag or variable says where: this is its TARGET/tmp.
+/// Where cargo builds, whatever flag or variable says where; this is the tmp of a target triple in it.
 fn target() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
         .ancestors()
