@@ -64,7 +64,6 @@ struct Given {
     cipher: Option<String>,
     integrity: Option<String>,
     tags: Option<Tags>,
-    on_failure: Option<Action>,
     grow: Option<bool>,
     timeout: Option<Duration>,
     log: Option<LevelFilter>,
@@ -107,10 +106,8 @@ const KEYS: &[Key] = &[
         given.tags = Some(one_of(text, TAGS)?);
         Ok(())
     }),
-    ("cvm.on_failure", |given, text| {
-        given.on_failure = Some(one_of(text, ACTIONS)?);
-        Ok(())
-    }),
+    // Looked up by itself when it is needed: see `Config::on_failure`.
+    ("cvm.on_failure", |_, text| one_of(text, ACTIONS).map(drop)),
     ("cvm.grow", |given, text| {
         given.grow = Some(one_of(text, YES_NO)?);
         Ok(())

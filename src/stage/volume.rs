@@ -78,7 +78,7 @@ pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()
         )));
     }
     let volume = open(config, &partition)?;
-    let layout = format(&volume)?;
+    let layout = make_file_system(&volume)?;
     effect(format!("mount the volume on {MOUNT_POINT}"), || {
         let (device, target) = (node(mapping::VOLUME), in_new_root(MOUNT_POINT));
         mount::mount(&device, &target, "ext4", MOUNT_FLAGS, MOUNT_DATA)
@@ -240,7 +240,7 @@ fn open_crypt(
 }
 
 /// Makes the file system, metadata only: the cost does not grow with the disk.
-fn format(volume: &Volume) -> Result<Layout> {
+fn make_file_system(volume: &Volume) -> Result<Layout> {
     let layout = Layout::new(volume.bytes)
         .map_err(|cause| Error::cannot(&"lay out the file system", &cause))?;
     let now = clock_gettime(ClockId::Realtime).tv_sec;
