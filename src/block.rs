@@ -11,6 +11,11 @@ use std::path::{Path, PathBuf};
 /// Bytes in a sector, in sysfs and in the device-mapper, whatever the disk's own size is.
 pub const SECTOR: u64 = 512;
 
+/// Sectors of a backup GPT: header and 128 entries (UEFI specification, 5.3).
+const BACKUP_TABLE: u64 = 33;
+/// Sectors to which partitions are aligned: a megabyte, as by every partitioning tool.
+const ALIGNMENT: u64 = 2048;
+
 /// A device number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dev {
@@ -83,6 +88,19 @@ impl Partition {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.sectors.saturating_mul(SECTOR)
+    }
+
+    /// The length in sectors that it has when it reaches the end of a disk of `disk_sectors`, up
+    /// to the place of a backup partition table. `None` when it gains nothing, or when one of
+    /// `others` lies behind it.
+    #[must_use]
+    pub fn length_to_end(&self, disk_sectors: u64, others: &[Self]) -> Option<u64> {
+        if others.iter().any(|other| other.start > self.start) {
+            return None;
+        }
+        let end = disk_sectors.saturating_sub(BACKUP_TABLE) / ALIGNMENT * ALIGNMENT;
+        let length = end.checked_sub(self.start)?;
+        (length > self.sectors).then_some(length)
     }
 
     /// Whether the two share a sector.
@@ -224,6 +242,29 @@ mod tests {
         assert!(partition(0, 10).overlaps(&partition(9, 1)));
         assert!(!partition(0, 10).overlaps(&partition(10, 5)));
         assert!(partition(5, u64::MAX).overlaps(&partition(1 << 40, 1)));
+    }
+
+    #[test]
+    fn the_last_partition_can_reach_the_end_of_a_grown_disk() {
+        let partition = |start, sectors| Partition {
+            name: "sda4".into(),
+            number: 4,
+            dev: Dev { major: 8, minor: 4 },
+            start,
+            sectors,
+        };
+        let (first, last) = (partition(2048, 2048), partition(4096, 2048));
+        let others = [first.clone(), last.clone()];
+        // As it was made: a megabyte behind it for the backup table.
+        assert_eq!(last.length_to_end(8192, &others), None);
+        assert_eq!(last.length_to_end(8192 + 2048, &others), Some(4096));
+        assert_eq!(last.length_to_end(8192 + 2048 + 32, &others), Some(4096));
+        assert_eq!(last.length_to_end(8192 + 2048 + 33, &others), Some(6144));
+        assert_eq!(first.length_to_end(1 << 30, &others), None);
+        for sectors in [0, 32, 4096] {
+            assert_eq!(last.length_to_end(sectors, &others), None);
+        }
+        assert!(last.length_to_end(u64::MAX, &others).is_some());
     }
 
     #[test]

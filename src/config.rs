@@ -44,6 +44,8 @@ pub struct Config {
     pub cipher: &'static Cipher,
     /// `cvm.tags=`
     pub tags: Tags,
+    /// `cvm.grow=`
+    pub grow: bool,
     /// `cvm.timeout=`
     pub timeout: Duration,
     /// `cvm.log=`
@@ -62,7 +64,7 @@ struct Given {
     cipher: Option<String>,
     integrity: Option<String>,
     tags: Option<Tags>,
-    on_failure: Option<Action>,
+    grow: Option<bool>,
     timeout: Option<Duration>,
     log: Option<LevelFilter>,
     init: Option<String>,
@@ -104,8 +106,10 @@ const KEYS: &[Key] = &[
         given.tags = Some(one_of(text, TAGS)?);
         Ok(())
     }),
-    ("cvm.on_failure", |given, text| {
-        given.on_failure = Some(one_of(text, ACTIONS)?);
+    // Looked up by itself when it is needed: see `Config::on_failure`.
+    ("cvm.on_failure", |_, text| one_of(text, ACTIONS).map(drop)),
+    ("cvm.grow", |given, text| {
+        given.grow = Some(one_of(text, YES_NO)?);
         Ok(())
     }),
     ("cvm.timeout", |given, text| {
@@ -126,6 +130,8 @@ const KEYS: &[Key] = &[
 ];
 
 const TAGS: &[(&str, Tags)] = &[("disk", Tags::Disk)];
+
+const YES_NO: &[(&str, bool)] = &[("yes", true), ("no", false)];
 
 const LEVELS: &[(&str, LevelFilter)] = &[
     ("error", LevelFilter::Error),
@@ -206,6 +212,7 @@ impl Given {
             disk: self.disk.unwrap_or(DiskChoice::Proof),
             cipher: crypt::cipher(cipher, integrity)?,
             tags: self.tags.unwrap_or(Tags::Disk),
+            grow: self.grow.unwrap_or(true),
             timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
             log: self.log.unwrap_or(LevelFilter::Info),
             init: self.init.unwrap_or_else(|| "/sbin/init".to_owned()),
@@ -293,6 +300,7 @@ mod tests {
         "cvm.integrity=aead",
         "cvm.tags=disk",
         "cvm.on_failure=halt",
+        "cvm.grow=no",
         "cvm.timeout=5",
         "cvm.log=debug",
         "init=/bin/other",
@@ -312,6 +320,7 @@ mod tests {
         assert_eq!(config.root_hash[..3], [0x00, 0x11, 0x22]);
         assert_eq!(config.disk, DiskChoice::Proof);
         assert_eq!(config.cipher.name, "aes-gcm-random");
+        assert!(config.grow);
         assert_eq!(config.timeout, Duration::from_secs(30));
         assert_eq!(config.init, "/sbin/init");
         assert_eq!(config.verity, None);
@@ -325,6 +334,7 @@ mod tests {
         let params = verity::Params::new(vec![10, 11], 77).unwrap();
         assert_eq!(config.verity, Some(params));
         assert_eq!(config.disk, DiskChoice::Serial("AB".into()));
+        assert!(!config.grow);
         assert_eq!(config.timeout, Duration::from_secs(5));
         assert_eq!(config.log, LevelFilter::Debug);
         assert_eq!(config.init, "/bin/other");

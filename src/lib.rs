@@ -9,6 +9,7 @@ pub mod config;
 pub mod report;
 pub mod stage;
 
+pub mod blkpg;
 pub mod block;
 pub mod crypt;
 pub mod dm;

@@ -14,7 +14,16 @@ use std::process::Command;
 
 use script::{assert_empty, refuses, run, scratch, script, target, tool};
 
-const SCRIPTS: &[&str] = &["setup", "kernel", "initramfs", "image", "boot", "test"];
+const SCRIPTS: &[&str] = &[
+    "setup",
+    "kernel",
+    "initramfs",
+    "image",
+    "boot",
+    "bench",
+    "sizes",
+    "test",
+];
 
 #[test]
 fn every_script_explains_itself_and_refuses_what_it_does_not_know() {
@@ -204,6 +213,37 @@ fn an_initramfs_of_the_stock_kernel_holds_what_the_list_names() {
     ] {
         assert!(place(first) < place(later), "{first}, {later}: {entries:?}");
     }
+}
+
+#[test]
+fn a_kernel_is_held_against_the_options_that_a_boot_needs() {
+    run(&mut script("kernel"));
+    let stock = fs::read_to_string(target().join("kernel/config")).unwrap();
+    let dir = scratch("options");
+    let config = dir.join("config");
+    let look = |modules: &str, text: &str| {
+        fs::write(&config, text).unwrap();
+        let mut command = script("initramfs");
+        command.args(["--kernel-modules", modules, "--kernel-config"]);
+        command.arg(&config);
+        command
+    };
+    let folder = target().join("kernel/modules");
+    let folder = folder.to_str().unwrap();
+    run(&mut look(folder, &stock));
+    refuses(
+        &mut look(
+            folder,
+            &stock
+                .replace("CONFIG_DM_CRYPT=m", "# CONFIG_DM_CRYPT is not set")
+                .replace("CONFIG_KEYS=y", "CONFIG_KEYS=n"),
+        ),
+        1,
+        "it lacks DM_CRYPT KEYS (",
+    );
+    // What is a module is missing when none can be loaded.
+    refuses(&mut look("none", &stock), 1, " DM_VERITY DM_INTEGRITY ");
+    run(&mut look("none", &stock.replace("=m", "=y")));
 }
 
 #[test]

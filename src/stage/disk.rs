@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::block::{self, Dev, Partition};
@@ -30,8 +31,18 @@ pub struct Disk {
     pub verity: Partition,
     /// Partition 4, the volume's place. Nothing on it is ever read.
     pub cocos: Partition,
+    /// Length in sectors that partition 4 has when it reaches the end of the disk, if that is more.
+    pub cocos_to_end: Option<u64>,
     /// What the hash tree was proven with.
     pub params: Params,
+}
+
+impl Disk {
+    /// Its node.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        Path::new("/dev").join(&self.name)
+    }
 }
 
 /// What a look at a disk says.
@@ -150,6 +161,7 @@ fn examine(config: &Config, disk: &block::Disk) -> Verdict {
             root: root.clone(),
             verity: verity.clone(),
             cocos: cocos.clone(),
+            cocos_to_end: cocos.length_to_end(disk.sectors, &partitions),
             params,
         })),
         Err(error) => Verdict::Refused(error),

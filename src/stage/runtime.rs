@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{in_new_root, mapping, node};
+use super::{NEW_ROOT, in_new_root, mapping, node};
 use crate::effect::{effect, optional};
 use crate::error::{Error, Result};
 use crate::fstab::{self, Share};
@@ -71,7 +71,7 @@ ENV{DM_UDEV_PRIMARY_SOURCE_FLAG}=\"1\"
 /// # Errors
 /// When the root lacks a mount point, or a step fails that is not optional.
 pub fn furnish(report: &mut Report) -> Result<()> {
-    make_dirs(VOLUME_DIRS, in_new_root)?;
+    make_dirs(NEW_ROOT, VOLUME_DIRS)?;
     for (target, mode) in TMPFS {
         effect(format!("mount tmpfs on {target}"), || {
             let flags = Flags::NOSUID | Flags::NODEV;
@@ -85,7 +85,7 @@ pub fn furnish(report: &mut Report) -> Result<()> {
             )
         })?;
     }
-    make_dirs(TMPFS_DIRS, in_new_root)?;
+    make_dirs(NEW_ROOT, TMPFS_DIRS)?;
     bind(DOCKER)?;
     let (copy, original) = COCOS_INIT;
     if in_new_root(original).is_dir() {
@@ -96,20 +96,20 @@ pub fn furnish(report: &mut Report) -> Result<()> {
     }
     let fstab = read_fstab()?;
     report.shares = mount_shares(fstab.as_deref().unwrap_or_default())?;
-    make_dirs(&[RUN_DIR], |path| Path::new(path).to_owned())?;
+    make_dirs("/", &[RUN_DIR])?;
     // Where there is none, tools find none, as the image build decided.
     if let Some(fstab) = fstab {
         cover_fstab(&fstab)?;
     }
-    make_dirs(RULES_DIRS, |path| Path::new(path).to_owned())?;
+    make_dirs("/", RULES_DIRS)?;
     effect(format!("write {RULES}"), || fs::write(RULES, RULES_TEXT))
 }
 
-fn make_dirs(dirs: &[&str], place: fn(&str) -> std::path::PathBuf) -> Result<()> {
+/// Makes directories below `root`, in the order given.
+fn make_dirs(root: &str, dirs: &[&str]) -> Result<()> {
     for dir in dirs {
-        effect(format!("make {dir}"), || {
-            mount::ensure_dir(&place(dir), 0o755)
-        })?;
+        let path = Path::new(root).join(dir.trim_start_matches('/'));
+        effect(format!("make {dir}"), || mount::ensure_dir(&path, 0o755))?;
     }
     Ok(())
 }

@@ -11,17 +11,17 @@ use std::os::unix::fs::FileExt;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{disk::Disk, in_new_root, mapping, node};
-use crate::block::{Dev, SECTOR};
+use crate::block::{Dev, Partition, SECTOR};
 use crate::config::{Config, Tags};
 use crate::dm::{Control, Mapping, Target};
-use crate::effect::effect;
+use crate::effect::{effect, optional};
 use crate::error::{Error, Result};
 use crate::ext4::Layout;
 use crate::key::{LogonKey, VolumeKey};
 use crate::luks2::{self, KeyDigest};
 use crate::mount::{self, Flags};
 use crate::report::{Report, VolumeFacts};
-use crate::{crypt, ext4, hex, integrity, uuid};
+use crate::{blkpg, crypt, ext4, hex, integrity, uuid};
 
 /// Where the volume is mounted in the new root.
 const MOUNT_POINT: &str = "/cocos";
@@ -66,15 +66,19 @@ struct Volume {
 /// # Errors
 /// When the partition is too small, the kernel lacks the cipher, or a step fails.
 pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
-    if disk.cocos.bytes() < PARTITION_MIN {
+    let mut partition = disk.cocos.clone();
+    if let (true, Some(sectors)) = (config.grow, disk.cocos_to_end) {
+        grow(disk, &mut partition, sectors);
+    }
+    if partition.bytes() < PARTITION_MIN {
         return Err(Error::new(format!(
             "partition {} is too small: {} bytes, at least {PARTITION_MIN} are needed",
-            disk.cocos.name,
-            disk.cocos.bytes()
+            partition.name,
+            partition.bytes()
         )));
     }
-    let volume = open(config, disk)?;
-    let layout = format(&volume)?;
+    let volume = open(config, &partition)?;
+    let layout = make_file_system(&volume)?;
     effect(format!("mount the volume on {MOUNT_POINT}"), || {
         let (device, target) = (node(mapping::VOLUME), in_new_root(MOUNT_POINT));
         mount::mount(&device, &target, "ext4", MOUNT_FLAGS, MOUNT_DATA)
@@ -84,12 +88,12 @@ pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()
         volume.bytes,
         config.cipher.name,
         config.cipher.integrity,
-        disk.cocos.name
+        partition.name
     );
     report.volume = Some(VolumeFacts {
         device: node(mapping::VOLUME),
-        partition: disk.cocos.name.clone(),
-        partition_bytes: disk.cocos.bytes(),
+        partition_bytes: partition.bytes(),
+        partition: partition.name,
         bytes: volume.bytes,
         uuid: uuid::hyphenated(&volume.uuid),
         cipher: config.cipher.name,
@@ -104,9 +108,30 @@ pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()
     Ok(())
 }
 
+/// Lets the partition reach the end of a disk that was grown behind its partition table, in the
+/// kernel's memory only. Where that fails, the partition is as large as its table says.
+fn grow(disk: &Disk, partition: &mut Partition, sectors: u64) {
+    let doing = format!("grow {} to the end of the disk", partition.name);
+    let grown = optional(doing, || {
+        let (start, length) = (
+            partition.start.saturating_mul(SECTOR),
+            sectors.saturating_mul(SECTOR),
+        );
+        blkpg::resize(&disk.path(), partition.number, start, length)
+    });
+    if grown.is_some() {
+        log::info!(
+            "{} grown from {} to {sectors} sectors",
+            partition.name,
+            partition.sectors
+        );
+        partition.sectors = sectors;
+    }
+}
+
 /// Writes the header and opens the mappings. The key is gone when this returns, but for the
 /// copy in dm-crypt that the volume is encrypted with.
-fn open(config: &Config, disk: &Disk) -> Result<Volume> {
+fn open(config: &Config, partition: &Partition) -> Result<Volume> {
     let control = Control::open()?;
     // Asked first, so that a kernel that cannot leaves the partition as it was.
     control.require_target("integrity", "DM_INTEGRITY")?;
@@ -125,23 +150,22 @@ fn open(config: &Config, disk: &Disk) -> Result<Volume> {
         digest: KeyDigest::new(key.bytes(), random()?),
         checksum_salts: [random()?, random()?],
     };
-    let node = disk.cocos.path();
     effect(
-        format!("write the LUKS2 header to {}", disk.cocos.name),
+        format!("write the LUKS2 header to {}", partition.name),
         || {
             let header = header.encode()?;
-            let partition = OpenOptions::new().write(true).open(&node)?;
-            partition.write_all_at(&header, 0)?;
-            partition.write_all_at(&[0; integrity::SUPERBLOCK_SIZE], luks2::DATA_OFFSET)?;
-            partition.sync_all()
+            let file = OpenOptions::new().write(true).open(partition.path())?;
+            file.write_all_at(&header, 0)?;
+            file.write_all_at(&[0; integrity::SUPERBLOCK_SIZE], luks2::DATA_OFFSET)?;
+            file.sync_all()
         },
     )?;
     let (tags, sectors) = match config.tags {
-        Tags::Disk => open_integrity(&control, cipher, disk.cocos.dev, &uuid)?,
+        Tags::Disk => open_integrity(&control, cipher, partition.dev, &uuid)?,
     };
     open_crypt(&control, cipher, &key, tags, sectors, &uuid)?;
     Ok(Volume {
-        bytes: sectors * SECTOR,
+        bytes: sectors.saturating_mul(SECTOR),
         uuid,
     })
 }
@@ -216,7 +240,7 @@ fn open_crypt(
 }
 
 /// Makes the file system, metadata only: the cost does not grow with the disk.
-fn format(volume: &Volume) -> Result<Layout> {
+fn make_file_system(volume: &Volume) -> Result<Layout> {
     let layout = Layout::new(volume.bytes)
         .map_err(|cause| Error::cannot(&"lay out the file system", &cause))?;
     let now = clock_gettime(ClockId::Realtime).tv_sec;

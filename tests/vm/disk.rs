@@ -39,6 +39,7 @@ pub(crate) struct Builder<'a> {
     cocos: u64,
     missing: Vec<Part>,
     patches: Vec<(Part, u64, Vec<u8>)>,
+    grown: u64,
 }
 
 impl<'a> Builder<'a> {
@@ -62,6 +63,12 @@ impl<'a> Builder<'a> {
     /// Bytes that the host has put in place of the right ones.
     pub(crate) fn patch(mut self, part: Part, offset: u64, bytes: &[u8]) -> Self {
         self.patches.push((part, offset, bytes.to_vec()));
+        self
+    }
+
+    /// Bytes that the host has added behind the partition table.
+    pub(crate) fn grown(mut self, bytes: u64) -> Self {
+        self.grown = bytes;
         self
     }
 
@@ -94,6 +101,7 @@ impl<'a> Builder<'a> {
             })
             .collect();
         partition(&path, &format!("label: gpt\n{}\n", table.join("\n")));
+        file.set_len(end + MIB + self.grown).expect("a sparse file");
         let disk = Disk {
             path,
             roothash: self.root.roothash.clone(),
@@ -151,6 +159,7 @@ impl Disk {
             cocos: 64 * MIB,
             missing: Vec::new(),
             patches: Vec::new(),
+            grown: 0,
         }
     }
 
@@ -165,6 +174,14 @@ impl Disk {
     /// In bytes.
     pub(crate) fn size(&self, part: Part) -> u64 {
         self.extent(part).size
+    }
+
+    /// The partition table at the start of the disk.
+    pub(crate) fn table(&self) -> Vec<u8> {
+        let mut bytes = vec![0; 34 * 512];
+        let file = File::open(&self.path).expect("the image is there");
+        file.read_exact_at(&mut bytes, 0).expect("a whole disk");
+        bytes
     }
 
     /// Bytes from `offset` on of a partition, as the host sees them now.

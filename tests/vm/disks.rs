@@ -113,3 +113,32 @@ fn a_disk_that_is_plugged_in_while_waited_for() {
     assert!(waited);
     guest.power_off();
 }
+
+/// Boots with a disk that was grown behind its table, and says how large partition 4 then is.
+#[track_caller]
+fn partition_of_a_grown_disk(disk: &Disk, words: &str) -> u64 {
+    let before = disk.table();
+    let mut guest = Vm::of(disk).append(words).boot();
+    let report = guest.report();
+    guest.power_off();
+    assert!(disk.table() == before, "the partition table was written to");
+    report["volume"]["partition_bytes"].as_u64().unwrap()
+}
+
+#[test]
+fn a_grown_disk_is_used_to_its_end() {
+    let disk = Disk::builder().grown(64 << 20).build();
+    assert_eq!(
+        partition_of_a_grown_disk(&disk, ""),
+        disk.size(Part::Cocos) + (64 << 20)
+    );
+}
+
+#[test]
+fn a_grown_disk_is_used_as_its_table_says_when_told_so() {
+    let disk = Disk::builder().grown(64 << 20).build();
+    assert_eq!(
+        partition_of_a_grown_disk(&disk, "cvm.grow=no"),
+        disk.size(Part::Cocos)
+    );
+}
