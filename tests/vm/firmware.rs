@@ -20,6 +20,15 @@ const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// Until a firmware must have given up; it takes seconds.
 const FIRMWARE: Duration = Duration::from_secs(120);
 
+fn installed(file: &str) -> &Path {
+    let path = Path::new(file);
+    assert!(
+        path.exists(),
+        "{file} is missing: install it with scripts/setup"
+    );
+    path
+}
+
 /// `scripts/image` for the root that has the agent; makes `disk.img` and `cmdline` in the folder.
 fn image(folder: &Scratch) -> Command {
     let mut image = artefacts::script("image");
@@ -43,7 +52,7 @@ fn boot(folder: &Scratch, code: &str, variables: &Path) -> Guest {
     fs::copy(variables, &private).unwrap();
     Vm::new()
         .disk_on(Bus::VirtioScsi, &folder.join("disk.img"))
-        .firmware(Path::new(code), &private)
+        .firmware(installed(code), &private)
         .boot()
 }
 
@@ -85,7 +94,7 @@ impl Owner {
             .arg(&owner.certificate));
         let list = owner.variables.with_extension("list");
         run(command("cert-to-efi-sig-list").args([&owner.certificate, &list]));
-        fs::copy(VARIABLES, &owner.variables).unwrap();
+        fs::copy(installed(VARIABLES), &owner.variables).unwrap();
         // With a platform key in place, the firmware starts only what a key of db has signed.
         for variable in ["db", "KEK", "PK"] {
             run(command("flash-var")
@@ -112,7 +121,7 @@ impl Owner {
 fn a_firmware_starts_grub_and_grub_the_kernel() {
     let folder = Scratch::new("grub");
     run(&mut image(&folder));
-    let mut guest = boot(&folder, CODE, Path::new(VARIABLES));
+    let mut guest = boot(&folder, CODE, installed(VARIABLES));
     check_boot(&mut guest, &folder);
     assert!(guest.serial().contains("Welcome to GRUB!"));
 }
