@@ -21,6 +21,7 @@ const SCRIPTS: &[&str] = &[
     "initramfs",
     "image",
     "boot",
+    "qemu",
     "sizes",
     "test",
 ];
