@@ -53,7 +53,8 @@ on_exit() {
     at_exit="${*@Q}; $at_exit"
 }
 at_exit=
-trap 'eval "$at_exit"' EXIT
+# A second signal must not cut the cleaning short.
+trap 'trap "" INT TERM HUP; eval "$at_exit"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 

@@ -1,0 +1,215 @@
+//! What `--dry-run` prints: the command lines of each kind of VM, pinned in `tests/golden/qemu`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{GIB, MIB, TREE, entries, image, qemu, virtual_size};
+
+/// Compares what `--dry-run` prints with a file of `tests/golden/qemu`, in which `DIR` stands for
+/// the folder of the test.
+fn golden(name: &str, flags: &[&str], variables: &[(&str, &str)]) {
+    let dir = image(&format!("golden {name}"));
+    let output = qemu(dir.path(), &[&["--dry-run"], flags].concat(), variables)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let printed = String::from_utf8(output.stdout)
+        .unwrap()
+        .replace(dir.utf8(), "DIR");
+    let file = Path::new(TREE).join("tests/golden/qemu").join(name);
+    let expected = fs::read_to_string(&file).unwrap_or_default();
+    assert!(printed == expected, "{}:\n{printed}", file.display());
+    assert_eq!(entries(&dir.path().join("tmp")), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn plain_from_disk() {
+    golden("plain", &["--tee", "none"], &[("ENABLE_KVM", "true")]);
+}
+
+#[test]
+fn plain_from_disk_with_everything_changed() {
+    golden(
+        "plain-changed",
+        &[
+            "--tee",
+            "none",
+            "--boot",
+            "disk",
+            "--disk",
+            "my disk,1",
+            "--env",
+            "e,nv",
+            "--certs",
+            "/certs",
+            "--ovmf",
+            "code.fd",
+            "--forward",
+            "1:22",
+            "--forward",
+            "65535:2",
+            "--",
+            "-no-reboot",
+        ],
+        &[
+            ("ENABLE_KVM", "0"),
+            ("ENABLE_DISK", "false"),
+            ("BIN_PATH", "/opt/qemu"),
+            ("USE_SUDO", "T"),
+            ("MACHINE", "pc"),
+            ("SMP_COUNT", "2"),
+            ("SMP_MAXCPUS", "8"),
+            ("MEMORY_SIZE", "4G"),
+            ("MEMORY_SLOTS", "1"),
+            ("MAX_MEMORY", "8G"),
+            ("SRC_DISK_FILE", "not this"),
+            ("DST_DISK_FILE", "/vms/7.qcow2"),
+            ("DISK_ID", "disk7"),
+            ("DISK_SCSI_ID", "scsi7"),
+            ("OVMF_CODE_FILE", "nor this"),
+            ("OVMF_VARS_FILE", "/vars.fd"),
+            ("NETDEV_ID", "nic7"),
+            ("HOST_FWD_AGENT", "7"),
+            ("VIRTIO_NET_PCI_DISABLE_LEGACY", "off"),
+            ("VIRTIO_NET_PCI_IOMMU_PLATFORM", "false"),
+            ("VIRTIO_NET_PCI_ADDR", "0x7"),
+            ("VIRTIO_NET_PCI_ROMFILE", "/rom"),
+            ("NO_GRAPHIC", "false"),
+            ("MONITOR", "none"),
+            ("CERTS_MOUNT", "nor that"),
+        ],
+    );
+}
+
+#[test]
+fn plain_from_kernel() {
+    golden(
+        "plain-kernel",
+        &["--tee", "none", "--boot", "kernel", "--append", "a 'b' $c"],
+        &[
+            ("ENABLE_KVM", "true"),
+            ("CPU", "EPYC-v4,+foo"),
+            ("HOST_FWD_AGENT", "6100"),
+            ("GUEST_FWD_AGENT", "7003"),
+            ("ENV_MOUNT", "/env"),
+        ],
+    );
+}
+
+#[test]
+fn plain_from_kernel_without_a_disk() {
+    golden(
+        "plain-ram",
+        &["--tee", "none", "--append", "quiet console=null"],
+        &[
+            ("ENABLE_KVM", "true"),
+            ("ENABLE_DISK", "false"),
+            ("DISK_IMG_KERNEL_FILE", "/k"),
+            ("DISK_IMG_ROOTFS_FILE", "/i"),
+        ],
+    );
+}
+
+#[test]
+fn snp() {
+    golden("snp", &["--tee", "snp"], &[]);
+}
+
+#[test]
+fn snp_with_everything_changed() {
+    golden(
+        "snp-changed",
+        &["--igvm", "/svsm,1.igvm", "--boot", "kernel"],
+        &[
+            ("ENABLE_SEV_SNP", "true"),
+            ("CPU", "EPYC-v4"),
+            ("MEM_ID", "ram7"),
+            ("MEMORY_SIZE", "4G"),
+            ("SEV_SNP_ID", "sev7"),
+            ("SEV_SNP_CBITPOS", "47"),
+            ("SEV_SNP_REDUCED_PHYS_BITS", "5"),
+            ("ENABLE_HOST_DATA", "true"),
+            ("HOST_DATA", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
+            ("IGVM_ID", "igvm7"),
+            ("IGVM_FILE", "not this"),
+        ],
+    );
+}
+
+#[test]
+fn tdx() {
+    golden("tdx", &["--tee", "tdx"], &[]);
+}
+
+#[test]
+fn tdx_with_everything_changed() {
+    golden(
+        "tdx-changed",
+        &["--ovmf", "/tdvf.fd", "--env", "/env"],
+        &[
+            ("ENABLE_TDX", "true"),
+            ("CPU", "host,-avx512f"),
+            ("MEM_ID", "mem0"),
+            ("TDX_ID", "tdx"),
+            ("QUOTE_GENERATION_PORT", "4051"),
+            ("OVMF_FILE", "not this"),
+            ("VSOCK_ID", "vsock7"),
+            ("VSOCK_GUEST_CID", "7"),
+            ("NO_GRAPHIC", "false"),
+        ],
+    );
+}
+
+#[test]
+fn flags_win_over_variables() {
+    let dir = image("flags");
+    let output = qemu(
+        dir.path(),
+        &["--dry-run", "--tee", "none"],
+        &[("ENABLE_SEV_SNP", "true")],
+    )
+    .output()
+    .unwrap();
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("sev"));
+}
+
+#[test]
+fn what_is_printed_is_a_shell_script() {
+    let dir = image("paste");
+    let output = qemu(
+        dir.path(),
+        &[
+            "--dry-run",
+            "--tee",
+            "none",
+            "--boot",
+            "kernel",
+            "--append",
+            "a 'b' \"c\" $d \\ *",
+        ],
+        &[("BIN_PATH", "printf")],
+    )
+    .output()
+    .unwrap();
+    // printf would take the first option as its format.
+    let script = String::from_utf8(output.stdout)
+        .unwrap()
+        .replace("\nprintf ", "\nprintf '%s\\n' ");
+    let output = Command::new("bash")
+        .arg("-ec")
+        .arg(script)
+        .output()
+        .unwrap();
+    let words = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        words.contains("\nroothash=00 quiet a 'b' \"c\" $d \\ *\n"),
+        "{words}"
+    );
+    assert!(words.contains("\nvirtio-net-pci,"), "{words}");
+    // The overlay was made, one GiB larger than its source.
+    let size = virtual_size(&dir.path().join("tmp/cvm/disk.qcow2"));
+    assert_eq!(size, 64 * MIB + GIB);
+}

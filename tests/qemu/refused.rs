@@ -1,0 +1,156 @@
+//! What the launcher refuses: one line, the right exit status, and nothing left behind.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{entries, image, qemu};
+
+const KERNEL: &[&str] = &["--tee", "none", "--boot", "kernel"];
+
+/// A launch in a folder that has to fail with `status`; its last line says `why`, nothing but the
+/// script itself speaks, and no temporary file is left.
+fn refuses(dir: &Path, command: &mut Command, status: i32, why: &str) {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{said}");
+    let last = said.lines().last().unwrap();
+    assert!(last.contains(why), "{why:?}: {said}");
+    for line in said.lines() {
+        assert!(line.starts_with("scripts/qemu: "), "{said}");
+    }
+    assert_eq!(entries(&dir.join("tmp")), [] as [PathBuf; 0]);
+}
+
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+
+#[test]
+fn a_wrong_command_line_is_a_usage_error() {
+    let dir = image("usage");
+    #[rustfmt::skip]
+    let cases: &[Case] = &[
+        (&["--colour"], &[], "unknown argument --colour"),
+        (&["image"], &[], "unknown argument image"),
+        (&["--tee"], &[], "--tee needs a value"),
+        (&["--tee", "sgx"], &[], "--tee sgx is none of"),
+        (&["--boot", "net"], &[], "--boot net is neither"),
+        (&["--forward", "7020"], &[], "--forward 7020 is not HOST:GUEST"),
+        (&["--forward", "0:1"], &[], "--forward 0:1 is not"),
+        (&["--forward", "1:65536"], &[], "--forward 1:65536 is not"),
+        (&["--forward", "1:2:3"], &[], "--forward 1:2:3 is not"),
+        (&["--forward", "1:2,x"], &[], "--forward 1:2,x is not"),
+        (&["--tee", "none", "--igvm", "igvm"], &[], "--igvm is for --tee snp"),
+        (&["--tee", "snp", "--ovmf", "ovmf"], &[], "--ovmf is not for --tee snp"),
+        (&[KERNEL, &["--ovmf", "ovmf"]].concat(), &[], "--ovmf is not for --tee none --boot kernel"),
+        (&["--append", "x"], &[], "--append is for --boot kernel"),
+        (&[], &[("SMP_COUNT", "many")], "SMP_COUNT=many is not a number"),
+        (&[], &[("USE_SUDO", "yes")], "USE_SUDO=yes is not a bool"),
+        (&[], &[("MEMORY_SIZE", "2 GB")], "MEMORY_SIZE=2 GB is not a size"),
+        (&[], &[("HOST_FWD_AGENT", "70000")], "HOST_FWD_AGENT=70000 is not a port"),
+        (&[], &[("HOST_FWD_RANGE", "9-8")], "HOST_FWD_RANGE=9-8 is not a range"),
+        (&[], &[("MEM_ID", "a,b")], "MEM_ID=a,b is not a name"),
+        (&[], &[("DISK_FORMAT", "raw")], "DISK_FORMAT=raw is not a qcow2"),
+        (&[], &[("ENABLE_HOST_DATA", "true")], "MANAGER_QEMU_HOST_DATA is missing"),
+        (&[], &[("HOST_DATA", "short")], "HOST_DATA=short is not a base64"),
+        (&[], &[("ENABLE_SEV_SNP", "true"), ("ENABLE_TDX", "true")], "a VM is either SNP or TDX"),
+        (&["--tee", "snp"], &[("ENABLE_KVM", "false")], "--tee snp needs KVM"),
+    ];
+    for (flags, variables, why) in cases {
+        refuses(dir.path(), &mut qemu(dir.path(), flags, variables), 2, why);
+    }
+}
+
+#[test]
+fn what_is_missing_is_named_before_anything_is_made() {
+    let dir = image("missing");
+    #[rustfmt::skip]
+    let cases: &[Case] = &[
+        (KERNEL, &[("BIN_PATH", "qemu-none")], "cannot find qemu-none: install it with 'apt-get install qemu-system-x86'"),
+        (KERNEL, &[("SRC_DISK_FILE", "none")], "cannot read none: no such file; make it with scripts/image"),
+        (KERNEL, &[("SRC_DISK_FILE", "img")], "cannot read img: not a readable file"),
+        (KERNEL, &[("SRC_DISK_FILE", "igvm")], "cannot read ./cmdline: no such file"),
+        (KERNEL, &[("DISK_IMG_KERNEL_FILE", "none")], "cannot read none: no such file"),
+        (KERNEL, &[("DISK_IMG_ROOTFS_FILE", "none")], "cannot read none: no such file"),
+        (KERNEL, &[("CERTS_MOUNT", "igvm")], "cannot share igvm: not a readable folder"),
+        (KERNEL, &[("ENV_MOUNT", "none")], "cannot share none: not a readable folder"),
+        (KERNEL, &[("DST_DISK_FILE", "igvm")], "igvm: it exists"),
+        (&["--tee", "none", "--ovmf", "none"], &[], "cannot read none: no such file; name it with --ovmf"),
+        (&["--tee", "none", "--ovmf", "ovmf"], &[("OVMF_VARS_FILE", "none")], "cannot read none: no such file; name it with MANAGER_QEMU_OVMF_VARS_FILE"),
+        (&["--tee", "snp", "--igvm", "none"], &[], "cannot read none: no such file; name it with --igvm"),
+        (&["--tee", "tdx", "--ovmf", "none"], &[], "cannot read none: no such file; name it with --ovmf"),
+        (KERNEL, &[("BIN_PATH", "false")], "cannot run the VM: QEMU ended with status 1"),
+    ];
+    for (flags, variables, why) in cases {
+        refuses(dir.path(), &mut qemu(dir.path(), flags, variables), 1, why);
+    }
+    assert_eq!(fs::read(dir.path().join("igvm")).unwrap(), b"igvm");
+}
+
+#[test]
+fn a_tool_that_is_not_installed_is_named_with_its_package() {
+    let dir = image("tools");
+    // All that the script itself needs, and what stands for QEMU, but no qemu-img.
+    let tools = dir.path().join("tools");
+    fs::create_dir(&tools).unwrap();
+    for name in ["bash", "awk", "true"] {
+        symlink(Path::new("/usr/bin").join(name), tools.join(name)).unwrap();
+    }
+    let mut command = qemu(dir.path(), &["--tee", "none"], &[("BIN_PATH", "true")]);
+    refuses(
+        dir.path(),
+        command.env("PATH", &tools),
+        1,
+        "cannot find qemu-img: install it with 'apt-get install qemu-utils'",
+    );
+}
+
+#[test]
+fn a_tee_or_kvm_that_the_host_lacks_is_named() {
+    let dir = image("host");
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap();
+    let has = |flag| cpu.split_whitespace().any(|word| word == flag);
+    for (tee, flag, firmware) in [
+        ("snp", "sev_snp", "--igvm"),
+        ("tdx", "tdx_host_platform", "--ovmf"),
+    ] {
+        if !has(flag) {
+            refuses(
+                dir.path(),
+                &mut qemu(dir.path(), &["--tee", tee, firmware, "igvm"], &[]),
+                1,
+                &format!("cannot launch with --tee {tee}: /proc/cpuinfo has no flag {flag}"),
+            );
+        }
+    }
+    if !has("svm") && !has("vmx") {
+        refuses(
+            dir.path(),
+            &mut qemu(dir.path(), KERNEL, &[("ENABLE_KVM", "true")]),
+            1,
+            "cannot use KVM, which MANAGER_QEMU_ENABLE_KVM=true asks for",
+        );
+    }
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let dir = image("port");
+    let taken = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    refuses(
+        dir.path(),
+        qemu(dir.path(), KERNEL, &[]).args(["--forward", &format!("{port}:22")]),
+        1,
+        &format!("cannot forward port {port}: it is in use"),
+    );
+    let range = format!("{port}-{port}");
+    let variables = [("HOST_FWD_AGENT", &*port), ("HOST_FWD_RANGE", &range)];
+    refuses(
+        dir.path(),
+        &mut qemu(dir.path(), KERNEL, &variables),
+        1,
+        &format!("cannot forward a port: {port} and {range} are all in use"),
+    );
+}
