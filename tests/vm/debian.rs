@@ -22,7 +22,7 @@ const MOUNTS: &[(&str, &str, &str, &str)] = &[
     ("/var/lib/docker", "ext4", "/dev/mapper/cocos_crypt", "rw"),
     ("/tmp", "tmpfs", "tmpfs", "nosuid"),
     ("/var", "tmpfs", "tmpfs", "nosuid"),
-    ("/etc/certs", "9p", "certs_share", "ro"),
+    ("/etc/certs", "9p", "certs_share", "rw"),
     ("/etc/cocos", "9p", "env_share", "rw"),
 ];
 
@@ -135,4 +135,19 @@ fn check_devices_and_mounts(guest: &mut Guest, after: &str) {
             "{node} after {after}: {properties}"
         );
     }
+}
+
+#[test]
+fn a_debian_guest_without_shares_misses_nothing() {
+    let scratch = Scratch::new("debian");
+    let image = artefacts::debian_image(&scratch);
+    let mut guest = Vm::new()
+        .memory("2G")
+        .disk_on(Bus::VirtioScsi, &image.disk)
+        .append(&image.cmdline)
+        .boot();
+    assert_eq!(
+        run(&mut guest, "systemctl is-system-running --wait"),
+        "running\n"
+    );
 }
