@@ -66,7 +66,8 @@ pub(crate) fn agent() -> &'static Path {
     &binaries().agent
 }
 
-fn script(name: &str) -> Command {
+/// A script of this tree, to be run.
+pub(crate) fn script(name: &str) -> Command {
     let mut command = Command::new(Path::new(TREE).join("scripts").join(name));
     command.current_dir(TREE).env("CARGO_TARGET_DIR", target());
     command
@@ -168,8 +169,7 @@ pub(crate) fn debian_image(scratch: &Scratch) -> Image {
         .arg(kernel())
         .arg("--initramfs")
         .arg(initramfs())
-        .args(["--cocos-size", "1G"])
-        .args(["--append", "systemd.verity=0 systemd.gpt_auto=0", "-o"])
+        .args(["--cocos-size", "1G", "-o"])
         .arg(&folder));
     Image {
         disk: folder.join("disk.img"),
