@@ -99,7 +99,7 @@ pub fn furnish(report: &mut Report) -> Result<()> {
     make_dirs("/", &[RUN_DIR])?;
     // Where there is none, tools find none, as the image build decided.
     if let Some(fstab) = fstab {
-        cover_fstab(&fstab)?;
+        cover_fstab(&fstab, &report.shares)?;
     }
     make_dirs("/", RULES_DIRS)?;
     effect(format!("write {RULES}"), || fs::write(RULES, RULES_TEXT))
@@ -157,9 +157,15 @@ fn mount_shares(fstab: &str) -> Result<Vec<&'static str>> {
 }
 
 /// The root is read-only, so the new fstab covers the old one.
-fn cover_fstab(old: &str) -> Result<()> {
+fn cover_fstab(old: &str, mounted: &[&str]) -> Result<()> {
     let root = node(mapping::ROOT);
-    let new = fstab::generate(old, &root.to_string_lossy(), SHARES, share::OPTIONS);
+    let new = fstab::generate(
+        old,
+        &root.to_string_lossy(),
+        SHARES,
+        mounted,
+        share::OPTIONS,
+    );
     effect(format!("write {NEW_FSTAB}"), || fs::write(NEW_FSTAB, new))?;
     effect(format!("bind {NEW_FSTAB} to {FSTAB}"), || {
         mount::bind(Path::new(NEW_FSTAB), &in_new_root(FSTAB))

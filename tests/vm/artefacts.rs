@@ -1,7 +1,7 @@
 //! What every VM boots: a stock kernel, and initramfs made of the binaries of this tree by the
 //! scripts that a user runs. All of it is made once a test run, and only what a test asks for.
 
-use crate::tool::run;
+use crate::tool::{Scratch, command, run};
 use serde_json::Value;
 use std::env;
 use std::fs;
@@ -128,4 +128,54 @@ pub(crate) fn initramfs_without(modules: &[&str]) -> PathBuf {
         &binaries().init,
         modules,
     )
+}
+
+/// An image that `scripts/image` has made.
+pub(crate) struct Image {
+    pub(crate) disk: PathBuf,
+    pub(crate) cmdline: String,
+}
+
+/// The unit that makes the agent a service of a root with systemd.
+const AGENT_UNIT: &str = "[Service]\nExecStart=/usr/lib/agent/init\n";
+
+/// What makes an image of the Debian root `$1`, the agent `$2` and its unit `$3` in the folder
+/// `$4`, by the script `$5` and its arguments. Owners are kept by root or fakeroot only.
+const DEBIAN_IMAGE: &str = r#"
+    mkdir -p "$4/root"
+    bsdtar -xpf "$1" -C "$4/root"
+    mkdir "$4/root/usr/lib/agent"
+    cp "$2" "$4/root/usr/lib/agent/init"
+    units=$4/root/etc/systemd/system
+    cp "$3" "$units/agent.service"
+    ln -s ../agent.service "$units/multi-user.target.wants/agent.service"
+    exec "$5" --rootfs "$4/root" "${@:6}"
+"#;
+
+/// The Debian root of `scripts/boot`, which starts the agent.
+pub(crate) fn debian_image(scratch: &Scratch) -> Image {
+    run(&mut script("debian-root"));
+    let unit = scratch.join("agent.service");
+    fs::write(&unit, AGENT_UNIT).expect("the folder is ours");
+    let folder = scratch.join("image");
+    run(command("fakeroot")
+        .args(["bash", "-euc", DEBIAN_IMAGE, "-"])
+        .arg(target().join("debian/rootfs.tar"))
+        .arg(agent())
+        .arg(&unit)
+        .arg(&folder)
+        .arg(Path::new(TREE).join("scripts/image"))
+        .arg("--kernel")
+        .arg(kernel())
+        .arg("--initramfs")
+        .arg(initramfs())
+        .args(["--cocos-size", "1G", "-o"])
+        .arg(&folder));
+    Image {
+        disk: folder.join("disk.img"),
+        cmdline: fs::read_to_string(folder.join("cmdline"))
+            .expect("scripts/image writes it")
+            .trim_end()
+            .to_owned(),
+    }
 }

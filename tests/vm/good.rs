@@ -69,8 +69,8 @@ fn a_disk_and_its_root_hash_are_enough() {
     check_fstab(
         &mut guest,
         &[
-            &format!("certs_share /etc/certs 9p {SHARE_OPTIONS},nofail 0 0"),
-            &format!("env_share /etc/cocos 9p {SHARE_OPTIONS},nofail 0 0"),
+            &format!("certs_share /etc/certs 9p {SHARE_OPTIONS},nofail,noauto 0 0"),
+            &format!("env_share /etc/cocos 9p {SHARE_OPTIONS},nofail,noauto 0 0"),
         ],
     );
     check_report(&mut guest, &disk);

@@ -8,6 +8,7 @@
 mod data;
 mod facts;
 mod kernel;
+mod process;
 mod rootfs;
 mod tree;
 mod verbs;

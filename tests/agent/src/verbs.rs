@@ -1,6 +1,6 @@
 //! The table of verbs, their arguments and their errors.
 
-use crate::{data, facts, kernel, rootfs, tree};
+use crate::{data, facts, kernel, process, rootfs, tree};
 use serde_json::Value;
 use std::fmt::Display;
 use std::io;
@@ -88,6 +88,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("drop_caches", kernel::drop_caches), // writes back, then drops page, dentry and inode caches
     ("mount", kernel::mount),             // source, target, fstype, options
     ("umount", kernel::umount),           // target
+    ("run", process::run),                // command -> {status, stdout, stderr}
     ("poweroff", kernel::power_off),      // does not answer
 ];
 

@@ -1,4 +1,4 @@
-export PATH=/bin:/sbin HOME=/tmp PS1='demo:\w # '
+# The greeting of a login: what cvm-init has done for this guest.
 report=/run/cvm-init/boot.json
 
 echo
@@ -10,7 +10,8 @@ echo
 echo "What it did, as $report tells:"
 echo
 # It is one line of JSON; here it gets a line for each thing that it tells of, less the steps.
-echo "$(sed 's/,"stages":.*//; s/^/  /; s/,"\([a-z]*\)":[{[]/\n  \1: /g; s/[]{}"]//g; s/,/, /g; s/:\([^ ]\)/ \1/g' $report)"
+sed 's/,"stages":.*//; s/^/  /; s/,"\([a-z]*\)":[{[]/\n  \1: /g; s/[]{}"]//g; s/,/, /g; s/:\([^ ]\)/ \1/g' $report
+echo
 echo
 echo "How long its stages took, in microseconds:"
 echo
@@ -19,3 +20,4 @@ sed 's/.*"stages":\[//; s/\].*//; s/{"stage":"\([a-z]*\)","us":\([0-9]*\)},*/  \
 echo
 echo "'poweroff' ends the guest."
 echo
+unset report

@@ -1,0 +1,153 @@
+//! A real guest: Debian with systemd, udev and Docker as `scripts/boot` boots it, the agent one of
+//! its services. What the boot has made must live on under a udev and a systemd that did not make
+//! it.
+
+use crate::artefacts;
+use crate::guest::{Ending, Guest};
+use crate::tool::Scratch;
+use crate::vm::{Bus, Vm};
+use serde_json::json;
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// systemd waits for 90 seconds at most before it takes drastic measures.
+const POWER_OFF: Duration = Duration::from_secs(90);
+
+/// What must be mounted, on top of everything else at its place: target, type, source, options
+/// among others.
+const MOUNTS: &[(&str, &str, &str, &str)] = &[
+    ("/", "ext4", "/dev/mapper/root_verity", "ro"),
+    ("/cocos", "ext4", "/dev/mapper/cocos_crypt", "rw"),
+    ("/cocos_init", "ext4", "/dev/mapper/cocos_crypt", "rw"),
+    ("/var/lib/docker", "ext4", "/dev/mapper/cocos_crypt", "rw"),
+    ("/tmp", "tmpfs", "tmpfs", "nosuid"),
+    ("/var", "tmpfs", "tmpfs", "nosuid"),
+    ("/etc/certs", "9p", "certs_share", "rw"),
+    ("/etc/cocos", "9p", "env_share", "rw"),
+];
+
+/// The mappings by their names for other software.
+const MAPPINGS: &[&str] = &["/dev/mapper/root_verity", "/dev/mapper/cocos_crypt"];
+
+/// Each may make udev and systemd look at all devices and mounts anew.
+const DISTURBANCES: &[&str] = &[
+    "udevadm trigger --action=change && udevadm settle",
+    "udevadm trigger --action=add && udevadm settle",
+    "systemctl daemon-reload",
+    "udevadm trigger --action=change && udevadm settle",
+    "udevadm trigger --action=add && udevadm settle",
+    "systemctl daemon-reexec",
+];
+
+#[test]
+fn a_debian_guest_keeps_what_the_boot_has_made() {
+    let host = Scratch::new("debian");
+    for share in ["certs", "env"] {
+        fs::create_dir(host.join(share)).unwrap();
+        fs::write(host.join(share).join("name"), share).unwrap();
+    }
+    let image = artefacts::debian_image(&host);
+    let mut guest = Vm::new()
+        .memory("2G")
+        .disk_on(Bus::VirtioScsi, &image.disk)
+        .append(&image.cmdline)
+        .share("certs_share", &host.join("certs"))
+        .share("env_share", &host.join("env"))
+        .boot();
+
+    run(&mut guest, "systemctl is-system-running --wait");
+    check_devices_and_mounts(&mut guest, "the boot");
+    for disturbance in DISTURBANCES {
+        run(&mut guest, disturbance);
+        check_devices_and_mounts(&mut guest, disturbance);
+    }
+    assert_eq!(guest.read("/etc/certs/name"), "certs");
+    assert_eq!(guest.read("/etc/cocos/name"), "env");
+
+    // Probes of the whole volume, of which most was never written and cannot be read.
+    let probe = run(
+        &mut guest,
+        "blkid -p -o value -s TYPE /dev/mapper/cocos_crypt",
+    );
+    assert_eq!(probe, "ext4\n");
+    assert_eq!(
+        run(&mut guest, "/usr/lib/demo/container"),
+        "overlay / overlay\n"
+    );
+
+    // Asked last: what fails again and again is not yet failed when the boot is over.
+    assert_eq!(
+        run(&mut guest, "systemctl --failed --plain --no-legend"),
+        ""
+    );
+    assert_eq!(
+        run(&mut guest, "systemctl is-active multi-user.target"),
+        "active\n"
+    );
+    assert_eq!(run(&mut guest, "systemctl is-system-running"), "running\n");
+    let log = run(&mut guest, "dmesg");
+    assert!(!log.contains("INTEGRITY"), "{log}");
+    eprintln!("{}", run(&mut guest, "systemd-analyze time"));
+
+    // Answered before the agent is stopped with the rest.
+    run(&mut guest, "systemctl poweroff --no-block");
+    let start = Instant::now();
+    assert_eq!(guest.wait_ending(POWER_OFF), Ending::PowerOff);
+    eprintln!("power off took {:.1} s", start.elapsed().as_secs_f32());
+}
+
+/// What a command that succeeds writes to standard output.
+#[track_caller]
+fn run(guest: &mut Guest, command: &str) -> String {
+    let output = guest.ask("run", json!({ "command": command }));
+    assert_eq!(output["status"], 0, "{command}: {output}");
+    output["stdout"].as_str().unwrap().to_owned()
+}
+
+#[track_caller]
+fn check_devices_and_mounts(guest: &mut Guest, after: &str) {
+    let table = guest.ask("mounts", json!({}));
+    let table = table.as_array().unwrap();
+    for (target, fstype, source, option) in MOUNTS {
+        let top = table
+            .iter()
+            .rfind(|mount| mount["target"] == *target)
+            .unwrap_or_else(|| panic!("{target} is not mounted after {after}"));
+        assert_eq!(
+            (&top["fstype"], &top["source"]),
+            (&json!(fstype), &json!(source)),
+            "{target} after {after}"
+        );
+        let options = top["options"].as_str().unwrap();
+        assert!(
+            options.split(',').any(|given| given == *option),
+            "{target} has {options} after {after}"
+        );
+    }
+    for node in MAPPINGS {
+        // Fails without the node.
+        let properties = run(
+            guest,
+            &format!("udevadm info --query=property --name={node}"),
+        );
+        assert!(
+            !properties.contains("SYSTEMD_READY=0"),
+            "{node} after {after}: {properties}"
+        );
+    }
+}
+
+#[test]
+fn a_debian_guest_without_shares_misses_nothing() {
+    let scratch = Scratch::new("debian");
+    let image = artefacts::debian_image(&scratch);
+    let mut guest = Vm::new()
+        .memory("2G")
+        .disk_on(Bus::VirtioScsi, &image.disk)
+        .append(&image.cmdline)
+        .boot();
+    assert_eq!(
+        run(&mut guest, "systemctl is-system-running --wait"),
+        "running\n"
+    );
+}
