@@ -66,7 +66,8 @@ pub(crate) fn agent() -> &'static Path {
     &binaries().agent
 }
 
-fn script(name: &str) -> Command {
+/// A script of this tree, to be run.
+pub(crate) fn script(name: &str) -> Command {
     let mut command = Command::new(Path::new(TREE).join("scripts").join(name));
     command.current_dir(TREE).env("CARGO_TARGET_DIR", target());
     command

@@ -23,6 +23,8 @@ pub(crate) enum Bus {
 pub(crate) struct Vm {
     initramfs: PathBuf,
     append: String,
+    /// The arguments of a firmware that starts a disk, in place of kernel and initramfs.
+    firmware: Vec<String>,
     memory: String,
     /// The arguments that describe the disks and shares, in the order given.
     devices: Vec<String>,
@@ -38,6 +40,7 @@ impl Vm {
         Self {
             initramfs: PathBuf::new(),
             append: "console=ttyS0 panic=-1".to_owned(),
+            firmware: Vec::new(),
             memory: "1G".to_owned(),
             devices: Vec::new(),
             disks: 0,
@@ -55,6 +58,25 @@ impl Vm {
 
     pub(crate) fn initramfs(mut self, archive: PathBuf) -> Self {
         self.initramfs = archive;
+        self
+    }
+
+    /// A firmware with its variables, which it may write. What it starts is on the disk: kernel,
+    /// initramfs and command line of this VM are not used.
+    pub(crate) fn firmware(mut self, code: &Path, variables: &Path) -> Self {
+        let flash = |unit: u8, options: &str, file: &Path| {
+            let file = file.display();
+            format!("if=pflash,unit={unit},format=raw,{options}file={file}")
+        };
+        self.firmware = vec![
+            // The flash is written in system management mode only, not by the guest's kernel.
+            "-global".to_owned(),
+            "driver=cfi.pflash01,property=secure,value=on".to_owned(),
+            "-drive".to_owned(),
+            flash(0, "readonly=on,", code),
+            "-drive".to_owned(),
+            flash(1, "", variables),
+        ];
         self
     }
 
@@ -132,7 +154,7 @@ impl Vm {
     }
 
     pub(crate) fn boot(mut self) -> Guest {
-        if self.initramfs == Path::new("") {
+        if self.initramfs == Path::new("") && self.firmware.is_empty() {
             self.initramfs = artefacts::initramfs();
         }
         let slots = (self.slots)();
@@ -151,10 +173,13 @@ impl Vm {
         pair("-cpu", "max");
         pair("-smp", "2");
         pair("-m", &self.memory);
-        pair("-kernel", &artefacts::kernel().to_string_lossy());
-        pair("-initrd", &self.initramfs.to_string_lossy());
-        pair("-append", &self.append);
+        if self.firmware.is_empty() {
+            pair("-kernel", &artefacts::kernel().to_string_lossy());
+            pair("-initrd", &self.initramfs.to_string_lossy());
+            pair("-append", &self.append);
+        }
         pair("-device", "virtio-scsi-pci,id=scsi");
+        arguments.extend_from_slice(&self.firmware);
         arguments.extend_from_slice(&self.devices);
         arguments
     }
