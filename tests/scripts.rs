@@ -21,6 +21,7 @@ const SCRIPTS: &[&str] = &[
     "image",
     "boot",
     "bench",
+    "debian-root",
     "qemu",
     "sizes",
     "test",

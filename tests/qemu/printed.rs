@@ -121,7 +121,14 @@ fn snp() {
 fn snp_with_everything_changed() {
     golden(
         "snp-changed",
-        &["--igvm", "/svsm,1.igvm", "--boot", "kernel"],
+        &[
+            "--igvm",
+            "/svsm,1.igvm",
+            "--boot",
+            "kernel",
+            "--disk",
+            "./img/disk.img",
+        ],
         &[
             ("ENABLE_SEV_SNP", "true"),
             ("CPU", "EPYC-v4"),
