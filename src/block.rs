@@ -30,20 +30,14 @@ impl Dev {
     #[must_use]
     pub fn from_huge(dev: u64) -> Self {
         let field = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-        Self {
-            major: field(dev >> 8 & 0xfff),
-            minor: field(dev & 0xff | dev >> 12 & 0xfff_ff00),
-        }
+        Self { major: field(dev >> 8 & 0xfff), minor: field(dev & 0xff | dev >> 12 & 0xfff_ff00) }
     }
 
     /// From the "MAJOR:MINOR" of a sysfs attribute.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.trim_end().split_once(':')?;
-        Some(Self {
-            major: major.parse().ok()?,
-            minor: minor.parse().ok()?,
-        })
+        Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
     }
 }
 
@@ -204,20 +198,11 @@ mod tests {
 
     #[test]
     fn device_numbers() {
-        let dev = Dev {
-            major: 259,
-            minor: 4,
-        };
+        let dev = Dev { major: 259, minor: 4 };
         assert_eq!(Dev::parse("259:4\n"), Some(dev));
         assert_eq!(dev.to_string(), "259:4");
         assert_eq!(Dev::from_huge(0x0001_0304), dev);
-        assert_eq!(
-            Dev::from_huge(0x0010_fd01),
-            Dev {
-                major: 253,
-                minor: 257
-            }
-        );
+        assert_eq!(Dev::from_huge(0x0010_fd01), Dev { major: 253, minor: 257 });
         for bad in ["", "8", "8:", ":1", "8:x", "-1:2"] {
             assert_eq!(Dev::parse(bad), None, "{bad:?}");
         }
@@ -269,16 +254,8 @@ mod tests {
 
     #[test]
     fn a_scsi_serial_is_as_long_as_its_page_says() {
-        assert_eq!(
-            unit_serial_number(b"\0\x80\0\x03abcd"),
-            Some(b"abc".to_vec())
-        );
-        for bad in [
-            &b""[..],
-            b"\0\x80\0",
-            b"\0\x80\0\x05abcd",
-            b"\0\x80\xff\xff",
-        ] {
+        assert_eq!(unit_serial_number(b"\0\x80\0\x03abcd"), Some(b"abc".to_vec()));
+        for bad in [&b""[..], b"\0\x80\0", b"\0\x80\0\x05abcd", b"\0\x80\xff\xff"] {
             assert_eq!(unit_serial_number(bad), None);
         }
     }

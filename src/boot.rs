@@ -36,19 +36,11 @@ fn run() -> Result<Infallible> {
     let start = Instant::now();
     let mut report = Report::default();
     let cmdline = stage(&mut report, Stage::Platform, |_| platform::prepare())?;
-    let config = stage(&mut report, Stage::Config, |_| {
-        Config::from_cmdline(&cmdline)
-    })?;
+    let config = stage(&mut report, Stage::Config, |_| Config::from_cmdline(&cmdline))?;
     kmsg::set_level(config.log);
-    let disk = stage(&mut report, Stage::Disk, |report| {
-        disk::find(&config, report)
-    })?;
-    stage(&mut report, Stage::Root, |report| {
-        root::open(&config, &disk, report)
-    })?;
-    stage(&mut report, Stage::Volume, |report| {
-        volume::provision(&config, &disk, report)
-    })?;
+    let disk = stage(&mut report, Stage::Disk, |report| disk::find(&config, report))?;
+    stage(&mut report, Stage::Root, |report| root::open(&config, &disk, report))?;
+    stage(&mut report, Stage::Volume, |report| volume::provision(&config, &disk, report))?;
     stage(&mut report, Stage::Runtime, runtime::furnish)?;
     enter(Stage::Handoff);
     handoff::switch_root(&config.init, start, report)

@@ -71,10 +71,7 @@ struct Given {
 }
 
 /// A key and how its value is taken; the text of an error says what the value should have been.
-type Key = (
-    &'static str,
-    fn(&mut Given, &str) -> std::result::Result<(), String>,
-);
+type Key = (&'static str, fn(&mut Given, &str) -> std::result::Result<(), String>);
 
 const KEYS: &[Key] = &[
     ("roothash", |given, text| {
@@ -192,9 +189,7 @@ impl Config {
 impl Given {
     /// Fills in the defaults and joins the keys that only make sense together.
     fn settle(self) -> Result<Config> {
-        let root_hash = self
-            .root_hash
-            .ok_or_else(|| Error::new("roothash= is missing"))?;
+        let root_hash = self.root_hash.ok_or_else(|| Error::new("roothash= is missing"))?;
         let verity = match (self.verity_salt, self.verity_data_blocks) {
             (None, None) => None,
             (Some(salt), Some(data_blocks)) => Some(verity::Params::new(salt, data_blocks)?),
@@ -239,10 +234,7 @@ fn words(cmdline: &str) -> impl Iterator<Item = String> {
 fn root_hash(text: &str) -> std::result::Result<RootHash, String> {
     let digits = 2 * size_of::<RootHash>();
     if text.len() != digits {
-        return Err(format!(
-            "{} characters, a SHA-256 root hash has {digits}",
-            text.len()
-        ));
+        return Err(format!("{} characters, a SHA-256 root hash has {digits}", text.len()));
     }
     hex::decode(text)
         .and_then(|bytes| bytes.try_into().ok())
@@ -275,14 +267,10 @@ fn timeout(text: &str) -> std::result::Result<Duration, String> {
 }
 
 fn one_of<T: Copy>(text: &str, table: &[(&str, T)]) -> std::result::Result<T, String> {
-    table
-        .iter()
-        .find(|(name, _)| *name == text)
-        .map(|(_, value)| *value)
-        .ok_or_else(|| {
-            let names: Vec<_> = table.iter().map(|(name, _)| *name).collect();
-            format!("not one of {}", names.join(", "))
-        })
+    table.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<_> = table.iter().map(|(name, _)| *name).collect();
+        format!("not one of {}", names.join(", "))
+    })
 }
 
 #[cfg(test)]
@@ -363,23 +351,11 @@ mod tests {
             ("cvm.colour=red", "unknown key cvm.colour="),
             ("cvm.debug", "unknown key cvm.debug="),
             ("cvm.log=info cvm.log=info", "cvm.log= is given twice"),
-            (
-                "cvm.log=loud",
-                "cvm.log=loud: not one of error, warn, info, debug",
-            ),
+            ("cvm.log=loud", "cvm.log=loud: not one of error, warn, info, debug"),
             ("cvm.tags=paper", "cvm.tags=paper: not one of disk"),
-            (
-                "cvm.timeout=0",
-                "cvm.timeout=0: not a number of seconds from 1 to 3600",
-            ),
-            (
-                "cvm.disk=sda",
-                "cvm.disk=sda: neither /dev/NAME nor serial:STRING",
-            ),
-            (
-                "cvm.disk=/dev/a/b",
-                "cvm.disk=/dev/a/b: neither /dev/NAME nor serial:STRING",
-            ),
+            ("cvm.timeout=0", "cvm.timeout=0: not a number of seconds from 1 to 3600"),
+            ("cvm.disk=sda", "cvm.disk=sda: neither /dev/NAME nor serial:STRING"),
+            ("cvm.disk=/dev/a/b", "cvm.disk=/dev/a/b: neither /dev/NAME nor serial:STRING"),
             ("cvm.verity_salt=0g", "cvm.verity_salt=0g: not hexadecimal"),
             (
                 "cvm.verity_salt=00",
@@ -403,14 +379,8 @@ mod tests {
 
     #[test]
     fn the_action_on_failure_is_found_in_a_broken_line() {
-        assert_eq!(
-            Config::on_failure("cvm.x=1 cvm.on_failure=halt"),
-            Action::Halt
-        );
-        assert_eq!(
-            Config::on_failure("cvm.on_failure=explode"),
-            Action::PowerOff
-        );
+        assert_eq!(Config::on_failure("cvm.x=1 cvm.on_failure=halt"), Action::Halt);
+        assert_eq!(Config::on_failure("cvm.on_failure=explode"), Action::PowerOff);
         assert_eq!(Config::on_failure(""), Action::PowerOff);
     }
 

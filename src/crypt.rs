@@ -44,10 +44,8 @@ const CIPHERS: &[Cipher] = &[
 /// # Errors
 /// Names the pairs on offer when this is none of them.
 pub fn cipher(name: &str, integrity: &str) -> Result<&'static Cipher> {
-    CIPHERS
-        .iter()
-        .find(|cipher| cipher.name == name && cipher.integrity == integrity)
-        .ok_or_else(|| {
+    CIPHERS.iter().find(|cipher| cipher.name == name && cipher.integrity == integrity).ok_or_else(
+        || {
             let offer: Vec<_> = CIPHERS
                 .iter()
                 .map(|cipher| format!("{} with {}", cipher.name, cipher.integrity))
@@ -56,7 +54,8 @@ pub fn cipher(name: &str, integrity: &str) -> Result<&'static Cipher> {
                 "cvm.cipher={name} with cvm.integrity={integrity}: not one of {}",
                 offer.join(", ")
             ))
-        })
+        },
+    )
 }
 
 /// The table's parameters for a device whose tags `integrity` keeps and whose key is the
@@ -77,14 +76,7 @@ mod tests {
     fn the_table_is_the_one_that_the_kernel_shows() {
         let cipher = cipher("aes-gcm-random", "aead").unwrap();
         assert_eq!(
-            table(
-                cipher,
-                "cvm-init:cocos",
-                Dev {
-                    major: 254,
-                    minor: 0
-                }
-            ),
+            table(cipher, "cvm-init:cocos", Dev { major: 254, minor: 0 }),
             "capi:gcm(aes)-random :32:logon:cvm-init:cocos 0 254:0 0 2 integrity:28:aead sector_size:4096"
         );
     }

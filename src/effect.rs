@@ -49,9 +49,7 @@ pub fn optional<T, E: Display>(
     doing: impl Into<String>,
     act: impl FnOnce() -> std::result::Result<T, E>,
 ) -> Option<T> {
-    effect(doing, act)
-        .inspect_err(|error| log::warn!("{error} (going on without)"))
-        .ok()
+    effect(doing, act).inspect_err(|error| log::warn!("{error} (going on without)")).ok()
 }
 
 /// Whole microseconds.

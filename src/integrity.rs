@@ -66,10 +66,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const DEVICE: Dev = Dev {
-        major: 8,
-        minor: 64,
-    };
+    const DEVICE: Dev = Dev { major: 8, minor: 64 };
     const LIVE: &str = "8:64 32768 28 D 5 block_size:4096 journal_sectors:264 \
                         interleave_sectors:32768 buffer_sectors:128 fix_padding";
 

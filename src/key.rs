@@ -5,10 +5,7 @@
 //!
 //! Sources: keyrings(7), keyctl(2), mlock(2).
 
-#![expect(
-    unsafe_code,
-    reason = "rustix has no calls for the keyring, and an unsafe one for mlock"
-)]
+#![expect(unsafe_code, reason = "rustix has no calls for the keyring, and an unsafe one for mlock")]
 
 use std::ffi::{CStr, c_long};
 use std::io;

@@ -244,10 +244,7 @@ mod tests {
         for copy in header().chunks(COPY_SIZE) {
             let mut zeroed = copy.to_vec();
             zeroed[CHECKSUM_AT..CHECKSUM_AT + 64].fill(0);
-            assert_eq!(
-                copy[CHECKSUM_AT..CHECKSUM_AT + 32],
-                Sha256::digest(&zeroed)[..]
-            );
+            assert_eq!(copy[CHECKSUM_AT..CHECKSUM_AT + 32], Sha256::digest(&zeroed)[..]);
         }
     }
 

@@ -66,10 +66,7 @@ pub fn load(file: &Path) -> io::Result<Loaded> {
 
 fn flags(file: &Path) -> Option<c_int> {
     let name = file.file_name()?.to_str()?;
-    KINDS
-        .iter()
-        .find(|(ending, _)| name.ends_with(ending))
-        .map(|(_, flags)| *flags)
+    KINDS.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, flags)| *flags)
 }
 
 #[cfg(test)]

@@ -12,9 +12,8 @@ use rustix::mount::{MountFlags, UnmountFlags};
 pub use rustix::mount::MountFlags as Flags;
 
 /// Flags of a file system that holds neither programs nor devices.
-pub const DATA_ONLY: MountFlags = MountFlags::NOSUID
-    .union(MountFlags::NODEV)
-    .union(MountFlags::NOEXEC);
+pub const DATA_ONLY: MountFlags =
+    MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
 /// Options that mount(2) takes as flags.
 const FLAG_OPTIONS: &[(&str, MountFlags)] = &[
@@ -100,10 +99,7 @@ mod tests {
     fn an_fstab_lines_options_are_parted() {
         assert_eq!(
             parse_options("defaults,trans=virtio,ro,nofail,x-systemd.automount,cache=mmap,noexec"),
-            (
-                Flags::RDONLY | Flags::NOEXEC,
-                "trans=virtio,cache=mmap".to_owned()
-            )
+            (Flags::RDONLY | Flags::NOEXEC, "trans=virtio,cache=mmap".to_owned())
         );
         assert_eq!(parse_options("defaults"), (Flags::empty(), String::new()));
     }

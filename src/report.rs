@@ -154,10 +154,7 @@ impl Report {
         self.peak_memory_kib = peak_memory_kib;
         self.effects = effect::entries()
             .into_iter()
-            .map(|entry| EffectTime {
-                us: micros(entry.took),
-                doing: entry.doing,
-            })
+            .map(|entry| EffectTime { us: micros(entry.took), doing: entry.doing })
             .collect();
         serde_json::to_string(self)
     }
@@ -173,10 +170,7 @@ mod tests {
         let mut report = Report::default();
         report.stage(Stage::Platform, Duration::from_micros(7));
         report.stage(Stage::Handoff, Duration::from_micros(8));
-        report.disk = Some(DiskFacts {
-            name: "sda".into(),
-            found_by: "proof",
-        });
+        report.disk = Some(DiskFacts { name: "sda".into(), found_by: "proof" });
         let text = report.finish(Instant::now(), Some(2048)).unwrap();
         let report: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(report["stages"][0], json!({ "stage": "platform", "us": 7 }));

@@ -66,11 +66,8 @@ impl Copy {
         if kind.is_symlink() {
             symlink(fs::read_link(from)?, to)?;
         } else if kind.is_file() {
-            let mut target = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(to)?;
+            let mut target =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
             io::copy(&mut File::open(from)?, &mut target)?;
         } else {
             // FIFOs, sockets and device nodes have no content, only a type and a number.
@@ -96,14 +93,8 @@ fn attributes(from: &Path, to: &Path) -> io::Result<()> {
         fs::set_permissions(to, metadata.permissions())?;
     }
     let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: metadata.atime(),
-            tv_nsec: metadata.atime_nsec(),
-        },
-        last_modification: Timespec {
-            tv_sec: metadata.mtime(),
-            tv_nsec: metadata.mtime_nsec(),
-        },
+        last_access: Timespec { tv_sec: metadata.atime(), tv_nsec: metadata.atime_nsec() },
+        last_modification: Timespec { tv_sec: metadata.mtime(), tv_nsec: metadata.mtime_nsec() },
     };
     rustix::fs::utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(())
@@ -116,10 +107,7 @@ fn extended_attributes(from: &Path, to: &Path) -> io::Result<()> {
         Err(Errno::OPNOTSUPP) => return Ok(()),
         outcome => outcome?,
     };
-    for name in names
-        .split(|&byte| byte == 0)
-        .filter(|name| !name.is_empty())
-    {
+    for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
         let mut value = Vec::with_capacity(XATTR_MAX);
         rustix::fs::lgetxattr(from, name, spare_capacity(&mut value))?;
         rustix::fs::lsetxattr(to, name, &value, XattrFlags::empty())?;

@@ -89,9 +89,8 @@ impl Listener {
 /// "KEY=VALUE" texts, each ended by a NUL.
 fn is_block_event(message: &[u8]) -> bool {
     let mut texts = message.split(|&byte| byte == 0);
-    let appears = texts
-        .next()
-        .is_some_and(|head| head.starts_with(b"add@") || head.starts_with(b"change@"));
+    let appears =
+        texts.next().is_some_and(|head| head.starts_with(b"add@") || head.starts_with(b"change@"));
     appears && texts.any(|text| text == b"SUBSYSTEM=block")
 }
 

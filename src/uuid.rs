@@ -26,13 +26,7 @@ mod tests {
 
     #[test]
     fn version_and_variant_are_set() {
-        assert_eq!(
-            hyphenated(&from_random([0xff; 16])),
-            "ffffffff-ffff-4fff-bfff-ffffffffffff"
-        );
-        assert_eq!(
-            hyphenated(&from_random([0; 16])),
-            "00000000-0000-4000-8000-000000000000"
-        );
+        assert_eq!(hyphenated(&from_random([0xff; 16])), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(hyphenated(&from_random([0; 16])), "00000000-0000-4000-8000-000000000000");
     }
 }

@@ -132,10 +132,7 @@ impl Params {
         top_hash_block: &[u8; BLOCK_SIZE as usize],
         root_hash: &RootHash,
     ) -> Result<()> {
-        let digest = Sha256::new()
-            .chain_update(&self.salt)
-            .chain_update(top_hash_block)
-            .finalize();
+        let digest = Sha256::new().chain_update(&self.salt).chain_update(top_hash_block).finalize();
         if digest[..] == root_hash[..] {
             return Ok(());
         }
@@ -199,9 +196,7 @@ impl Fields<'_> {
 }
 
 fn unfit(what: &str, found: impl std::fmt::Display, wanted: impl std::fmt::Display) -> Error {
-    Error::new(format!(
-        "verity superblock: {what} is {found}, not {wanted}"
-    ))
+    Error::new(format!("verity superblock: {what} is {found}, not {wanted}"))
 }
 
 #[cfg(test)]
@@ -280,16 +275,11 @@ mod tests {
         let root_hash = [0xab; 32];
         let hex = "ab".repeat(32);
         assert_eq!(
-            Params::new(vec![1, 2], 1000)
-                .unwrap()
-                .table(dev(2), dev(3), &root_hash),
+            Params::new(vec![1, 2], 1000).unwrap().table(dev(2), dev(3), &root_hash),
             format!("1 8:2 8:3 4096 4096 1000 1 sha256 {hex} 0102")
         );
         assert!(
-            Params::new(Vec::new(), 2)
-                .unwrap()
-                .table(dev(2), dev(3), &root_hash)
-                .ends_with(" -")
+            Params::new(Vec::new(), 2).unwrap().table(dev(2), dev(3), &root_hash).ends_with(" -")
         );
     }
 

@@ -59,16 +59,8 @@ impl Image {
                 file.write_all_at(block, offset)
             })
             .unwrap();
-        println!(
-            "{name} {bytes}: {} KiB written in {:?}",
-            written / KIB,
-            start.elapsed()
-        );
-        Self {
-            file: scratch,
-            layout,
-            written,
-        }
+        println!("{name} {bytes}: {} KiB written in {:?}", written / KIB, start.elapsed());
+        Self { file: scratch, layout, written }
     }
 
     /// Runs an e2fsprogs tool on the image; it has to exit with 0.
@@ -142,18 +134,11 @@ fn every_size_is_clean_and_as_asked_for() {
             ("Filesystem created", "Sun Jun 15 15:06:40 2025"),
             ("Maximum mount count", "-1"),
             ("Default directory hash", "half_md4"),
-            (
-                "Directory Hash Seed",
-                "5a5a5a5a-5a5a-5a5a-5a5a-5a5a5a5a5a5a",
-            ),
+            ("Directory Hash Seed", "5a5a5a5a-5a5a-5a5a-5a5a-5a5a5a5a5a5a"),
             ("Checksum type", "crc32c"),
         ];
         for (name, value) in expected {
-            assert_eq!(
-                superblock.get(name).map(String::as_str),
-                Some(value),
-                "{name}"
-            );
+            assert_eq!(superblock.get(name).map(String::as_str), Some(value), "{name}");
         }
         assert_eq!(superblock.get("Journal inode"), None);
         assert_eq!(superblock.get("Reserved GDT blocks"), None);
@@ -203,16 +188,10 @@ fn nothing_relies_on_zeros() {
 fn root_and_lost_and_found_are_directories_of_root() {
     let image = Image::format("directories", 64 * MIB, true);
     let root = image.tool("debugfs", &["-R", "stat <2>"]);
-    assert!(
-        root.contains("Type: directory    Mode:  0755   Flags: 0x80000"),
-        "{root}"
-    );
+    assert!(root.contains("Type: directory    Mode:  0755   Flags: 0x80000"), "{root}");
     assert!(root.contains("Links: 3   Blockcount: 8"), "{root}");
     assert!(root.contains("User:     0   Group:     0"), "{root}");
-    assert!(
-        root.contains("crtime: 0x684ee180:00000000 -- Sun Jun 15 15:06:40 2025"),
-        "{root}"
-    );
+    assert!(root.contains("crtime: 0x684ee180:00000000 -- Sun Jun 15 15:06:40 2025"), "{root}");
 
     let names = |directory: &str| -> Vec<String> {
         image
@@ -224,16 +203,9 @@ fn root_and_lost_and_found_are_directories_of_root() {
     };
     assert_eq!(
         names("/"),
-        [
-            "/2/040755/0/0/.//",
-            "/2/040755/0/0/..//",
-            "/11/040700/0/0/lost+found//"
-        ]
+        ["/2/040755/0/0/.//", "/2/040755/0/0/..//", "/11/040700/0/0/lost+found//"]
     );
-    assert_eq!(
-        names("/lost+found"),
-        ["/11/040700/0/0/.//", "/2/040755/0/0/..//"]
-    );
+    assert_eq!(names("/lost+found"), ["/11/040700/0/0/.//", "/2/040755/0/0/..//"]);
 }
 
 /// Groups that hold nothing are neither written nor read.
@@ -241,15 +213,9 @@ fn root_and_lost_and_found_are_directories_of_root() {
 fn unused_groups_stay_uninitialised() {
     let image = Image::format("groups", 20 * GIB, false);
     let groups = image.tool("dumpe2fs", &[]);
-    let flags: Vec<&str> = groups
-        .lines()
-        .filter(|line| line.contains(": (Blocks "))
-        .collect();
+    let flags: Vec<&str> = groups.lines().filter(|line| line.contains(": (Blocks ")).collect();
     assert_eq!(flags.len(), 160);
-    let both = flags
-        .iter()
-        .filter(|line| line.ends_with("[INODE_UNINIT, BLOCK_UNINIT]"))
-        .count();
+    let both = flags.iter().filter(|line| line.ends_with("[INODE_UNINIT, BLOCK_UNINIT]")).count();
     // Metadata reaches into groups 0 to 2; the last group has a bitmap by convention.
     assert_eq!(both, 156, "{flags:#?}");
 }

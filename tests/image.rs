@@ -18,9 +18,7 @@ const BLOCK: u64 = 4096;
 /// A folder that serves as root, and files that serve as kernel and initramfs.
 fn root(dir: &Path) -> PathBuf {
     let root = dir.join("root");
-    for name in [
-        "bin", "cocos", "dev", "proc", "run", "sbin", "sys", "tmp", "var",
-    ] {
+    for name in ["bin", "cocos", "dev", "proc", "run", "sbin", "sys", "tmp", "var"] {
         fs::create_dir_all(root.join(name)).unwrap();
     }
     fs::write(root.join("bin/a"), "an init").unwrap();
@@ -94,9 +92,7 @@ fn an_image_is_what_the_tools_of_the_field_expect() {
     let types = field("type");
     assert_eq!(types[0], "C12A7328-F81F-11D2-BA4B-00A0C93EC93B");
     assert!(
-        types[1..]
-            .iter()
-            .all(|kind| kind == "0FC63DAF-8483-4772-8E79-3D69D8477DE4"),
+        types[1..].iter().all(|kind| kind == "0FC63DAF-8483-4772-8E79-3D69D8477DE4"),
         "{types:?}"
     );
     assert_eq!(partitions[3]["size"], 20480 * MIB / 512);
@@ -116,13 +112,10 @@ fn an_image_is_what_the_tools_of_the_field_expect() {
 
 /// The files of the EFI partition of a raw disk, by name; folders end in a slash.
 fn efi_files(disk: &Path) -> Vec<String> {
-    run(tool("mdir")
-        .args(["-/", "-b", "-i"])
-        .arg(efi(disk))
-        .arg("::"))
-    .lines()
-    .map(|line| line.trim_start_matches("::/").to_owned())
-    .collect()
+    run(tool("mdir").args(["-/", "-b", "-i"]).arg(efi(disk)).arg("::"))
+        .lines()
+        .map(|line| line.trim_start_matches("::/").to_owned())
+        .collect()
 }
 
 /// The EFI partition, as mtools want it: it always starts at 1 MiB.
@@ -132,11 +125,7 @@ fn efi(disk: &Path) -> String {
 
 /// A file of the EFI partition, copied to `to`.
 fn from_efi(disk: &Path, name: &str, to: &Path) -> Vec<u8> {
-    run(tool("mcopy")
-        .args(["-n", "-o", "-i"])
-        .arg(efi(disk))
-        .arg(format!("::{name}"))
-        .arg(to));
+    run(tool("mcopy").args(["-n", "-o", "-i"]).arg(efi(disk)).arg(format!("::{name}")).arg(to));
     fs::read(to).unwrap()
 }
 
@@ -164,16 +153,10 @@ fn the_efi_partition_holds_grub_kernel_initramfs_and_the_command_line() {
         assert!(fs::read(dir.join("out").join(name)).unwrap() == expected);
     }
     let cmdline = fs::read_to_string(dir.join("out/cmdline")).unwrap();
-    let quoted: Vec<_> = cmdline
-        .split_whitespace()
-        .map(|word| format!("'{word}'"))
-        .collect();
+    let quoted: Vec<_> = cmdline.split_whitespace().map(|word| format!("'{word}'")).collect();
     assert_eq!(
         String::from_utf8(file("EFI/BOOT/grub.cfg")).unwrap(),
-        format!(
-            "linux /bzImage {}\ninitrd /rootfs.cpio.gz\nboot\nhalt\n",
-            quoted.join(" ")
-        )
+        format!("linux /bzImage {}\ninitrd /rootfs.cpio.gz\nboot\nhalt\n", quoted.join(" "))
     );
     assert_eq!(&file("EFI/BOOT/BOOTX64.EFI")[..2], b"MZ");
 }
@@ -188,10 +171,7 @@ fn a_unified_kernel_image_is_all_that_the_efi_partition_holds() {
     fs::copy(STUB, dir.join("kernel")).unwrap();
     run(image(&dir, &root).args(["--boot", "uki", "--append", "a=\"b  c\""]));
     let disk = dir.join("out/disk.img");
-    assert_eq!(
-        efi_files(&disk),
-        ["EFI/", "EFI/BOOT/", "EFI/BOOT/BOOTX64.EFI"]
-    );
+    assert_eq!(efi_files(&disk), ["EFI/", "EFI/BOOT/", "EFI/BOOT/BOOTX64.EFI"]);
     let uki = dir.join("uki");
     from_efi(&disk, "EFI/BOOT/BOOTX64.EFI", &uki);
     let cmdline = fs::read(dir.join("out/cmdline")).unwrap();
@@ -213,11 +193,7 @@ fn a_unified_kernel_image_is_all_that_the_efi_partition_holds() {
     let mut places: Vec<_> = table
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .filter(|words| {
-            words
-                .first()
-                .is_some_and(|word| word.parse::<u32>().is_ok())
-        })
+        .filter(|words| words.first().is_some_and(|word| word.parse::<u32>().is_ok()))
         .map(|words| [words[3], words[2]].map(|hex| u64::from_str_radix(hex, 16).unwrap()))
         .collect();
     places.sort_unstable();
@@ -226,10 +202,7 @@ fn a_unified_kernel_image_is_all_that_the_efi_partition_holds() {
 
 /// A key and its certificate, in PEM: `NAME.key` and `NAME.crt`.
 fn key(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
-    let (key, certificate) = (
-        dir.join(format!("{name}.key")),
-        dir.join(format!("{name}.crt")),
-    );
+    let (key, certificate) = (dir.join(format!("{name}.key")), dir.join(format!("{name}.crt")));
     run(tool("openssl")
         .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj"])
         .arg(format!("/CN={name}"))
@@ -247,10 +220,9 @@ fn what_the_firmware_starts_is_signed_when_there_is_a_key() {
     fs::copy(STUB, dir.join("kernel")).unwrap();
     let (sb_key, sb_cert) = key(&dir, "owner");
     let (_, other) = key(&dir, "other");
-    for (boot, signed) in [
-        ("grub", &["EFI/BOOT/BOOTX64.EFI", "bzImage"][..]),
-        ("uki", &["EFI/BOOT/BOOTX64.EFI"]),
-    ] {
+    for (boot, signed) in
+        [("grub", &["EFI/BOOT/BOOTX64.EFI", "bzImage"][..]), ("uki", &["EFI/BOOT/BOOTX64.EFI"])]
+    {
         run(image(&dir, &root)
             .args(["--boot", boot])
             .env("SB_KEY", &sb_key)
@@ -396,9 +368,7 @@ fn an_image_can_make_its_initramfs() {
         .arg(&modules)
         .arg("-o")
         .arg(dir.join("expected")));
-    run(tool("cmp")
-        .arg(dir.join("expected"))
-        .arg(dir.join("out/rootfs.cpio.gz")));
+    run(tool("cmp").arg(dir.join("expected")).arg(dir.join("out/rootfs.cpio.gz")));
 }
 
 #[test]
@@ -406,11 +376,7 @@ fn an_image_of_an_ext4_holds_it_unchanged() {
     let dir = scratch("ready");
     let root = root(&dir);
     let ready = dir.join("ready.ext4");
-    run(tool("mke2fs")
-        .args(["-q", "-b", "4096", "-d"])
-        .arg(&root)
-        .arg(&ready)
-        .arg("8M"));
+    run(tool("mke2fs").args(["-q", "-b", "4096", "-d"]).arg(&root).arg(&ready).arg("8M"));
     run(&mut image(&dir, &ready));
     run(tool("cmp").arg(&ready).arg(dir.join("out/rootfs.ext4")));
 }
@@ -420,32 +386,17 @@ fn an_image_is_refused_by_what_is_wrong_with_its_root() {
     let dir = scratch("bad root");
     let root = root(&dir);
     let small = dir.join("small.ext4");
-    run(tool("mke2fs")
-        .args(["-q", "-b", "1024"])
-        .arg(&small)
-        .arg("8M"));
+    run(tool("mke2fs").args(["-q", "-b", "1024"]).arg(&small).arg("8M"));
     refuses(
         &mut image(&dir, &small),
         1,
         "its ext4 has 1024-byte blocks, dm-verity needs 4096; make it with mke2fs -b 4096",
     );
-    refuses(
-        &mut image(&dir, &dir.join("kernel")),
-        1,
-        "it is not an ext4, nor can it be unpacked",
-    );
-    refuses(
-        &mut image(&dir, &dir.join("nowhere")),
-        1,
-        "nowhere: no such file",
-    );
+    refuses(&mut image(&dir, &dir.join("kernel")), 1, "it is not an ext4, nor can it be unpacked");
+    refuses(&mut image(&dir, &dir.join("nowhere")), 1, "nowhere: no such file");
     fs::remove_dir(root.join("tmp")).unwrap();
     symlink("var", root.join("tmp")).unwrap();
-    refuses(
-        &mut image(&dir, &root),
-        1,
-        "its /tmp is no directory to mount on",
-    );
+    refuses(&mut image(&dir, &root), 1, "its /tmp is no directory to mount on");
     fs::remove_file(root.join("tmp")).unwrap();
     fs::create_dir(root.join("tmp")).unwrap();
     fs::remove_dir(root.join("cocos")).unwrap();
@@ -476,31 +427,11 @@ fn an_image_is_refused_by_what_is_wrong_with_its_arguments() {
     let root = root(&dir);
     let missing = dir.join("missing");
     let cases: &[(&[&str], i32, &str)] = &[
-        (
-            &["--cocos-size", "much"],
-            2,
-            "--cocos-size much is not a size",
-        ),
-        (
-            &["--boot", "lilo"],
-            2,
-            "--boot lilo is neither grub nor uki",
-        ),
-        (
-            &["--format", "vdi"],
-            2,
-            "--format vdi is neither raw nor qcow2",
-        ),
-        (
-            &["--modules", "/lib/modules"],
-            2,
-            "--initramfs and --modules exclude each other",
-        ),
-        (
-            &["--append", "a\nhalt"],
-            2,
-            "--append holds more than printable ASCII",
-        ),
+        (&["--cocos-size", "much"], 2, "--cocos-size much is not a size"),
+        (&["--boot", "lilo"], 2, "--boot lilo is neither grub nor uki"),
+        (&["--format", "vdi"], 2, "--format vdi is neither raw nor qcow2"),
+        (&["--modules", "/lib/modules"], 2, "--initramfs and --modules exclude each other"),
+        (&["--append", "a\nhalt"], 2, "--append holds more than printable ASCII"),
         (
             &["--append", "a=\"b c\""],
             2,
@@ -519,19 +450,9 @@ fn an_image_is_refused_by_what_is_wrong_with_its_arguments() {
         refuses(image(&dir, &root).args(*arguments), *status, why);
     }
     let (key, certificate) = key(&dir, "owner");
-    refuses(
-        image(&dir, &root).env("SB_KEY", &key),
-        2,
-        "of SB_KEY and SB_CERT only one is set",
-    );
+    refuses(image(&dir, &root).env("SB_KEY", &key), 2, "of SB_KEY and SB_CERT only one is set");
     let signed = |key: &Path, why: &str| {
-        refuses(
-            image(&dir, &root)
-                .env("SB_KEY", key)
-                .env("SB_CERT", &certificate),
-            1,
-            why,
-        );
+        refuses(image(&dir, &root).env("SB_KEY", key).env("SB_CERT", &certificate), 1, why);
     };
     signed(&missing, "missing: no such file");
     // What stands for the kernel is no program that could be signed.

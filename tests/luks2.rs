@@ -1,11 +1,7 @@
 //! The LUKS2 header against cryptsetup and blkid: they read it as it was meant, the digest knows its
 //! key, and each of the two copies stands on its own.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod common;
 
@@ -62,10 +58,7 @@ fn cryptsetup_shows_what_was_meant() {
         .filter(|line| !line.is_empty())
         .collect();
     let salt = "5a ".repeat(16);
-    let digest = DIGEST
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| str::from_utf8(pair).unwrap());
+    let digest = DIGEST.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).unwrap());
     let digest: Vec<_> = digest.collect();
     assert_eq!(
         lines,
@@ -134,15 +127,9 @@ fn tools_recognise_it() {
     cryptsetup(&["isLuks", "--type", "luks2"], &device);
     refusal("cryptsetup", &["isLuks", "--type", "luks1", device.utf8()]);
     let probed = run("blkid", &["-p", "-o", "export", device.utf8()]);
-    let facts: Vec<_> = probed
-        .lines()
-        .filter(|line| !line.starts_with("DEVNAME="))
-        .collect();
+    let facts: Vec<_> = probed.lines().filter(|line| !line.starts_with("DEVNAME=")).collect();
     let uuid = format!("UUID={UUID}");
-    assert_eq!(
-        facts,
-        ["VERSION=2", &uuid, "TYPE=crypto_LUKS", "USAGE=crypto"]
-    );
+    assert_eq!(facts, ["VERSION=2", &uuid, "TYPE=crypto_LUKS", "USAGE=crypto"]);
 }
 
 /// Whether the digest takes this key for the volume's. Without a keyslot cryptsetup has to be told

@@ -1,10 +1,6 @@
 //! The scripts: what they make, that they make the same again, and how they refuse bad input.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test that cannot go on fails"
-)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
 mod script;
 
@@ -31,10 +27,7 @@ const SCRIPTS: &[&str] = &[
 fn every_script_explains_itself_and_refuses_what_it_does_not_know() {
     for name in SCRIPTS {
         let help = run(script(name).arg("--help"));
-        assert!(
-            help.starts_with(&format!("usage: scripts/{name}")),
-            "{help}"
-        );
+        assert!(help.starts_with(&format!("usage: scripts/{name}")), "{help}");
         refuses(script(name).arg("--colour"), 2, "unknown argument --colour");
     }
 }
@@ -42,16 +35,8 @@ fn every_script_explains_itself_and_refuses_what_it_does_not_know() {
 #[test]
 fn a_flag_without_its_value_is_a_usage_error() {
     refuses(script("initramfs").arg("-o"), 2, "-o needs a value");
-    refuses(
-        script("initramfs").args(["-o", "x"]),
-        2,
-        "--kernel-modules is missing",
-    );
-    refuses(
-        script("image").args(["--rootfs", "x"]),
-        2,
-        "--kernel is missing",
-    );
+    refuses(script("initramfs").args(["-o", "x"]), 2, "--kernel-modules is missing");
+    refuses(script("image").args(["--rootfs", "x"]), 2, "--kernel is missing");
     refuses(
         script("boot").args(["--timeout", "soon"]),
         2,
@@ -147,9 +132,7 @@ fn an_initramfs_without_modules_holds_init_mount_points_and_two_nodes() {
 fn modules_are_unpacked_and_named_in_the_order_of_their_dependencies() {
     let dir = scratch("order");
     let list = "# why\n\n?lone  # first in the list\ntop\nbuilt_in\n?absent\nbottom\n";
-    run(initramfs(&dir, list)
-        .args(["--extra-module", "mid-dle"])
-        .env("LC_ALL", "C.UTF-8"));
+    run(initramfs(&dir, list).args(["--extra-module", "mid-dle"]).env("LC_ALL", "C.UTF-8"));
     let packed: Vec<_> = entries(&dir.join("rootfs.cpio.gz"))
         .into_iter()
         .filter(|entry| entry.contains("modules/0"))
@@ -256,11 +239,7 @@ fn an_initramfs_is_refused_by_what_is_wrong_with_it() {
     let archive = out.join("rootfs.cpio.gz");
     let with = |modules: &Path, init: &Path| {
         let mut command = script("initramfs");
-        command
-            .arg("--kernel-modules")
-            .arg(modules)
-            .arg("--init")
-            .arg(init);
+        command.arg("--kernel-modules").arg(modules).arg("--init").arg(init);
         command.arg("-o").arg(&archive);
         command
     };
@@ -272,15 +251,9 @@ fn an_initramfs_is_refused_by_what_is_wrong_with_it() {
     );
     fs::write(&init, "the init").unwrap();
     refuses(&mut with(&dir, &init), 1, "modules.dep: no such file");
+    refuses(initramfs(&dir, "top\nbogus\n").arg("-o").arg(&archive), 1, "cannot find module bogus");
     refuses(
-        initramfs(&dir, "top\nbogus\n").arg("-o").arg(&archive),
-        1,
-        "cannot find module bogus",
-    );
-    refuses(
-        initramfs(&dir, "top\n")
-            .args(["--extra-module", "more", "-o"])
-            .arg(&archive),
+        initramfs(&dir, "top\n").args(["--extra-module", "more", "-o"]).arg(&archive),
         1,
         "cannot find module more (--extra-module)",
     );

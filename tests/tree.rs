@@ -1,10 +1,6 @@
 //! Copies of directory trees, and their emptying, as far as a user without privileges sees it.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod common;
 
@@ -38,11 +34,7 @@ impl Pair {
         let (from, to) = (scratch.path().join("from"), scratch.path().join("to"));
         fs::create_dir(&from).unwrap();
         fs::create_dir(&to).unwrap();
-        Self {
-            _scratch: scratch,
-            from,
-            to,
-        }
+        Self { _scratch: scratch, from, to }
     }
 
     fn copy(&self) {
@@ -65,14 +57,8 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 fn set_time(path: &Path, seconds: i64, nanoseconds: i64) {
-    let time = Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds,
-    };
-    let times = Timestamps {
-        last_access: time,
-        last_modification: time,
-    };
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    let times = Timestamps { last_access: time, last_modification: time };
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
@@ -91,11 +77,7 @@ fn types_modes_times_and_links_are_kept() {
         set_mode(&from.join(name), mode);
     }
     fs::create_dir_all(from.join("nested/empty/directories")).unwrap();
-    for (name, mode) in [
-        ("sticky", 0o1777),
-        ("set-group-id-dir", 0o2750),
-        ("read-only", 0o555),
-    ] {
+    for (name, mode) in [("sticky", 0o1777), ("set-group-id-dir", 0o2750), ("read-only", 0o555)] {
         fs::create_dir(from.join(name)).unwrap();
         fs::write(from.join(name).join("file"), name).unwrap();
         set_mode(&from.join(name), mode);
@@ -213,17 +195,8 @@ fn content_is_kept_also_around_holes() {
     }
 }
 
-const ODD_NAMES: &[&[u8]] = &[
-    b"\xff\xfe",
-    b"\xc3",
-    b"new\nline",
-    b"-rf",
-    b"*",
-    b" ",
-    b"...",
-    b"a\\b\"c'",
-    &[b'x'; 255],
-];
+const ODD_NAMES: &[&[u8]] =
+    &[b"\xff\xfe", b"\xc3", b"new\nline", b"-rf", b"*", b" ", b"...", b"a\\b\"c'", &[b'x'; 255]];
 
 #[test]
 fn names_are_bytes() {

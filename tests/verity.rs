@@ -55,12 +55,7 @@ impl Tree {
         file.read_exact_at(&mut superblock, 0).unwrap();
         // Trees of other block sizes are shorter; they are not read this far.
         let _ = file.read_at(&mut top, HASH_START * BLOCK).unwrap();
-        Self {
-            hash_bytes: file.metadata().unwrap().len(),
-            superblock,
-            top,
-            said,
-        }
+        Self { hash_bytes: file.metadata().unwrap().len(), superblock, top, said }
     }
 
     fn said(&self, field: &str) -> &str {
@@ -100,10 +95,7 @@ fn what_veritysetup_formats_is_taken_as_it_says() {
     let salts = ["-", &"00ff".repeat(16), &long_salt];
     // One hash block up to 128 data blocks, two levels from 129, three from 16385.
     let sizes = [2, 128, 129, 16384, 16385, (70 << 20) / BLOCK];
-    for (blocks, salt) in sizes
-        .iter()
-        .flat_map(|&blocks| salts.map(|salt| (blocks, salt)))
-    {
+    for (blocks, salt) in sizes.iter().flat_map(|&blocks| salts.map(|salt| (blocks, salt))) {
         let random = blocks != 16384;
         let tree = Tree::format("taken", blocks, random, &["--salt", salt]);
         let params = tree.take(blocks * BLOCK).unwrap();
@@ -125,10 +117,7 @@ fn what_veritysetup_formats_is_taken_as_it_says() {
             tree.said("Root hash"),
             tree.said("Salt"),
         ];
-        assert_eq!(
-            params.table(data, hash, &tree.root_hash()),
-            fields.join(" ")
-        );
+        assert_eq!(params.table(data, hash, &tree.root_hash()), fields.join(" "));
         assert_eq!(params.sectors() * 512, blocks * BLOCK);
 
         let size = format!("{} [bytes]", tree.hash_bytes);
@@ -172,16 +161,10 @@ fn any_bit_of_top_hash_block_or_salt_matters() {
 fn more_data_blocks_than_there_are_are_refused() {
     let blocks = 129;
     let mut tree = Tree::format("blocks", blocks, true, &[]);
-    for more in (0..64)
-        .map(|bit| blocks | 1 << bit)
-        .filter(|&more| more > blocks)
-    {
+    for more in (0..64).map(|bit| blocks | 1 << bit).filter(|&more| more > blocks) {
         tree.superblock[DATA_BLOCKS..][..8].copy_from_slice(&more.to_le_bytes());
         let message = tree.take(blocks * BLOCK).unwrap_err().to_string();
-        assert!(
-            message.starts_with(&format!("verity data blocks {more}, ")),
-            "{message}"
-        );
+        assert!(message.starts_with(&format!("verity data blocks {more}, ")), "{message}");
         // With room for the data, the tree has to have grown too; 256 blocks need no more of it.
         assert_eq!(tree.take(u64::MAX).is_ok(), more <= 256, "{more}");
     }
@@ -192,14 +175,8 @@ fn what_is_made_with_other_options_is_refused_by_its_field() {
     for (options, message) in [
         (["--hash", "sha512"], "algorithm is \"sha512\", not sha256"),
         (["--hash", "sha1"], "algorithm is \"sha1\", not sha256"),
-        (
-            ["--data-block-size", "1024"],
-            "data block size is 1024, not 4096",
-        ),
-        (
-            ["--hash-block-size", "1024"],
-            "hash block size is 1024, not 4096",
-        ),
+        (["--data-block-size", "1024"], "data block size is 1024, not 4096"),
+        (["--hash-block-size", "1024"], "hash block size is 1024, not 4096"),
         (["--format", "0"], "hash type is 0, not 1"),
     ] {
         let tree = Tree::format("options", 129, false, &options);
@@ -215,8 +192,5 @@ fn what_is_made_with_other_options_is_refused_by_its_field() {
     // Its root hash is that of the data block itself: there is no hash block to prove.
     let tree = Tree::format("single", 1, true, &[]);
     let error = tree.take(BLOCK).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "verity data blocks 1, not from 2 to 4503599627370496"
-    );
+    assert_eq!(error.to_string(), "verity data blocks 1, not from 2 to 4503599627370496");
 }

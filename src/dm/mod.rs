@@ -3,10 +3,7 @@
 //!
 //! Source: `include/uapi/linux/dm-ioctl.h`.
 
-#![expect(
-    unsafe_code,
-    reason = "rustix has no typed call for the device-mapper's ioctls"
-)]
+#![expect(unsafe_code, reason = "rustix has no typed call for the device-mapper's ioctls")]
 
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
@@ -60,17 +57,9 @@ impl Control {
     /// # Errors
     /// When the kernel has no device-mapper.
     pub fn open() -> Result<Self> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/mapper/control")
-            .map(Self)
-            .map_err(|cause| {
-                Error::cannot(
-                    &"open /dev/mapper/control (kernel option BLK_DEV_DM)",
-                    &cause,
-                )
-            })
+        OpenOptions::new().read(true).write(true).open("/dev/mapper/control").map(Self).map_err(
+            |cause| Error::cannot(&"open /dev/mapper/control (kernel option BLK_DEV_DM)", &cause),
+        )
     }
 
     /// Makes sure that the kernel has a target of type `kind`, which is built by `option`.
@@ -123,10 +112,7 @@ impl Control {
     /// When it cannot be made.
     pub fn make_node(&self, name: &str, device: Dev) -> Result<()> {
         effect(format!("make the node /dev/mapper/{name}"), || {
-            symlink(
-                format!("../dm-{}", device.minor),
-                format!("/dev/mapper/{name}"),
-            )
+            symlink(format!("../dm-{}", device.minor), format!("/dev/mapper/{name}"))
         })
     }
 
@@ -215,8 +201,7 @@ impl Control {
 
     fn target(&self, name: &str, flags: u32, what: &str) -> Result<Target> {
         effect(format!("read the {what} of {name}"), || {
-            self.call(TABLE_STATUS, Message::new(name, flags)?)?
-                .target()
+            self.call(TABLE_STATUS, Message::new(name, flags)?)?.target()
         })
     }
 

@@ -124,9 +124,7 @@ impl Message {
     /// The target of a table or status.
     pub(super) fn target(&self) -> io::Result<Target> {
         match u32_at(&self.0, TARGET_COUNT_AT) {
-            1 => Ok(Target::from_spec(
-                self.records(0).next().unwrap_or_default(),
-            )),
+            1 => Ok(Target::from_spec(self.records(0).next().unwrap_or_default())),
             n => Err(io::Error::other(format!("it has {n} targets, not one"))),
         }
     }
@@ -140,9 +138,7 @@ impl Message {
     /// Names in a list of devices: `struct dm_name_list` has a u64 of device number, 0 when there
     /// is none at all, a u32 for the next one, then the name.
     pub(super) fn mapping_names(&self) -> impl Iterator<Item = String> {
-        self.records(8)
-            .filter(|record| u64_at(record, 0) != 0)
-            .map(|record| text(record, 12))
+        self.records(8).filter(|record| u64_at(record, 0) != 0).map(|record| text(record, 12))
     }
 
     /// The records of the answer: each has at `next_at` the distance in bytes to the following
@@ -203,11 +199,7 @@ mod tests {
 
     #[test]
     fn a_target_survives_its_wire_form() {
-        let target = Target {
-            kind: "verity".into(),
-            sectors: 4096,
-            params: "1 8:2 8:3".into(),
-        };
+        let target = Target { kind: "verity".into(), sectors: 4096, params: "1 8:2 8:3".into() };
         let spec = target.to_spec().unwrap();
         assert_eq!(spec.len() % 8, 0);
         assert_eq!(Target::from_spec(&spec), target);
@@ -236,11 +228,7 @@ mod tests {
         for (index, name) in names.iter().enumerate() {
             let length = (16 + name.len() + 1).next_multiple_of(8);
             let last = index + 1 == names.len();
-            let next = if last {
-                0
-            } else {
-                u32::try_from(length).unwrap()
-            };
+            let next = if last { 0 } else { u32::try_from(length).unwrap() };
             let record = answer.len();
             answer.extend(next.to_ne_bytes());
             answer.extend([0; 12]);

@@ -48,9 +48,6 @@ mod tests {
 
     #[test]
     fn chains() {
-        assert_eq!(
-            crc32c(crc32c(7, b"1234"), b"56789"),
-            crc32c(7, b"123456789")
-        );
+        assert_eq!(crc32c(crc32c(7, b"1234"), b"56789"), crc32c(7, b"123456789"));
     }
 }

@@ -17,11 +17,7 @@ const TAIL_CHECKSUM: usize = TAIL + HEADER_BYTES;
 /// The only block of `/` or of lost+found.
 pub(super) fn block(ino: u32, seed: u32) -> Block {
     let entries: &[(u32, &str)] = if ino == ROOT_INO {
-        &[
-            (ROOT_INO, "."),
-            (ROOT_INO, ".."),
-            (LOST_AND_FOUND_INO, "lost+found"),
-        ]
+        &[(ROOT_INO, "."), (ROOT_INO, ".."), (LOST_AND_FOUND_INO, "lost+found")]
     } else {
         &[(LOST_AND_FOUND_INO, "."), (ROOT_INO, "..")]
     };
@@ -33,14 +29,7 @@ pub(super) fn block(ino: u32, seed: u32) -> Block {
         // Entries are aligned to 4 bytes, and the last one takes all that is left.
         let own = (HEADER_BYTES + name.len()).next_multiple_of(4);
         let length = if last { TAIL - offset } else { own };
-        put_entry(
-            &mut block,
-            offset,
-            target,
-            length,
-            name.as_bytes(),
-            TYPE_DIRECTORY,
-        );
+        put_entry(&mut block, offset, target, length, name.as_bytes(), TYPE_DIRECTORY);
         offset += length;
     }
     put_entry(&mut block, TAIL, 0, TAIL_BYTES, &[], TYPE_TAIL);
@@ -55,11 +44,7 @@ fn put_entry(block: &mut Block, offset: usize, ino: u32, length: usize, name: &[
     let [length_low, length_high, ..] = length.to_le_bytes();
     let [name_length, ..] = name.len().to_le_bytes();
     put(block, offset, &ino.to_le_bytes());
-    put(
-        block,
-        offset + 4,
-        &[length_low, length_high, name_length, kind],
-    );
+    put(block, offset + 4, &[length_low, length_high, name_length, kind]);
     put(block, offset + HEADER_BYTES, name);
 }
 

@@ -135,9 +135,7 @@ mod tests {
     #[test]
     fn only_groups_that_hold_something_are_initialised() {
         let layout = Layout::new(1 << 30).unwrap();
-        let flags: Vec<u8> = (0..8)
-            .map(|group| descriptor(&layout, 0, group)[0x12])
-            .collect();
+        let flags: Vec<u8> = (0..8).map(|group| descriptor(&layout, 0, group)[0x12]).collect();
         assert_eq!(flags, [0, 3, 3, 3, 3, 3, 3, 1]);
     }
 }

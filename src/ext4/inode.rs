@@ -31,11 +31,7 @@ const CHECKSUM_HI: usize = 0x82;
 pub(super) fn table_block(layout: &Layout, seed: u32, created: u64) -> Block {
     let mut block = [0; BLOCK_LEN];
     for (slot, ino) in block.chunks_exact_mut(INODE_LEN).zip(1..) {
-        if let Some((_, data)) = layout
-            .directories()
-            .into_iter()
-            .find(|&(used, _)| used == ino)
-        {
+        if let Some((_, data)) = layout.directories().into_iter().find(|&(used, _)| used == ino) {
             slot.copy_from_slice(&directory(ino, data, seed, created));
         }
     }

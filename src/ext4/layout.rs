@@ -105,13 +105,9 @@ impl Layout {
     /// When the device is below [`MIN_BYTES`] or above [`MAX_BYTES`].
     pub fn new(device_bytes: u64) -> Result<Self, LayoutError> {
         match device_bytes {
-            ..MIN_BYTES => Err(LayoutError::TooSmall {
-                bytes: device_bytes,
-            }),
+            ..MIN_BYTES => Err(LayoutError::TooSmall { bytes: device_bytes }),
             MIN_BYTES..=MAX_BYTES => Ok(Self::of_blocks(device_bytes / u64::from(BLOCK_BYTES))),
-            _ => Err(LayoutError::TooLarge {
-                bytes: device_bytes,
-            }),
+            _ => Err(LayoutError::TooLarge { bytes: device_bytes }),
         }
     }
 

@@ -94,10 +94,7 @@ impl Layout {
             output.put(self.block_bitmap(group), &group::block_bitmap(self, group))?;
         }
         output.put(self.inode_bitmap(0), &group::inode_bitmap(self))?;
-        output.put(
-            self.inode_table(0),
-            &inode::table_block(self, seed, options.created),
-        )?;
+        output.put(self.inode_table(0), &inode::table_block(self, seed, options.created))?;
         output.finish()
     }
 }
@@ -105,10 +102,7 @@ impl Layout {
 /// Copies `bytes` to `offset` of a structure; every caller's offset is a constant that fits, and
 /// one that did not would fail every checksum test.
 fn put(structure: &mut [u8], offset: usize, bytes: &[u8]) {
-    if let Some(field) = structure
-        .get_mut(offset..)
-        .and_then(|rest| rest.get_mut(..bytes.len()))
-    {
+    if let Some(field) = structure.get_mut(offset..).and_then(|rest| rest.get_mut(..bytes.len())) {
         field.copy_from_slice(bytes);
     }
 }
@@ -118,12 +112,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const OPTIONS: Options = Options {
-        uuid: [1; 16],
-        hash_seed: [2; 16],
-        label: [0; 16],
-        created: 1_750_000_000,
-    };
+    const OPTIONS: Options =
+        Options { uuid: [1; 16], hash_seed: [2; 16], label: [0; 16], created: 1_750_000_000 };
 
     proptest! {
         #[test]
@@ -152,9 +142,6 @@ mod tests {
     #[test]
     fn an_error_of_the_device_is_handed_on() {
         let layout = Layout::new(1 << 30).unwrap();
-        assert_eq!(
-            layout.write(&OPTIONS, |_, _| Err("no space")),
-            Err("no space")
-        );
+        assert_eq!(layout.write(&OPTIONS, |_, _| Err("no space")), Err("no space"));
     }
 }

@@ -21,11 +21,7 @@ pub(super) struct Output<W> {
 
 impl<E, W: FnMut(u64, &[u8]) -> Result<(), E>> Output<W> {
     pub(super) fn new(write: W) -> Self {
-        Self {
-            write,
-            start: 0,
-            run: Vec::with_capacity(RUN_BYTES),
-        }
+        Self { write, start: 0, run: Vec::with_capacity(RUN_BYTES) }
     }
 
     /// Adds a block of the volume; blocks come in ascending order.
@@ -70,12 +66,7 @@ mod tests {
         output.finish().unwrap();
         assert_eq!(
             writes,
-            [
-                (0, RUN_BYTES),
-                (64 * 4096, 4096),
-                (70 * 4096, 8192),
-                (80 * 4096, 4096)
-            ]
+            [(0, RUN_BYTES), (64 * 4096, 4096), (70 * 4096, 8192), (80 * 4096, 4096)]
         );
     }
 

@@ -47,11 +47,8 @@ fn superblock(layout: &Layout, options: &Options) -> [u8; BYTES] {
     let (created, created_hi) = halves(options.created);
     let [created_hi, ..] = created_hi.to_le_bytes();
     // One flexible group for all: the smallest power of two that is not below.
-    let [log_groups_per_flex, ..] = layout
-        .groups
-        .next_power_of_two()
-        .trailing_zeros()
-        .to_le_bytes();
+    let [log_groups_per_flex, ..] =
+        layout.groups.next_power_of_two().trailing_zeros().to_le_bytes();
     let blocks_per_group = u32::from(BLOCKS_PER_GROUP);
 
     let long_fields = [

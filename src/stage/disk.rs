@@ -81,9 +81,7 @@ pub fn find(config: &Config, report: &mut Report) -> Result<Disk> {
                 Verdict::NotYet(reason) => note(&mut reasons, candidate.name, reason),
             }
         }
-        let wake = effect("wait for a block device", || {
-            listener.wait_for_block(deadline)
-        })?;
+        let wake = effect("wait for a block device", || listener.wait_for_block(deadline))?;
         if wake == Wake::Timeout {
             return Err(nothing_found(config, &reasons));
         }
@@ -130,11 +128,7 @@ fn examine(config: &Config, disk: &block::Disk) -> Verdict {
         Ok(partitions) => partitions,
         Err(error) => return Verdict::NotYet(error.to_string()),
     };
-    let numbered = |number| {
-        partitions
-            .iter()
-            .find(|partition| partition.number == number)
-    };
+    let numbered = |number| partitions.iter().find(|partition| partition.number == number);
     let (root, verity, cocos) = match [ROOT, VERITY, COCOS].map(numbered) {
         [Some(root), Some(verity), Some(cocos)] => (root, verity, cocos),
         found => {
@@ -188,10 +182,7 @@ fn prove(config: &Config, root: &Partition, verity: &Partition) -> Result<Params
 fn open(partition: &Partition) -> io::Result<File> {
     let file = File::open(partition.path())?;
     let rdev = file.metadata()?.rdev();
-    let dev = Dev {
-        major: rustix::fs::major(rdev),
-        minor: rustix::fs::minor(rdev),
-    };
+    let dev = Dev { major: rustix::fs::major(rdev), minor: rustix::fs::minor(rdev) };
     if dev != partition.dev {
         let error = format!("the node is device {dev}, not {}", partition.dev);
         return Err(io::Error::other(error));
@@ -213,10 +204,7 @@ fn describe(disk: &Disk, config: &Config, report: &mut Report) {
         DiskChoice::Name(_) | DiskChoice::Serial(_) => "cvm.disk",
     };
     log::info!("disk {}, proven by the root hash", disk.name);
-    report.disk = Some(DiskFacts {
-        name: disk.name.clone(),
-        found_by: found,
-    });
+    report.disk = Some(DiskFacts { name: disk.name.clone(), found_by: found });
     report.verity = Some(VerityFacts {
         root_hash: hex::encode(&config.root_hash),
         salt: hex::encode(&disk.params.salt),

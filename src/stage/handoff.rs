@@ -58,9 +58,7 @@ pub fn switch_root(init: &str, start: Instant, mut report: Report) -> Result<Inf
     })?;
     optional("hand the console on", hand_console_on);
     log::info!("handing over to {init}");
-    effect(format!("run {init}"), || {
-        Err(exec(init, env::args_os().skip(1)))
-    })
+    effect(format!("run {init}"), || Err(exec(init, env::args_os().skip(1))))
 }
 
 /// Gives init the console of the new root in place of the one that the initramfs had, whose node

@@ -17,27 +17,12 @@ struct Pseudo {
 }
 
 /// First of all, because it holds the switches of the console's special keys.
-const PROC: Pseudo = Pseudo {
-    kind: "proc",
-    target: "/proc",
-    flags: mount::DATA_ONLY,
-    data: "",
-};
+const PROC: Pseudo = Pseudo { kind: "proc", target: "/proc", flags: mount::DATA_ONLY, data: "" };
 
 /// In this order: a mount point may lie in the one before. All move on into the new root.
 const PSEUDO: &[Pseudo] = &[
-    Pseudo {
-        kind: "sysfs",
-        target: "/sys",
-        flags: mount::DATA_ONLY,
-        data: "",
-    },
-    Pseudo {
-        kind: "devtmpfs",
-        target: "/dev",
-        flags: Flags::NOSUID,
-        data: "mode=0755",
-    },
+    Pseudo { kind: "sysfs", target: "/sys", flags: mount::DATA_ONLY, data: "" },
+    Pseudo { kind: "devtmpfs", target: "/dev", flags: Flags::NOSUID, data: "mode=0755" },
     Pseudo {
         kind: "devpts",
         target: "/dev/pts",
@@ -55,12 +40,8 @@ const PSEUDO: &[Pseudo] = &[
 
 /// Where attestation reports are asked for (`Documentation/ABI/testing/configfs-tsm`); the
 /// kernel makes the directory when it has configfs.
-const CONFIGFS: Pseudo = Pseudo {
-    kind: "configfs",
-    target: "/sys/kernel/config",
-    flags: mount::DATA_ONLY,
-    data: "",
-};
+const CONFIGFS: Pseudo =
+    Pseudo { kind: "configfs", target: "/sys/kernel/config", flags: mount::DATA_ONLY, data: "" };
 
 /// A switch in /proc/sys.
 struct Switch {
@@ -70,18 +51,12 @@ struct Switch {
 
 /// The host types on the console: no key may command the kernel. Missing in kernels without
 /// `MAGIC_SYSRQ`, which is as good.
-const SYSRQ_OFF: Switch = Switch {
-    file: "/proc/sys/kernel/sysrq",
-    value: "0",
-};
+const SYSRQ_OFF: Switch = Switch { file: "/proc/sys/kernel/sysrq", value: "0" };
 
 /// Lines beyond ten in five seconds would be dropped, the fatal one among them. Fixed when
 /// `printk.devkmsg=` is on the command line, which is the user's choice then. The kernel takes
 /// the word only with a line feed behind it.
-const KMSG_UNLIMITED: Switch = Switch {
-    file: "/proc/sys/kernel/printk_devkmsg",
-    value: "on\n",
-};
+const KMSG_UNLIMITED: Switch = Switch { file: "/proc/sys/kernel/printk_devkmsg", value: "on\n" };
 
 /// Kernel modules that the initramfs brings.
 const MODULES: &str = "/modules";
@@ -107,26 +82,15 @@ pub fn prepare() -> Result<String> {
     if Path::new(CONFIGFS.target).exists() {
         mount_pseudo(&CONFIGFS)?;
     }
-    effect("read the kernel command line", || {
-        fs::read_to_string("/proc/cmdline")
-    })
+    effect("read the kernel command line", || fs::read_to_string("/proc/cmdline"))
 }
 
 fn mount_pseudo(pseudo: &Pseudo) -> Result<()> {
     let target = Path::new(pseudo.target);
-    effect(
-        format!("mount {} on {}", pseudo.kind, pseudo.target),
-        || {
-            mount::ensure_dir(target, 0o755)?;
-            mount::mount(
-                Path::new(pseudo.kind),
-                target,
-                pseudo.kind,
-                pseudo.flags,
-                pseudo.data,
-            )
-        },
-    )
+    effect(format!("mount {} on {}", pseudo.kind, pseudo.target), || {
+        mount::ensure_dir(target, 0o755)?;
+        mount::mount(Path::new(pseudo.kind), target, pseudo.kind, pseudo.flags, pseudo.data)
+    })
 }
 
 fn set(switch: &Switch) -> std::io::Result<()> {
@@ -134,9 +98,7 @@ fn set(switch: &Switch) -> std::io::Result<()> {
 }
 
 fn load_modules() -> Result<()> {
-    let files = effect(format!("list {MODULES}"), || {
-        module::list(Path::new(MODULES))
-    })?;
+    let files = effect(format!("list {MODULES}"), || module::list(Path::new(MODULES)))?;
     for file in &files {
         let loaded = effect(format!("load {}", file.display()), || module::load(file))?;
         log::debug!("{}: {loaded:?}", file.display());

@@ -27,41 +27,23 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
     let control = Control::open()?;
     control.require_target("verity", "DM_VERITY")?;
     // The superblock's UUID is the host's word and would tell nothing: the hash names the root.
-    let uuid = format!(
-        "CRYPT-VERITY-{}-{}",
-        identity(&config.root_hash),
-        mapping::ROOT
-    );
-    let root = Mapping {
-        name: mapping::ROOT,
-        uuid: &uuid,
-        read_only: true,
-    };
+    let uuid = format!("CRYPT-VERITY-{}-{}", identity(&config.root_hash), mapping::ROOT);
+    let root = Mapping { name: mapping::ROOT, uuid: &uuid, read_only: true };
     let target = Target {
         kind: "verity".into(),
         sectors: disk.params.sectors(),
-        params: disk
-            .params
-            .table(disk.root.dev, disk.verity.dev, &config.root_hash),
+        params: disk.params.table(disk.root.dev, disk.verity.dev, &config.root_hash),
     };
     control.activate(&root, &target, |asked, live| asked == live)?;
     require_ext4()?;
     effect(format!("mount the root on {NEW_ROOT}"), || {
         mount::ensure_dir(Path::new(NEW_ROOT), 0o755)?;
-        mount::mount(
-            &node(mapping::ROOT),
-            Path::new(NEW_ROOT),
-            "ext4",
-            Flags::RDONLY,
-            "",
-        )
+        mount::mount(&node(mapping::ROOT), Path::new(NEW_ROOT), "ext4", Flags::RDONLY, "")
     })?;
     require_layout(&config.init)?;
     log::info!("root verified and mounted read-only");
-    report.root = Some(RootFacts {
-        device: node(mapping::ROOT),
-        bytes: target.sectors * block::SECTOR,
-    });
+    report.root =
+        Some(RootFacts { device: node(mapping::ROOT), bytes: target.sectors * block::SECTOR });
     Ok(())
 }
 
@@ -91,9 +73,7 @@ fn require_layout(init: &str) -> Result<()> {
         // A link would lead astray: its target would be looked up in the initramfs.
         let metadata = fs::symlink_metadata(in_new_root(path));
         if !metadata.is_ok_and(|metadata| metadata.is_dir()) {
-            return Err(Error::new(format!(
-                "the root has no directory {path} to mount on"
-            )));
+            return Err(Error::new(format!("the root has no directory {path} to mount on")));
         }
     }
     effect(format!("find {init} in the root"), || require_program(init))

@@ -36,14 +36,8 @@ const COCOS_INIT: (&str, &str) = ("/cocos/cocos_init", "/cocos_init");
 
 /// 9P shares, mounted when the host offers them. Their content is the host's word.
 const SHARES: &[Share] = &[
-    Share {
-        tag: "certs_share",
-        target: "/etc/certs",
-    },
-    Share {
-        tag: "env_share",
-        target: "/etc/cocos",
-    },
+    Share { tag: "certs_share", target: "/etc/certs" },
+    Share { tag: "env_share", target: "/etc/cocos" },
 ];
 
 /// Where this boot leaves what the new root may read; moves on with /run.
@@ -76,13 +70,7 @@ pub fn furnish(report: &mut Report) -> Result<()> {
         effect(format!("mount tmpfs on {target}"), || {
             let flags = Flags::NOSUID | Flags::NODEV;
             let data = format!("mode={mode:o}");
-            mount::mount(
-                Path::new("tmpfs"),
-                &in_new_root(target),
-                "tmpfs",
-                flags,
-                &data,
-            )
+            mount::mount(Path::new("tmpfs"), &in_new_root(target), "tmpfs", flags, &data)
         })?;
     }
     make_dirs(NEW_ROOT, TMPFS_DIRS)?;
@@ -159,13 +147,7 @@ fn mount_shares(fstab: &str) -> Result<Vec<&'static str>> {
 /// The root is read-only, so the new fstab covers the old one.
 fn cover_fstab(old: &str, mounted: &[&str]) -> Result<()> {
     let root = node(mapping::ROOT);
-    let new = fstab::generate(
-        old,
-        &root.to_string_lossy(),
-        SHARES,
-        mounted,
-        share::OPTIONS,
-    );
+    let new = fstab::generate(old, &root.to_string_lossy(), SHARES, mounted, share::OPTIONS);
     effect(format!("write {NEW_FSTAB}"), || fs::write(NEW_FSTAB, new))?;
     effect(format!("bind {NEW_FSTAB} to {FSTAB}"), || {
         mount::bind(Path::new(NEW_FSTAB), &in_new_root(FSTAB))

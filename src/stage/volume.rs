@@ -113,18 +113,12 @@ pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()
 fn grow(disk: &Disk, partition: &mut Partition, sectors: u64) {
     let doing = format!("grow {} to the end of the disk", partition.name);
     let grown = optional(doing, || {
-        let (start, length) = (
-            partition.start.saturating_mul(SECTOR),
-            sectors.saturating_mul(SECTOR),
-        );
+        let (start, length) =
+            (partition.start.saturating_mul(SECTOR), sectors.saturating_mul(SECTOR));
         blkpg::resize(&disk.path(), partition.number, start, length)
     });
     if grown.is_some() {
-        log::info!(
-            "{} grown from {} to {sectors} sectors",
-            partition.name,
-            partition.sectors
-        );
+        log::info!("{} grown from {} to {sectors} sectors", partition.name, partition.sectors);
         partition.sectors = sectors;
     }
 }
@@ -139,9 +133,7 @@ fn open(config: &Config, partition: &Partition) -> Result<Volume> {
 
     let cipher = config.cipher;
     let uuid = uuid::from_random(random()?);
-    let key = effect("generate the volume key", || {
-        VolumeKey::generate(cipher.key_size)
-    })?;
+    let key = effect("generate the volume key", || VolumeKey::generate(cipher.key_size))?;
     let header = luks2::Header {
         uuid,
         cipher: cipher.name,
@@ -150,24 +142,18 @@ fn open(config: &Config, partition: &Partition) -> Result<Volume> {
         digest: KeyDigest::new(key.bytes(), random()?),
         checksum_salts: [random()?, random()?],
     };
-    effect(
-        format!("write the LUKS2 header to {}", partition.name),
-        || {
-            let header = header.encode()?;
-            let file = OpenOptions::new().write(true).open(partition.path())?;
-            file.write_all_at(&header, 0)?;
-            file.write_all_at(&[0; integrity::SUPERBLOCK_SIZE], luks2::DATA_OFFSET)?;
-            file.sync_all()
-        },
-    )?;
+    effect(format!("write the LUKS2 header to {}", partition.name), || {
+        let header = header.encode()?;
+        let file = OpenOptions::new().write(true).open(partition.path())?;
+        file.write_all_at(&header, 0)?;
+        file.write_all_at(&[0; integrity::SUPERBLOCK_SIZE], luks2::DATA_OFFSET)?;
+        file.sync_all()
+    })?;
     let (tags, sectors) = match config.tags {
         Tags::Disk => open_integrity(&control, cipher, partition.dev, &uuid)?,
     };
     open_crypt(&control, cipher, &key, tags, sectors, &uuid)?;
-    Ok(Volume {
-        bytes: sectors.saturating_mul(SECTOR),
-        uuid,
-    })
+    Ok(Volume { bytes: sectors.saturating_mul(SECTOR), uuid })
 }
 
 /// Opens dm-integrity with tags beside the data. Returns its device and provided data sectors.
@@ -177,16 +163,8 @@ fn open_integrity(
     partition: Dev,
     uuid: &[u8; 16],
 ) -> Result<(Dev, u64)> {
-    let uuid = format!(
-        "CRYPT-INTEGRITY-{}-{}",
-        hex::encode(uuid),
-        mapping::INTEGRITY
-    );
-    let mapping = Mapping {
-        name: mapping::INTEGRITY,
-        uuid: &uuid,
-        read_only: false,
-    };
+    let uuid = format!("CRYPT-INTEGRITY-{}-{}", hex::encode(uuid), mapping::INTEGRITY);
+    let mapping = Mapping { name: mapping::INTEGRITY, uuid: &uuid, read_only: false };
     let start = luks2::DATA_OFFSET / SECTOR;
     let mut target = Target {
         kind: "integrity".into(),
@@ -215,27 +193,18 @@ fn open_crypt(
     uuid: &[u8; 16],
 ) -> Result<()> {
     let uuid = format!("CRYPT-LUKS2-{}-{}", hex::encode(uuid), mapping::VOLUME);
-    let mapping = Mapping {
-        name: mapping::VOLUME,
-        uuid: &uuid,
-        read_only: false,
-    };
+    let mapping = Mapping { name: mapping::VOLUME, uuid: &uuid, read_only: false };
     let target = Target {
         kind: "crypt".into(),
         sectors,
         params: crypt::table(cipher, &KEY_DESCRIPTION.to_string_lossy(), tags),
     };
-    let logon = effect("add the volume key to the keyring", || {
-        LogonKey::add(KEY_DESCRIPTION, key)
+    let logon =
+        effect("add the volume key to the keyring", || LogonKey::add(KEY_DESCRIPTION, key))?;
+    control.activate(&mapping, &target, |asked, live| asked == live).map_err(|error| {
+        let (name, options) = (cipher.name, cipher.kernel_options);
+        Error::new(format!("{error} ({name} needs the kernel options {options})"))
     })?;
-    control
-        .activate(&mapping, &target, |asked, live| asked == live)
-        .map_err(|error| {
-            let (name, options) = (cipher.name, cipher.kernel_options);
-            Error::new(format!(
-                "{error} ({name} needs the kernel options {options})"
-            ))
-        })?;
     effect("revoke the volume key", || logon.forget())
 }
 
@@ -250,12 +219,9 @@ fn make_file_system(volume: &Volume) -> Result<Layout> {
         label: [0; 16],
         created: u64::try_from(now).unwrap_or(0),
     };
-    let device = effect("open the volume", || {
-        OpenOptions::new().write(true).open(node(mapping::VOLUME))
-    })?;
-    effect("zero what signature probes read", || {
-        zero_probed(&device, volume.bytes)
-    })?;
+    let device =
+        effect("open the volume", || OpenOptions::new().write(true).open(node(mapping::VOLUME)))?;
+    effect("zero what signature probes read", || zero_probed(&device, volume.bytes))?;
     effect("write the file system", || {
         layout.write(&options, |offset, bytes| device.write_all_at(bytes, offset))?;
         device.sync_all()

@@ -10,11 +10,7 @@ use std::process::{Command, Output};
 pub(crate) fn run(tool: &str, arguments: &[&str]) -> String {
     let output = outcome(tool, arguments);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success(),
-        "{}\n{text}",
-        failure(tool, arguments, &output)
-    );
+    assert!(output.status.success(), "{}\n{text}", failure(tool, arguments, &output));
     text
 }
 

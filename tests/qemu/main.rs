@@ -55,10 +55,7 @@ fn image(test: &str) -> Scratch {
 }
 
 fn entries(dir: &Path) -> Vec<PathBuf> {
-    fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect()
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
 /// The size that a guest sees, from the header of a qcow2 (docs/interop/qcow2.txt of QEMU).

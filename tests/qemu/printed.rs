@@ -10,14 +10,10 @@ use crate::{GIB, MIB, TREE, entries, image, qemu, virtual_size};
 /// the folder of the test.
 fn golden(name: &str, flags: &[&str], variables: &[(&str, &str)]) {
     let dir = image(&format!("golden {name}"));
-    let output = qemu(dir.path(), &[&["--dry-run"], flags].concat(), variables)
-        .output()
-        .unwrap();
+    let output = qemu(dir.path(), &[&["--dry-run"], flags].concat(), variables).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
-    let printed = String::from_utf8(output.stdout)
-        .unwrap()
-        .replace(dir.utf8(), "DIR");
+    let printed = String::from_utf8(output.stdout).unwrap().replace(dir.utf8(), "DIR");
     let file = Path::new(TREE).join("tests/golden/qemu").join(name);
     let expected = fs::read_to_string(&file).unwrap_or_default();
     assert!(printed == expected, "{}:\n{printed}", file.display());
@@ -121,14 +117,7 @@ fn snp() {
 fn snp_with_everything_changed() {
     golden(
         "snp-changed",
-        &[
-            "--igvm",
-            "/svsm,1.igvm",
-            "--boot",
-            "kernel",
-            "--disk",
-            "./img/disk.img",
-        ],
+        &["--igvm", "/svsm,1.igvm", "--boot", "kernel", "--disk", "./img/disk.img"],
         &[
             ("ENABLE_SEV_SNP", "true"),
             ("CPU", "EPYC-v4"),
@@ -172,13 +161,9 @@ fn tdx_with_everything_changed() {
 #[test]
 fn flags_win_over_variables() {
     let dir = image("flags");
-    let output = qemu(
-        dir.path(),
-        &["--dry-run", "--tee", "none"],
-        &[("ENABLE_SEV_SNP", "true")],
-    )
-    .output()
-    .unwrap();
+    let output = qemu(dir.path(), &["--dry-run", "--tee", "none"], &[("ENABLE_SEV_SNP", "true")])
+        .output()
+        .unwrap();
     assert!(!String::from_utf8_lossy(&output.stdout).contains("sev"));
 }
 
@@ -187,34 +172,18 @@ fn what_is_printed_is_a_shell_script() {
     let dir = image("paste");
     let output = qemu(
         dir.path(),
-        &[
-            "--dry-run",
-            "--tee",
-            "none",
-            "--boot",
-            "kernel",
-            "--append",
-            "a 'b' \"c\" $d \\ *",
-        ],
+        &["--dry-run", "--tee", "none", "--boot", "kernel", "--append", "a 'b' \"c\" $d \\ *"],
         &[("BIN_PATH", "printf")],
     )
     .output()
     .unwrap();
     // printf would take the first option as its format.
-    let script = String::from_utf8(output.stdout)
-        .unwrap()
-        .replace("\nprintf ", "\nprintf '%s\\n' ");
-    let output = Command::new("bash")
-        .arg("-ec")
-        .arg(script)
-        .output()
-        .unwrap();
+    let script =
+        String::from_utf8(output.stdout).unwrap().replace("\nprintf ", "\nprintf '%s\\n' ");
+    let output = Command::new("bash").arg("-ec").arg(script).output().unwrap();
     let words = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
-    assert!(
-        words.contains("\nroothash=00 quiet a 'b' \"c\" $d \\ *\n"),
-        "{words}"
-    );
+    assert!(words.contains("\nroothash=00 quiet a 'b' \"c\" $d \\ *\n"), "{words}");
     assert!(words.contains("\nvirtio-net-pci,"), "{words}");
     // The overlay was made, one GiB larger than its source.
     let size = virtual_size(&dir.path().join("tmp/cvm/disk.qcow2"));

@@ -111,10 +111,9 @@ fn a_tee_or_kvm_that_the_host_lacks_is_named() {
     let dir = image("host");
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap();
     let has = |flag| cpu.split_whitespace().any(|word| word == flag);
-    for (tee, flag, firmware) in [
-        ("snp", "sev_snp", "--igvm"),
-        ("tdx", "tdx_host_platform", "--ovmf"),
-    ] {
+    for (tee, flag, firmware) in
+        [("snp", "sev_snp", "--igvm"), ("tdx", "tdx_host_platform", "--ovmf")]
+    {
         if !has(flag) {
             refuses(
                 dir.path(),

@@ -15,10 +15,7 @@ use crate::{GIB, MIB, TREE, entries, image, qemu, virtual_size};
 
 /// Where cargo builds: `CARGO_TARGET_TMPDIR` is `TARGET/tmp` in there.
 fn target() -> &'static Path {
-    Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .ancestors()
-        .nth(2)
-        .unwrap()
+    Path::new(env!("CARGO_TARGET_TMPDIR")).ancestors().nth(2).unwrap()
 }
 
 fn free_port() -> u16 {
@@ -65,9 +62,7 @@ impl Halted {
             .stderr(fs::File::create(dir.join(format!("{name}.log"))).unwrap())
             .spawn()
             .unwrap();
-        let qemu = until("QEMU runs", || {
-            fs::read_to_string(&pidfile).ok()?.trim().parse().ok()
-        });
+        let qemu = until("QEMU runs", || fs::read_to_string(&pidfile).ok()?.trim().parse().ok());
         Self { launcher, qemu }
     }
 
@@ -88,24 +83,17 @@ fn vms_of_one_image_share_nothing_and_a_signal_leaves_nothing() {
     let [first_port, second_port] = [free_port(), free_port()];
     let range = format!("{second_port}-{second_port}");
     let first = Halted::launch(dir.path(), "first", first_port, &range);
-    until("the first forwards", || {
-        TcpStream::connect(("127.0.0.1", first_port)).ok()
-    });
+    until("the first forwards", || TcpStream::connect(("127.0.0.1", first_port)).ok());
     // The port of the first is taken now.
     let second = Halted::launch(dir.path(), "second", first_port, &range);
-    until("the second forwards", || {
-        TcpStream::connect(("127.0.0.1", second_port)).ok()
-    });
+    until("the second forwards", || TcpStream::connect(("127.0.0.1", second_port)).ok());
     for name in ["first.qcow2", "second.qcow2"] {
         assert_eq!(virtual_size(&dir.path().join(name)), 64 * MIB + GIB);
     }
     let private = entries(&dir.path().join("tmp"));
     assert_eq!(private.len(), 2, "{private:?}");
     for folder in private {
-        assert_eq!(
-            fs::metadata(&folder).unwrap().permissions().mode() & 0o777,
-            0o700
-        );
+        assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
         assert!(folder.join("OVMF_VARS.fd").exists());
     }
     assert_eq!(first.end(Signal::TERM), Some(143));
@@ -193,11 +181,7 @@ fn facts(dir: &Path, flags: &[&str]) -> Vec<String> {
         .arg(launch.get_program())
         .args(launch.get_args())
         .env_clear()
-        .envs(
-            launch
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        )
+        .envs(launch.get_envs().filter_map(|(name, value)| Some((name, value?))))
         .current_dir(dir)
         .stdin(Stdio::null())
         .output()
@@ -217,10 +201,7 @@ fn a_plain_vm_boots_from_the_kernel() {
     let dir = image("kernel");
     with_guest(dir.path());
     fs::write(dir.path().join("img/cmdline"), "quiet from=cmdline\n").unwrap();
-    let facts = facts(
-        dir.path(),
-        &["--boot", "kernel", "--append", "console=ttyS0 panic=-1"],
-    );
+    let facts = facts(dir.path(), &["--boot", "kernel", "--append", "console=ttyS0 panic=-1"]);
     assert_eq!(
         facts,
         [
@@ -255,10 +236,7 @@ fn a_plain_vm_boots_from_the_disk_through_its_firmware() {
     let before = fs::read(dir.path().join("img/disk.img")).unwrap();
     let facts = facts(dir.path(), &["--boot", "disk"]);
     assert_eq!(facts.len(), 5, "{facts:?}");
-    assert!(
-        facts[4].ends_with("quiet console=ttyS0 panic=-1"),
-        "{facts:?}"
-    );
+    assert!(facts[4].ends_with("quiet console=ttyS0 panic=-1"), "{facts:?}");
     let after = fs::read(dir.path().join("img/disk.img")).unwrap();
     assert!(before == after, "the image was written");
     assert_eq!(entries(&dir.path().join("tmp")), [] as [PathBuf; 0]);

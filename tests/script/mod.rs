@@ -9,10 +9,7 @@ const TREE: &str = env!("CARGO_MANIFEST_DIR");
 /// Where cargo builds, whatever flag or variable set it: `CARGO_TARGET_TMPDIR` is `TARGET/tmp` in
 /// there, because `.cargo/config.toml` names a target.
 pub(crate) fn target() -> &'static Path {
-    Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .ancestors()
-        .nth(2)
-        .unwrap()
+    Path::new(env!("CARGO_TARGET_TMPDIR")).ancestors().nth(2).unwrap()
 }
 
 /// A folder of one test, empty at its start, and gone when the test has passed.
@@ -51,11 +48,7 @@ pub(crate) fn script(name: &str) -> Command {
 
 /// Runs a program that has to succeed, and returns what it wrote to standard output.
 pub(crate) fn run(command: &mut Command) -> String {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command.output().unwrap();
+    let Output { status, stdout, stderr } = command.output().unwrap();
     let stderr = String::from_utf8_lossy(&stderr);
     assert!(status.success(), "{command:?}: {status}: {stderr}");
     String::from_utf8_lossy(&stdout).into_owned()
@@ -83,9 +76,6 @@ pub(crate) fn refuses(command: &mut Command, status: i32, why: &str) {
 }
 
 pub(crate) fn assert_empty(dir: &Path) {
-    let left: Vec<_> = fs::read_dir(dir)
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .collect();
+    let left: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
     assert!(left.is_empty(), "left behind: {left:?}");
 }

@@ -31,20 +31,13 @@ struct Binaries {
 fn binaries() -> &'static Binaries {
     static BINARIES: OnceLock<Binaries> = OnceLock::new();
     BINARIES.get_or_init(|| {
-        let messages = run(
-            Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-                .current_dir(TREE)
-                .args([
-                    "build",
-                    "--release",
-                    "--target",
-                    "x86_64-unknown-linux-musl",
-                ])
-                .args(["-p", "cvm-init", "-p", "agent", "--bins"])
-                .args(["--quiet", "--message-format", "json-render-diagnostics"])
-                .arg("--target-dir")
-                .arg(target()),
-        );
+        let messages = run(Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .current_dir(TREE)
+            .args(["build", "--release", "--target", "x86_64-unknown-linux-musl"])
+            .args(["-p", "cvm-init", "-p", "agent", "--bins"])
+            .args(["--quiet", "--message-format", "json-render-diagnostics"])
+            .arg("--target-dir")
+            .arg(target()));
         let executable = |name: &str| {
             messages
                 .lines()
@@ -55,10 +48,7 @@ fn binaries() -> &'static Binaries {
                 .and_then(|message| message["executable"].as_str().map(PathBuf::from))
                 .unwrap_or_else(|| panic!("cargo built no {name}"))
         };
-        Binaries {
-            init: executable("cvm-init"),
-            agent: executable("agent"),
-        }
+        Binaries { init: executable("cvm-init"), agent: executable("agent") }
     })
 }
 
@@ -95,11 +85,8 @@ fn pack(name: &str, init: &Path, without: &[&str]) -> PathBuf {
         let module = line.split_whitespace().next().unwrap_or_default();
         !without.contains(&module.trim_start_matches('?'))
     });
-    fs::write(
-        &list,
-        kept.flat_map(|line| [line, "\n"]).collect::<String>(),
-    )
-    .expect("the target folder is writable");
+    fs::write(&list, kept.flat_map(|line| [line, "\n"]).collect::<String>())
+        .expect("the target folder is writable");
     let archive = tmp.join(format!("{name}.cpio.gz"));
     run(script("initramfs")
         .arg("--kernel-modules")
@@ -116,18 +103,12 @@ fn pack(name: &str, init: &Path, without: &[&str]) -> PathBuf {
 /// The initramfs that is shipped, and the module of the agent's port.
 pub(crate) fn initramfs() -> PathBuf {
     static DEFAULT: OnceLock<PathBuf> = OnceLock::new();
-    DEFAULT
-        .get_or_init(|| pack("default", &binaries().init, &[]))
-        .clone()
+    DEFAULT.get_or_init(|| pack("default", &binaries().init, &[])).clone()
 }
 
 /// The same for a kernel that lacks the modules named.
 pub(crate) fn initramfs_without(modules: &[&str]) -> PathBuf {
-    pack(
-        &format!("without-{}", modules.join("-")),
-        &binaries().init,
-        modules,
-    )
+    pack(&format!("without-{}", modules.join("-")), &binaries().init, modules)
 }
 
 /// An image that `scripts/image` has made.

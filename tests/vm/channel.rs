@@ -35,10 +35,7 @@ impl Channel {
         while alive() {
             if let Ok((stream, _)) = listener.accept() {
                 stream.set_nonblocking(false).expect("a socket");
-                return Some(Self {
-                    stream: BufReader::new(stream),
-                    partial: Vec::new(),
-                });
+                return Some(Self { stream: BufReader::new(stream), partial: Vec::new() });
             }
             sleep(Duration::from_millis(5));
         }
@@ -47,23 +44,16 @@ impl Channel {
 
     /// False when the other side is gone.
     pub(crate) fn send(&mut self, message: &Value) -> bool {
-        self.stream
-            .get_mut()
-            .write_all(format!("{message}\n").as_bytes())
-            .is_ok()
+        self.stream.get_mut().write_all(format!("{message}\n").as_bytes()).is_ok()
     }
 
     pub(crate) fn receive(&mut self, patience: Duration) -> Received {
         let until = Instant::now() + patience;
         loop {
             // A timeout of zero would mean none at all.
-            let left = until
-                .saturating_duration_since(Instant::now())
-                .max(Duration::from_millis(1));
-            self.stream
-                .get_mut()
-                .set_read_timeout(Some(left))
-                .expect("a socket");
+            let left =
+                until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            self.stream.get_mut().set_read_timeout(Some(left)).expect("a socket");
             match self.stream.read_until(b'\n', &mut self.partial) {
                 Ok(_) if self.partial.ends_with(b"\n") => {
                     let line = std::mem::take(&mut self.partial);

@@ -65,25 +65,13 @@ fn a_debian_guest_keeps_what_the_boot_has_made() {
     assert_eq!(guest.read("/etc/cocos/name"), "env");
 
     // Probes of the whole volume, of which most was never written and cannot be read.
-    let probe = run(
-        &mut guest,
-        "blkid -p -o value -s TYPE /dev/mapper/cocos_crypt",
-    );
+    let probe = run(&mut guest, "blkid -p -o value -s TYPE /dev/mapper/cocos_crypt");
     assert_eq!(probe, "ext4\n");
-    assert_eq!(
-        run(&mut guest, "/usr/lib/demo/container"),
-        "overlay / overlay\n"
-    );
+    assert_eq!(run(&mut guest, "/usr/lib/demo/container"), "overlay / overlay\n");
 
     // Asked last: what fails again and again is not yet failed when the boot is over.
-    assert_eq!(
-        run(&mut guest, "systemctl --failed --plain --no-legend"),
-        ""
-    );
-    assert_eq!(
-        run(&mut guest, "systemctl is-active multi-user.target"),
-        "active\n"
-    );
+    assert_eq!(run(&mut guest, "systemctl --failed --plain --no-legend"), "");
+    assert_eq!(run(&mut guest, "systemctl is-active multi-user.target"), "active\n");
     assert_eq!(run(&mut guest, "systemctl is-system-running"), "running\n");
     let log = run(&mut guest, "dmesg");
     assert!(!log.contains("INTEGRITY"), "{log}");
@@ -126,14 +114,8 @@ fn check_devices_and_mounts(guest: &mut Guest, after: &str) {
     }
     for node in MAPPINGS {
         // Fails without the node.
-        let properties = run(
-            guest,
-            &format!("udevadm info --query=property --name={node}"),
-        );
-        assert!(
-            !properties.contains("SYSTEMD_READY=0"),
-            "{node} after {after}: {properties}"
-        );
+        let properties = run(guest, &format!("udevadm info --query=property --name={node}"));
+        assert!(!properties.contains("SYSTEMD_READY=0"), "{node} after {after}: {properties}");
     }
 }
 
@@ -141,13 +123,7 @@ fn check_devices_and_mounts(guest: &mut Guest, after: &str) {
 fn a_debian_guest_without_shares_misses_nothing() {
     let scratch = Scratch::new("debian");
     let image = artefacts::debian_image(&scratch);
-    let mut guest = Vm::new()
-        .memory("2G")
-        .disk_on(Bus::VirtioScsi, &image.disk)
-        .append(&image.cmdline)
-        .boot();
-    assert_eq!(
-        run(&mut guest, "systemctl is-system-running --wait"),
-        "running\n"
-    );
+    let mut guest =
+        Vm::new().memory("2G").disk_on(Bus::VirtioScsi, &image.disk).append(&image.cmdline).boot();
+    assert_eq!(run(&mut guest, "systemctl is-system-running --wait"), "running\n");
 }

@@ -20,12 +20,8 @@ pub(crate) enum Part {
     Cocos,
 }
 
-const PARTS: [(Part, &str); 4] = [
-    (Part::Efi, "efi"),
-    (Part::Root, "root"),
-    (Part::Verity, "verity"),
-    (Part::Cocos, "cocos"),
-];
+const PARTS: [(Part, &str); 4] =
+    [(Part::Efi, "efi"), (Part::Root, "root"), (Part::Verity, "verity"), (Part::Cocos, "cocos")];
 
 /// Where a partition lies, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -76,12 +72,7 @@ impl<'a> Builder<'a> {
         let scratch = Scratch::new("disk");
         let path = scratch.join("disk.img");
         let size_of = |path: &Path| path.metadata().expect("the root is built").len();
-        let sizes = [
-            MIB,
-            size_of(&self.root.data),
-            size_of(&self.root.tree),
-            self.cocos,
-        ];
+        let sizes = [MIB, size_of(&self.root.data), size_of(&self.root.tree), self.cocos];
         let mut end = MIB;
         let extents = sizes.map(|size| {
             let extent = Extent { start: end, size };
@@ -129,16 +120,8 @@ fn partition(path: &Path, script: &str) {
         .stdin(Stdio::piped())
         .spawn()
         .expect("sfdisk runs");
-    sfdisk
-        .stdin
-        .take()
-        .expect("a pipe")
-        .write_all(script.as_bytes())
-        .expect("sfdisk reads");
-    assert!(
-        sfdisk.wait().expect("sfdisk ends").success(),
-        "sfdisk refuses:\n{script}"
-    );
+    sfdisk.stdin.take().expect("a pipe").write_all(script.as_bytes()).expect("sfdisk reads");
+    assert!(sfdisk.wait().expect("sfdisk ends").success(), "sfdisk refuses:\n{script}");
 }
 
 /// A disk image of one test.
@@ -196,15 +179,8 @@ impl Disk {
     /// What a hostile host does, also while the VM runs.
     pub(crate) fn write(&self, part: Part, offset: u64, bytes: &[u8]) {
         let Extent { start, size } = self.extent(part);
-        assert!(
-            offset + bytes.len() as u64 <= size,
-            "the write leaves {part:?}"
-        );
-        let file = OpenOptions::new()
-            .write(true)
-            .open(&self.path)
-            .expect("the image is there");
-        file.write_all_at(bytes, start + offset)
-            .expect("room on this machine's disk");
+        assert!(offset + bytes.len() as u64 <= size, "the write leaves {part:?}");
+        let file = OpenOptions::new().write(true).open(&self.path).expect("the image is there");
+        file.write_all_at(bytes, start + offset).expect("room on this machine's disk");
     }
 }

@@ -12,25 +12,14 @@ fn taken(vm: Vm) -> (Value, Value) {
     let mut guest = vm.boot();
     let report = guest.report();
     guest.power_off();
-    (
-        report["disk"].clone(),
-        report["volume"]["partition"].clone(),
-    )
+    (report["disk"].clone(), report["volume"]["partition"].clone())
 }
 
 #[track_caller]
 fn boots_from(bus: Bus, name: &str, partition: &str) {
     let disk = Disk::builder().build();
-    let vm = Vm::new()
-        .disk_on(bus, disk.path())
-        .append(&format!("roothash={}", disk.roothash));
-    assert_eq!(
-        taken(vm),
-        (
-            json!({ "name": name, "found_by": "proof" }),
-            json!(partition)
-        )
-    );
+    let vm = Vm::new().disk_on(bus, disk.path()).append(&format!("roothash={}", disk.roothash));
+    assert_eq!(taken(vm), (json!({ "name": name, "found_by": "proof" }), json!(partition)));
 }
 
 #[test]
@@ -128,17 +117,11 @@ fn partition_of_a_grown_disk(disk: &Disk, words: &str) -> u64 {
 #[test]
 fn a_grown_disk_is_used_to_its_end() {
     let disk = Disk::builder().grown(64 << 20).build();
-    assert_eq!(
-        partition_of_a_grown_disk(&disk, ""),
-        disk.size(Part::Cocos) + (64 << 20)
-    );
+    assert_eq!(partition_of_a_grown_disk(&disk, ""), disk.size(Part::Cocos) + (64 << 20));
 }
 
 #[test]
 fn a_grown_disk_is_used_as_its_table_says_when_told_so() {
     let disk = Disk::builder().grown(64 << 20).build();
-    assert_eq!(
-        partition_of_a_grown_disk(&disk, "cvm.grow=no"),
-        disk.size(Part::Cocos)
-    );
+    assert_eq!(partition_of_a_grown_disk(&disk, "cvm.grow=no"), disk.size(Part::Cocos));
 }

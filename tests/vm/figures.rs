@@ -26,10 +26,7 @@ fn the_cost_of_a_boot_does_not_grow_with_the_disk() {
             total / 1000,
             volume / 1000
         );
-        assert!(
-            written <= WRITTEN_MAX,
-            "{size} MiB: {written} bytes written"
-        );
+        assert!(written <= WRITTEN_MAX, "{size} MiB: {written} bytes written");
         assert!(memory <= MEMORY_MAX, "{size} MiB: {memory} KiB of memory");
         guest.power_off();
     }

@@ -22,10 +22,7 @@ const FIRMWARE: Duration = Duration::from_secs(120);
 
 fn installed(file: &str) -> &Path {
     let path = Path::new(file);
-    assert!(
-        path.exists(),
-        "{file} is missing: install it with scripts/setup"
-    );
+    assert!(path.exists(), "{file} is missing: install it with scripts/setup");
     path
 }
 
@@ -61,10 +58,7 @@ fn check_boot(guest: &mut Guest, folder: &Scratch) {
     assert_eq!(guest.hello()["pid"], 1);
     let made_for = fs::read_to_string(folder.join("cmdline")).unwrap();
     let booted = guest.read("/proc/cmdline");
-    assert!(
-        booted.trim_end().ends_with(made_for.trim_end()),
-        "{booted:?}, not {made_for:?}"
-    );
+    assert!(booted.trim_end().ends_with(made_for.trim_end()), "{booted:?}, not {made_for:?}");
     assert_eq!(guest.report()["verity"]["parameters_from"], "command line");
     guest.power_off();
 }
@@ -97,19 +91,14 @@ impl Owner {
         fs::copy(installed(VARIABLES), &owner.variables).unwrap();
         // With a platform key in place, the firmware starts only what a key of db has signed.
         for variable in ["db", "KEK", "PK"] {
-            run(command("flash-var")
-                .arg(&owner.variables)
-                .arg(variable)
-                .arg(&list));
+            run(command("flash-var").arg(&owner.variables).arg(variable).arg(&list));
         }
         owner
     }
 
     /// Has the image signed.
     fn sign<'a>(&self, image: &'a mut Command) -> &'a mut Command {
-        image
-            .env("SB_KEY", &self.key)
-            .env("SB_CERT", &self.certificate)
+        image.env("SB_KEY", &self.key).env("SB_CERT", &self.certificate)
     }
 
     fn boot(&self, folder: &Scratch) -> Guest {
@@ -165,19 +154,13 @@ fn under_secure_boot_grub_alone_starts_no_kernel() {
 fn change_a_byte(disk: &Path) {
     const OLD: &[u8] = b"systemd.gpt_auto=0";
     const EFI_END: usize = 64 << 20;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(disk)
-        .unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(disk).unwrap();
     let mut start = vec![0; EFI_END];
     file.read_exact_at(&mut start, 0).unwrap();
-    let found: Vec<_> = (0..EFI_END - OLD.len())
-        .filter(|at| start[*at..].starts_with(OLD))
-        .collect();
+    let found: Vec<_> =
+        (0..EFI_END - OLD.len()).filter(|at| start[*at..].starts_with(OLD)).collect();
     assert_eq!(found.len(), 1, "one command line is wanted: {found:?}");
-    file.write_all_at(b"1", (found[0] + OLD.len() - 1) as u64)
-        .unwrap();
+    file.write_all_at(b"1", (found[0] + OLD.len() - 1) as u64).unwrap();
 }
 
 /// The firmware says so, and then has nothing else to start.

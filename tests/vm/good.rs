@@ -44,9 +44,7 @@ const DIRECTORIES: &[(&str, u32)] = &[
     ("/cocos/docker", 0o755),
 ];
 
-const STAGES: &[&str] = &[
-    "platform", "config", "disk", "root", "volume", "runtime", "handoff",
-];
+const STAGES: &[&str] = &["platform", "config", "disk", "root", "volume", "runtime", "handoff"];
 
 #[test]
 fn a_disk_and_its_root_hash_are_enough() {
@@ -54,16 +52,10 @@ fn a_disk_and_its_root_hash_are_enough() {
     let mut guest = Vm::of(&disk).boot();
 
     let hello = guest.hello();
-    assert_eq!(
-        (&hello["pid"], &hello["uid"], &hello["gid"]),
-        (&json!(1), &json!(0), &json!(0))
-    );
+    assert_eq!((&hello["pid"], &hello["uid"], &hello["gid"]), (&json!(1), &json!(0), &json!(0)));
     assert_eq!(hello["arguments"], json!(["/sbin/init"]));
     // That of the new root, not the deleted node of the initramfs; and nothing else is open.
-    assert_eq!(
-        hello["files"],
-        json!(["/dev/console", "/dev/console", "/dev/console"])
-    );
+    assert_eq!(hello["files"], json!(["/dev/console", "/dev/console", "/dev/console"]));
 
     assert_eq!(mounts(&mut guest), MOUNTS);
     check_fstab(
@@ -91,10 +83,7 @@ fn the_command_line_can_stand_for_the_superblock() {
         .append(&disk.verity_parameters)
         .append("init=/usr/lib/agent/init -- one two")
         .boot();
-    assert_eq!(
-        guest.hello()["arguments"],
-        json!(["/usr/lib/agent/init", "one", "two"])
-    );
+    assert_eq!(guest.hello()["arguments"], json!(["/usr/lib/agent/init", "one", "two"]));
     assert_eq!(guest.report()["verity"]["parameters_from"], "command line");
     check_report(&mut guest, &disk);
     assert_eq!(mounts(&mut guest), MOUNTS);
@@ -103,9 +92,7 @@ fn the_command_line_can_stand_for_the_superblock() {
 #[test]
 fn shares_on_offer_are_mounted_and_their_fstab_lines_kept() {
     let line = "env_share\t/etc/cocos  9p  trans=virtio,ro 0 0";
-    let root = Root::builder()
-        .with(Node::file("etc/fstab", format!("{line}\n")))
-        .build();
+    let root = Root::builder().with(Node::file("etc/fstab", format!("{line}\n"))).build();
     let disk = Disk::builder().root(&root).build();
     let host = Scratch::new("shares");
     for share in ["certs", "env", "other"] {
@@ -119,10 +106,7 @@ fn shares_on_offer_are_mounted_and_their_fstab_lines_kept() {
         .boot();
     assert_eq!(guest.read("/etc/certs/name"), "certs");
     assert_eq!(guest.read("/etc/cocos/name"), "env");
-    let shares: Vec<_> = mounts(&mut guest)
-        .into_iter()
-        .filter(|m| m.contains(" 9p "))
-        .collect();
+    let shares: Vec<_> = mounts(&mut guest).into_iter().filter(|m| m.contains(" 9p ")).collect();
     assert_eq!(
         shares,
         [
@@ -130,16 +114,10 @@ fn shares_on_offer_are_mounted_and_their_fstab_lines_kept() {
             "/etc/cocos 9p env_share / ro,nosuid,nodev,relatime",
         ]
     );
-    assert_eq!(
-        guest.report()["shares"],
-        json!(["certs_share", "env_share"])
-    );
+    assert_eq!(guest.report()["shares"], json!(["certs_share", "env_share"]));
     check_fstab(
         &mut guest,
-        &[
-            &format!("certs_share /etc/certs 9p {SHARE_OPTIONS},nofail 0 0"),
-            line,
-        ],
+        &[&format!("certs_share /etc/certs 9p {SHARE_OPTIONS},nofail 0 0"), line],
     );
 }
 
@@ -165,19 +143,13 @@ fn check_fstab(guest: &mut Guest, shares: &[&str]) {
     let (comments, lines): (Vec<_>, Vec<_>) = fstab.lines().partition(|line| line.starts_with('#'));
     let root = "/dev/mapper/root_verity / ext4 ro,defaults 0 0";
     assert_eq!(lines, [&[root], shares].concat());
-    assert!(
-        comments.iter().any(|comment| comment.contains("/cocos")),
-        "{fstab}"
-    );
+    assert!(comments.iter().any(|comment| comment.contains("/cocos")), "{fstab}");
 }
 
 /// `/run/cvm-init/boot.json` against the disk and the kernel; its times are printed.
 fn check_report(guest: &mut Guest, disk: &Disk) {
     let report = guest.report();
-    assert_eq!(
-        report["disk"],
-        json!({ "name": "sda", "found_by": "proof" })
-    );
+    assert_eq!(report["disk"], json!({ "name": "sda", "found_by": "proof" }));
     assert_eq!(report["verity"]["root_hash"], disk.roothash);
     assert_eq!(report["root"]["bytes"], disk.size(Part::Root));
     let volume = &report["volume"];
@@ -188,15 +160,9 @@ fn check_report(guest: &mut Guest, disk: &Disk) {
     assert_eq!(volume["sector_size"], 4096);
 
     let stages = report["stages"].as_array().unwrap();
-    let names: Vec<_> = stages
-        .iter()
-        .map(|stage| stage["stage"].as_str().unwrap())
-        .collect();
+    let names: Vec<_> = stages.iter().map(|stage| stage["stage"].as_str().unwrap()).collect();
     assert_eq!(names, STAGES);
-    let sum: u64 = stages
-        .iter()
-        .map(|stage| stage["us"].as_u64().unwrap())
-        .sum();
+    let sum: u64 = stages.iter().map(|stage| stage["us"].as_u64().unwrap()).sum();
     let total = report["total_us"].as_u64().unwrap();
     assert!(0 < sum && sum <= total, "stages take {sum} us of {total}");
     eprintln!(
@@ -214,32 +180,20 @@ fn check_mappings(guest: &mut Guest) {
     let [root, tags, volume] = mappings.as_array().unwrap().as_slice() else {
         panic!("three mappings are wanted: {mappings}");
     };
-    assert_eq!(
-        (&root["name"], &root["kind"]),
-        (&json!("root_verity"), &json!("verity"))
-    );
-    assert_eq!(
-        (&root["read_only"], &root["status"]),
-        (&json!(true), &json!("V"))
-    );
+    assert_eq!((&root["name"], &root["kind"]), (&json!("root_verity"), &json!("verity")));
+    assert_eq!((&root["read_only"], &root["status"]), (&json!(true), &json!("V")));
     assert!(text(root, "uuid").starts_with("CRYPT-VERITY-"));
 
     assert_eq!(tags["kind"], "integrity");
     assert!(text(tags, "table").contains(" 28 D "), "{tags}");
     assert!(text(tags, "uuid").starts_with("CRYPT-INTEGRITY-"));
 
-    assert_eq!(
-        (&volume["name"], &volume["kind"]),
-        (&json!("cocos_crypt"), &json!("crypt"))
-    );
+    assert_eq!((&volume["name"], &volume["kind"]), (&json!("cocos_crypt"), &json!("crypt")));
     assert_eq!(volume["sectors"], tags["sectors"]);
     assert!(text(volume, "uuid").starts_with("CRYPT-LUKS2-"));
     let table = text(volume, "table");
     // A key of the keyring, by its name: no key bytes in the table.
-    assert!(
-        table.starts_with("capi:gcm(aes)-random :32:logon:"),
-        "{table}"
-    );
+    assert!(table.starts_with("capi:gcm(aes)-random :32:logon:"), "{table}");
     let device = text(tags, "device");
     let rest = format!(" 0 {device} 0 2 integrity:28:aead sector_size:4096");
     assert!(table.ends_with(&rest), "{table}");
@@ -253,49 +207,24 @@ fn check_mappings(guest: &mut Guest) {
 /// Nothing is on the volume but what the boot puts there, by the kernel's count too.
 fn check_fresh_volume(guest: &mut Guest) {
     let top = guest.ask("list", json!({ "path": "/cocos" }));
-    assert_eq!(
-        top,
-        json!([".cache", "cocos_init", "datasets", "docker", "lost+found"])
-    );
-    let copied = Root::standard()
-        .nodes
-        .iter()
-        .filter(|n| n.path.starts_with("cocos_init/"));
+    assert_eq!(top, json!([".cache", "cocos_init", "datasets", "docker", "lost+found"]));
+    let copied = Root::standard().nodes.iter().filter(|n| n.path.starts_with("cocos_init/"));
     // The five directories of the boot: all above but lost+found, and .cache/oci.
     let made = 5 + copied.count() as u64;
-    let free = guest.ask("statfs", json!({ "path": "/cocos" }))["ffree"]
-        .as_u64()
-        .unwrap();
+    let free = guest.ask("statfs", json!({ "path": "/cocos" }))["ffree"].as_u64().unwrap();
     assert_eq!(guest.report()["volume"]["free_inodes"], free + made);
 }
 
 fn check_writable_places(guest: &mut Guest) {
     for (path, mode) in DIRECTORIES {
         let stat = guest.ask("stat", json!({ "path": path }));
-        assert_eq!(
-            (&stat["type"], &stat["mode"]),
-            (&json!("directory"), &json!(mode)),
-            "{path}"
-        );
+        assert_eq!((&stat["type"], &stat["mode"]), (&json!("directory"), &json!(mode)), "{path}");
     }
-    for folder in [
-        "/tmp",
-        "/var",
-        "/run",
-        "/cocos",
-        "/var/lib/docker",
-        "/cocos_init",
-    ] {
-        guest.ask(
-            "write",
-            json!({ "path": format!("{folder}/new"), "text": "" }),
-        );
+    for folder in ["/tmp", "/var", "/run", "/cocos", "/var/lib/docker", "/cocos_init"] {
+        guest.ask("write", json!({ "path": format!("{folder}/new"), "text": "" }));
     }
     for folder in ["", "/etc", "/usr/lib"] {
-        let refused = guest.call(
-            "write",
-            json!({ "path": format!("{folder}/new"), "text": "" }),
-        );
+        let refused = guest.call("write", json!({ "path": format!("{folder}/new"), "text": "" }));
         assert_eq!(refused.unwrap_err().errno, Some(EROFS), "{folder}");
     }
 }
@@ -313,11 +242,8 @@ fn check_copy_of_cocos_init(guest: &mut Guest) {
             Kind::File(_) => ("file", None),
             Kind::Symlink(target) => ("symlink", Some(target)),
         };
-        let xattrs: serde_json::Map<_, _> = node
-            .xattrs
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), json!(value)))
-            .collect();
+        let xattrs: serde_json::Map<_, _> =
+            node.xattrs.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
         let wanted = json!({
             "type": kind, "target": target, "mode": node.mode,
             "uid": node.owner.0, "gid": node.owner.1,
@@ -334,10 +260,7 @@ fn check_copy_of_cocos_init(guest: &mut Guest) {
 
 /// Neither the initramfs, nor the key, nor a console that commands the kernel.
 fn check_nothing_is_left_behind(guest: &mut Guest) {
-    assert_eq!(
-        guest.ask("rootfs", json!({})),
-        json!({ "type": TMPFS_MAGIC, "entries": [] })
-    );
+    assert_eq!(guest.ask("rootfs", json!({})), json!({ "type": TMPFS_MAGIC, "entries": [] }));
     let keys = guest.ask("keys", json!({}));
     let keys = keys.as_str().unwrap();
     assert!(!keys.contains("logon"), "{keys}");

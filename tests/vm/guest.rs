@@ -51,12 +51,7 @@ pub(crate) struct Guest {
 impl Guest {
     pub(crate) fn launch(slots: Slots, machine: &[String]) -> Self {
         let scratch = Scratch::new("vm");
-        let folder = scratch
-            .path()
-            .file_name()
-            .unwrap_or_default()
-            .display()
-            .to_string();
+        let folder = scratch.path().file_name().unwrap_or_default().display().to_string();
         let name = |what| format!("cvm-init-{}-{folder}-{what}", process::id());
         let (agent_name, monitor_name) = (name("agent"), name("monitor"));
         let (agent_listener, monitor_listener) = (listen(&agent_name), listen(&monitor_name));
@@ -91,15 +86,8 @@ impl Guest {
             let _ = qemu.wait();
             panic!("cannot start QEMU: {}", read(&scratch, "qemu.log"));
         };
-        let mut guest = Self {
-            qemu,
-            agent,
-            monitor,
-            hello: None,
-            ending: None,
-            scratch,
-            _slots: slots,
-        };
+        let mut guest =
+            Self { qemu, agent, monitor, hello: None, ending: None, scratch, _slots: slots };
         guest.qmp("qmp_capabilities");
         guest
     }
@@ -108,10 +96,7 @@ impl Guest {
     pub(crate) fn hello(&mut self) -> Value {
         if self.hello.is_none() {
             let message = self.hear(BOOT);
-            assert!(
-                message["hello"].is_object(),
-                "the agent did not greet: {message}"
-            );
+            assert!(message["hello"].is_object(), "the agent did not greet: {message}");
             self.hello = Some(message["hello"].clone());
         }
         self.hello.clone().unwrap_or_default()
@@ -125,9 +110,7 @@ impl Guest {
         match &answer["error"] {
             Value::Null => Ok(answer["ok"].take()),
             error => Err(GuestError {
-                errno: error["errno"]
-                    .as_i64()
-                    .and_then(|errno| errno.try_into().ok()),
+                errno: error["errno"].as_i64().and_then(|errno| errno.try_into().ok()),
                 message: error["message"].as_str().unwrap_or_default().to_owned(),
             }),
         }
@@ -136,18 +119,14 @@ impl Guest {
     /// The same for what must succeed.
     #[track_caller]
     pub(crate) fn ask(&mut self, verb: &str, arguments: Value) -> Value {
-        self.call(verb, arguments)
-            .unwrap_or_else(|error| panic!("the guest {}", error.message))
+        self.call(verb, arguments).unwrap_or_else(|error| panic!("the guest {}", error.message))
     }
 
     /// The content of a file of the guest.
     #[track_caller]
     pub(crate) fn read(&mut self, path: &str) -> String {
         let content = self.ask("read", json!({ "path": path }));
-        content
-            .as_str()
-            .expect("the agent answers with text")
-            .to_owned()
+        content.as_str().expect("the agent answers with text").to_owned()
     }
 
     /// `/run/cvm-init/boot.json`.
@@ -158,10 +137,7 @@ impl Guest {
 
     fn request(&mut self, verb: &str, mut arguments: Value) {
         arguments["do"] = json!(verb);
-        assert!(
-            self.agent.send(&arguments),
-            "cannot ask the agent to {verb}: QEMU is gone"
-        );
+        assert!(self.agent.send(&arguments), "cannot ask the agent to {verb}: QEMU is gone");
     }
 
     /// The agent's next message. A VM that ends fails the test at once, not after the time limit.
@@ -236,14 +212,8 @@ impl Guest {
     pub(crate) fn bytes_written(&mut self, disk: usize) -> u64 {
         let name = format!("disk{disk}");
         let stats = self.qmp("query-blockstats");
-        let found = stats
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|entry| entry["device"] == name);
-        found
-            .and_then(|entry| entry["stats"]["wr_bytes"].as_u64())
-            .expect("a disk of this VM")
+        let found = stats.as_array().into_iter().flatten().find(|entry| entry["device"] == name);
+        found.and_then(|entry| entry["stats"]["wr_bytes"].as_u64()).expect("a disk of this VM")
     }
 
     /// Waits for the guest to end by itself.
@@ -278,10 +248,7 @@ impl Guest {
     pub(crate) fn wait_serial(&self, text: &str, limit: Duration) {
         let start = Instant::now();
         while !self.serial().contains(text) {
-            assert!(
-                start.elapsed() < limit,
-                "the console does not show {text:?}"
-            );
+            assert!(start.elapsed() < limit, "the console does not show {text:?}");
             thread::sleep(GLANCE);
         }
     }
@@ -292,10 +259,7 @@ impl Guest {
         let serial = self.serial();
         let fatal: Vec<_> = serial
             .lines()
-            .filter_map(|line| {
-                line.split_once("cvm-init: FATAL: ")
-                    .map(|(_, reason)| reason)
-            })
+            .filter_map(|line| line.split_once("cvm-init: FATAL: ").map(|(_, reason)| reason))
             .collect();
         assert_eq!(fatal.len(), 1, "one fatal line is wanted: {fatal:?}");
         fatal[0].to_owned()
@@ -315,10 +279,7 @@ impl Drop for Guest {
             let serial = self.serial();
             let lines: Vec<_> = serial.lines().collect();
             let tail = &lines[lines.len().saturating_sub(TAIL)..];
-            eprintln!(
-                "---- console, the last lines ----\n{}\n----",
-                tail.join("\n")
-            );
+            eprintln!("---- console, the last lines ----\n{}\n----", tail.join("\n"));
         }
     }
 }

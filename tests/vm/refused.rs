@@ -29,10 +29,7 @@ fn refusal_that_writes_nothing(vm: Vm, disk: &Disk) -> String {
     let reason = refusal(vm);
     for offset in [0, 16 * MIB] {
         let length = usize::try_from(MIB.min(disk.size(Part::Cocos) - offset)).unwrap();
-        let untouched = disk
-            .read(Part::Cocos, offset, length)
-            .iter()
-            .all(|&byte| byte == 0);
+        let untouched = disk.read(Part::Cocos, offset, length).iter().all(|&byte| byte == 0);
         assert!(untouched, "partition 4 was written to at {offset}");
     }
     reason
@@ -42,29 +39,21 @@ fn refusal_that_writes_nothing(vm: Vm, disk: &Disk) -> String {
 fn a_command_line_without_root_hash() {
     let disk = Disk::builder().build();
     let vm = Vm::new().disk(&disk).append(PINNED);
-    assert_eq!(
-        refusal_that_writes_nothing(vm, &disk),
-        "config: roothash= is missing"
-    );
+    assert_eq!(refusal_that_writes_nothing(vm, &disk), "config: roothash= is missing");
 }
 
 #[test]
 fn an_unknown_key() {
     let disk = Disk::builder().build();
     let vm = Vm::of(&disk).append("cvm.encrypt=no");
-    assert_eq!(
-        refusal_that_writes_nothing(vm, &disk),
-        "config: unknown key cvm.encrypt="
-    );
+    assert_eq!(refusal_that_writes_nothing(vm, &disk), "config: unknown key cvm.encrypt=");
 }
 
 #[test]
 fn a_well_formed_root_hash_of_another_root() {
     let disk = Disk::builder().build();
     let other = "5a".repeat(32);
-    let vm = Vm::new()
-        .disk(&disk)
-        .append(&format!("roothash={other} cvm.timeout=1 quiet"));
+    let vm = Vm::new().disk(&disk).append(&format!("roothash={other} cvm.timeout=1 quiet"));
     assert_eq!(
         refusal_that_writes_nothing(vm, &disk),
         format!(
@@ -79,10 +68,7 @@ fn a_well_formed_root_hash_of_another_root() {
 fn no_disk_before_the_time_limit() {
     let roothash = "5a".repeat(32);
     let vm = Vm::new().append(&format!("roothash={roothash} cvm.timeout=2"));
-    assert_eq!(
-        refusal(vm),
-        "disk: no disk that proves roothash= within 2 s"
-    );
+    assert_eq!(refusal(vm), "disk: no disk that proves roothash= within 2 s");
 }
 
 #[test]
@@ -205,9 +191,8 @@ fn an_init_that_is_not_executable() {
 /// Its mode says program, its content says none: only exec finds out, in the new root already.
 #[test]
 fn an_init_that_is_no_program() {
-    let root = Root::builder()
-        .with(Node::file("usr/lib/agent/init", "no program").mode(0o755))
-        .build();
+    let root =
+        Root::builder().with(Node::file("usr/lib/agent/init", "no program").mode(0o755)).build();
     let disk = Disk::builder().root(&root).build();
     let mut guest = Vm::of(&disk).boot();
     assert_eq!(guest.wait_ending(LIMIT), Ending::PowerOff);
@@ -216,20 +201,14 @@ fn an_init_that_is_no_program() {
         "handoff: cannot run /sbin/init: Exec format error (os error 8)"
     );
     // The root is this process's own by then; the volume is gone.
-    assert!(
-        guest
-            .serial()
-            .contains("taken down, mappings left: root_verity")
-    );
+    assert!(guest.serial().contains("taken down, mappings left: root_verity"));
 }
 
 /// Boots with a kernel that lacks some modules.
 #[track_caller]
 fn refusal_without(modules: &[&str]) -> String {
     let disk = Disk::builder().build();
-    let vm = Vm::of(&disk)
-        .append(PINNED)
-        .initramfs(artefacts::initramfs_without(modules));
+    let vm = Vm::of(&disk).append(PINNED).initramfs(artefacts::initramfs_without(modules));
     refusal(vm)
 }
 
@@ -266,10 +245,7 @@ fn a_late_failure_takes_the_mappings_down() {
     let disk = Disk::builder().root(&root).build();
     let mut guest = Vm::of(&disk).boot();
     assert_eq!(guest.wait_ending(LIMIT), Ending::PowerOff);
-    assert_eq!(
-        guest.fatal_line(),
-        "runtime: /etc/fstab is not a regular file"
-    );
+    assert_eq!(guest.fatal_line(), "runtime: /etc/fstab is not a regular file");
     assert!(guest.serial().contains("taken down, mappings left: none"));
 }
 
@@ -297,9 +273,5 @@ fn a_failure_can_panic() {
     let mut guest = failed_boot("panic");
     // The command line says panic=-1: restart at once.
     assert_eq!(guest.wait_ending(LIMIT), Ending::Reset);
-    assert!(
-        guest
-            .serial()
-            .contains("Kernel panic - not syncing: Attempted to kill init!")
-    );
+    assert!(guest.serial().contains("Kernel panic - not syncing: Attempted to kill init!"));
 }

@@ -37,14 +37,7 @@ pub(crate) struct Node {
 impl Node {
     fn new(path: &str, kind: Kind, mode: u32) -> Self {
         let path = path.to_owned();
-        Self {
-            path,
-            kind,
-            mode,
-            owner: (0, 0),
-            mtime: MTIME,
-            xattrs: Vec::new(),
-        }
+        Self { path, kind, mode, owner: (0, 0), mtime: MTIME, xattrs: Vec::new() }
     }
 
     pub(crate) fn directory(path: &str) -> Self {
@@ -84,51 +77,28 @@ impl Node {
 fn standard_nodes() -> Vec<Node> {
     let agent = fs::read(artefacts::agent()).expect("cargo built the agent");
     let large: Vec<_> = (0..40_000).map(|line| line.to_string()).collect();
-    let mut nodes: Vec<_> = [
-        "cocos", "dev", "etc", "proc", "run", "sys", "tmp", "usr", "var",
-    ]
-    .into_iter()
-    .chain([
-        "etc/certs",
-        "etc/cocos",
-        "usr/lib",
-        "usr/lib/agent",
-        "usr/sbin",
-    ])
-    .map(Node::directory)
-    .collect();
+    let mut nodes: Vec<_> = ["cocos", "dev", "etc", "proc", "run", "sys", "tmp", "usr", "var"]
+        .into_iter()
+        .chain(["etc/certs", "etc/cocos", "usr/lib", "usr/lib/agent", "usr/sbin"])
+        .map(Node::directory)
+        .collect();
     nodes.extend([
         // As in a root with merged /usr: relative through a directory, absolute to the program.
         Node::link("sbin", "usr/sbin"),
         Node::link("usr/sbin/init", "/usr/lib/agent/init"),
         Node::file("usr/lib/agent/init", agent).mode(0o755),
         Node::file("etc/hostname", "verified\n"),
-        Node::file(
-            "etc/fstab",
-            "/dev/root / auto rw 0 1\ntmpfs /tmp tmpfs mode=1777 0 0\n",
-        ),
-        Node::directory("cocos_init")
-            .mode(0o750)
-            .owner(0, 1000)
-            .mtime(1_600_000_000, 1),
+        Node::file("etc/fstab", "/dev/root / auto rw 0 1\ntmpfs /tmp tmpfs mode=1777 0 0\n"),
+        Node::directory("cocos_init").mode(0o750).owner(0, 1000).mtime(1_600_000_000, 1),
         Node::file("cocos_init/agent.sh", "#!/bin/sh\n").mode(0o755),
-        Node::file("cocos_init/secret", "s3cret")
-            .mode(0o400)
-            .owner(1000, 1001),
-        Node::file("cocos_init/setuid", "")
-            .mode(0o4755)
-            .owner(70_000, 70_001),
+        Node::file("cocos_init/secret", "s3cret").mode(0o400).owner(1000, 1001),
+        Node::file("cocos_init/setuid", "").mode(0o4755).owner(70_000, 70_001),
         Node::file("cocos_init/large", large.join("\n")).mtime(1, 999_999_999),
-        Node::file("cocos_init/tagged", "x")
-            .xattr("user.cvm", "kept")
-            .xattr("trusted.cvm", "too"),
+        Node::file("cocos_init/tagged", "x").xattr("user.cvm", "kept").xattr("trusted.cvm", "too"),
         Node::file("cocos_init/two words, \u{e4}", "name").mode(0o600),
         Node::link("cocos_init/relative", "agent.sh").owner(1000, 1000),
         Node::link("cocos_init/dangling", "/nowhere"),
-        Node::directory("cocos_init/shared")
-            .mode(0o2775)
-            .owner(0, 1001)
-            .xattr("user.dir", "d"),
+        Node::directory("cocos_init/shared").mode(0o2775).owner(0, 1001).xattr("user.dir", "d"),
         Node::directory("cocos_init/shared/deep"),
         Node::directory("cocos_init/shared/deep/er").mode(0o1777),
         Node::file("cocos_init/shared/deep/er/file", "deep"),
@@ -196,27 +166,14 @@ impl Builder {
             edits += &edit(node);
         }
         run(command("mke2fs")
-            .args([
-                "-q",
-                "-t",
-                "ext4",
-                "-m",
-                "0",
-                "-U",
-                UUID,
-                "-b",
-                &self.block_size.to_string(),
-            ])
+            .args(["-q", "-t", "ext4", "-m", "0", "-U", UUID, "-b", &self.block_size.to_string()])
             .args(["-E", "root_owner=0:0", "-d"])
             .args([&files, &data])
             .arg(SIZE));
         let script = scratch.join("edits");
         fs::write(&script, edits).unwrap();
-        let debugfs = command("debugfs")
-            .args(["-w", "-f"])
-            .args([&script, &data])
-            .output()
-            .unwrap();
+        let debugfs =
+            command("debugfs").args(["-w", "-f"]).args([&script, &data]).output().unwrap();
         // It ends with status 0 whatever failed; its first line of complaint is its version.
         let complaints = String::from_utf8_lossy(&debugfs.stderr);
         assert!(complaints.lines().count() <= 1, "debugfs: {complaints}");
@@ -226,9 +183,7 @@ impl Builder {
             .args([&data, &tree]));
         let field = |name: &str| {
             let line = report.lines().find_map(|line| line.strip_prefix(name));
-            line.unwrap_or_else(|| panic!("veritysetup reports no {name}"))
-                .trim()
-                .to_owned()
+            line.unwrap_or_else(|| panic!("veritysetup reports no {name}")).trim().to_owned()
         };
         Root {
             roothash: field("Root hash:"),
@@ -268,11 +223,7 @@ fn edit(node: &Node) -> String {
 
 impl Root {
     pub(crate) fn builder() -> Builder {
-        Builder {
-            nodes: standard_nodes(),
-            block_size: 4096,
-            salt: SALT.to_owned(),
-        }
+        Builder { nodes: standard_nodes(), block_size: 4096, salt: SALT.to_owned() }
     }
 
     /// The root that every test boots which has no wish of its own.

@@ -22,9 +22,8 @@ impl Slots {
 
     fn take(wanted: usize) -> Self {
         let free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut free = FREED
-            .wait_while(free, |free| *free < wanted)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut free =
+            FREED.wait_while(free, |free| *free < wanted).unwrap_or_else(PoisonError::into_inner);
         *free -= wanted;
         Self(wanted)
     }

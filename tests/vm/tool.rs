@@ -12,9 +12,7 @@ const SYSTEM: &str = "/usr/sbin:/sbin";
 /// A program, found where the system keeps such; `scripts/setup` installs what is missing.
 pub(crate) fn command(program: &str) -> Command {
     let path = env::var("PATH").unwrap_or_default() + ":" + SYSTEM;
-    let found = env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(|file| file.is_file());
+    let found = env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file());
     let mut command = Command::new(
         found.unwrap_or_else(|| panic!("{program} is missing: install it with scripts/setup")),
     );
@@ -24,14 +22,8 @@ pub(crate) fn command(program: &str) -> Command {
 
 /// Runs a program to its end and returns what it wrote to standard output.
 pub(crate) fn run(command: &mut Command) -> String {
-    let output = command
-        .output()
-        .unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = output;
+    let output = command.output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
+    let Output { status, stdout, stderr } = output;
     let stderr = String::from_utf8_lossy(&stderr);
     assert!(status.success(), "{command:?} failed ({status}): {stderr}");
     String::from_utf8_lossy(&stdout).into_owned()

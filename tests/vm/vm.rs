@@ -51,9 +51,7 @@ impl Vm {
 
     /// A VM that boots this disk.
     pub(crate) fn of(disk: &Disk) -> Self {
-        Self::new()
-            .disk(disk)
-            .append(&format!("roothash={}", disk.roothash))
+        Self::new().disk(disk).append(&format!("roothash={}", disk.roothash))
     }
 
     pub(crate) fn initramfs(mut self, archive: PathBuf) -> Self {
@@ -123,10 +121,7 @@ impl Vm {
             Bus::VirtioBlk => "virtio-blk-pci".to_owned(),
             Bus::Nvme => "nvme".to_owned(),
         };
-        self.devices.extend([
-            "-device".to_owned(),
-            format!("{device},drive={name},serial={name}"),
-        ]);
+        self.devices.extend(["-device".to_owned(), format!("{device},drive={name},serial={name}")]);
         self.disks += 1;
         self
     }
@@ -136,10 +131,7 @@ impl Vm {
         let id = format!("share{}", self.shares);
         self.devices.extend([
             "-fsdev".to_owned(),
-            format!(
-                "local,id={id},path={},security_model=none,readonly=on",
-                folder.display()
-            ),
+            format!("local,id={id},path={},security_model=none,readonly=on", folder.display()),
             "-device".to_owned(),
             format!("virtio-9p-pci,fsdev={id},mount_tag={tag}"),
         ]);
@@ -162,9 +154,8 @@ impl Vm {
     }
 
     fn arguments(&self) -> Vec<String> {
-        let mut arguments: Vec<String> = ["-nodefaults", "-no-user-config", "-display", "none"]
-            .map(str::to_owned)
-            .to_vec();
+        let mut arguments: Vec<String> =
+            ["-nodefaults", "-no-user-config", "-display", "none"].map(str::to_owned).to_vec();
         let mut pair = |name: &str, value: &str| {
             arguments.extend([name.to_owned(), value.to_owned()]);
         };
@@ -188,13 +179,6 @@ impl Vm {
 /// A /dev/kvm that opens is no proof: on nested hosts without the processor flag it can hang.
 fn kvm_works() -> bool {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let virtualises = cpuinfo
-        .split_whitespace()
-        .any(|flag| flag == "svm" || flag == "vmx");
-    virtualises
-        && OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-            .is_ok()
+    let virtualises = cpuinfo.split_whitespace().any(|flag| flag == "svm" || flag == "vmx");
+    virtualises && OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
 }

@@ -27,9 +27,7 @@ fn pattern(path: &str, offset: u64, bytes: u64, direct: bool) -> Value {
 fn integrity_errors(guest: &mut Guest) -> usize {
     let lines = guest.ask("kmsg", json!({}));
     let texts = lines.as_array().unwrap().iter();
-    texts
-        .filter(|line| line["text"].as_str().unwrap().contains("INTEGRITY"))
-        .count()
+    texts.filter(|line| line["text"].as_str().unwrap().contains("INTEGRITY")).count()
 }
 
 /// More than the memory holds, so that what is read comes from the disk.
@@ -99,15 +97,10 @@ fn a_flipped_ciphertext_byte_is_an_io_error() {
 fn format_over_rubbish(path: &Path, size: u64) {
     let mut file = File::create(path).unwrap();
     for _ in 0..size / MIB {
-        file.write_all(&vec![0xaa; usize::try_from(MIB).unwrap()])
-            .unwrap();
+        file.write_all(&vec![0xaa; usize::try_from(MIB).unwrap()]).unwrap();
     }
-    let options = Options {
-        uuid: [0x42; 16],
-        hash_seed: [0x24; 16],
-        label: [0; 16],
-        created: 1_700_000_000,
-    };
+    let options =
+        Options { uuid: [0x42; 16], hash_seed: [0x24; 16], label: [0; 16], created: 1_700_000_000 };
     Layout::new(size)
         .unwrap()
         .write(&options, |offset, bytes| file.write_all_at(bytes, offset))

@@ -56,9 +56,7 @@ impl Aligned {
     }
 
     fn bytes(&mut self, length: usize) -> &mut [u8] {
-        self.room
-            .get_mut(self.start..self.start + length)
-            .unwrap_or_default()
+        self.room.get_mut(self.start..self.start + length).unwrap_or_default()
     }
 }
 
@@ -78,23 +76,16 @@ impl<'a> Span<'a> {
             offset: args.number("offset")?,
             bytes: args.number("bytes")?,
             seed: args.number("seed")?,
-            flags: if args.flag("direct") {
-                OFlags::DIRECT
-            } else {
-                OFlags::empty()
-            },
+            flags: if args.flag("direct") { OFlags::DIRECT } else { OFlags::empty() },
         })
     }
 
     /// Offset and length of each chunk.
     fn chunks(&self) -> impl Iterator<Item = (u64, usize)> {
         let end = self.offset.saturating_add(self.bytes);
-        (self.offset..end).step_by(CHUNK).map(move |at| {
-            (
-                at,
-                usize::try_from(end - at).map_or(CHUNK, |left| left.min(CHUNK)),
-            )
-        })
+        (self.offset..end)
+            .step_by(CHUNK)
+            .map(move |at| (at, usize::try_from(end - at).map_or(CHUNK, |left| left.min(CHUNK))))
     }
 
     fn open(&self, options: &mut OpenOptions) -> Result<fs::File, Error> {
@@ -112,11 +103,9 @@ pub(crate) fn pattern_write(args: &Args<'_>) -> Answer {
     for (at, length) in span.chunks() {
         let bytes = buffer.bytes(length);
         pattern(span.seed, at, bytes);
-        file.write_all_at(bytes, at)
-            .map_err(Error::of(format!("write {} at {at}", span.path)))?;
+        file.write_all_at(bytes, at).map_err(Error::of(format!("write {} at {at}", span.path)))?;
     }
-    file.sync_all()
-        .map_err(Error::of(format!("sync {}", span.path)))?;
+    file.sync_all().map_err(Error::of(format!("sync {}", span.path)))?;
     Ok(Value::Null)
 }
 
@@ -126,18 +115,13 @@ pub(crate) fn pattern_read(args: &Args<'_>) -> Answer {
     let (mut buffer, mut wanted) = (Aligned::new(), Vec::new());
     for (at, length) in span.chunks() {
         let found = buffer.bytes(length);
-        file.read_exact_at(found, at)
-            .map_err(Error::of(format!("read {} at {at}", span.path)))?;
+        file.read_exact_at(found, at).map_err(Error::of(format!("read {} at {at}", span.path)))?;
         wanted.resize(length, 0);
         pattern(span.seed, at, &mut wanted);
         if *found == *wanted {
             continue;
         }
-        if let Some(first) = found
-            .iter()
-            .zip(&wanted)
-            .position(|(have, want)| have != want)
-        {
+        if let Some(first) = found.iter().zip(&wanted).position(|(have, want)| have != want) {
             return Ok(json!(at + first as u64));
         }
     }

@@ -13,19 +13,13 @@ use std::path::Path;
 
 /// Who the agent is and what it was started with; asked before it opens anything itself.
 pub(crate) fn hello() -> Value {
-    let arguments: Vec<_> = std::env::args_os()
-        .map(|a| a.to_string_lossy().into_owned())
-        .collect();
+    let arguments: Vec<_> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
     let environment: Vec<_> = std::env::vars_os()
         .map(|(name, value)| format!("{}={}", name.to_string_lossy(), value.to_string_lossy()))
         .collect();
     // The walk's own descriptor is closed by the time its target is asked for.
-    let descriptors: Vec<_> = fs::read_dir("/proc/self/fd")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|d| d.path())
-        .collect();
+    let descriptors: Vec<_> =
+        fs::read_dir("/proc/self/fd").into_iter().flatten().flatten().map(|d| d.path()).collect();
     let files: Vec<_> = descriptors
         .iter()
         .filter_map(|descriptor| fs::read_link(descriptor).ok())
@@ -57,9 +51,7 @@ fn text(path: &str) -> Answer {
 pub(crate) fn list(args: &Args<'_>) -> Answer {
     let path = args.text("path")?;
     let names: io::Result<Vec<_>> = fs::read_dir(path).and_then(|entries| {
-        entries
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect()
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     });
     let mut names = names.map_err(Error::of(format!("list {path}")))?;
     names.sort();
@@ -119,10 +111,7 @@ fn xattrs(path: &str) -> rustix::io::Result<Value> {
         let mut value = vec![0; 65536];
         let length = rustix::fs::lgetxattr(path, name, &mut value)?;
         value.truncate(length);
-        found.insert(
-            name.to_string_lossy().into_owned(),
-            json!(String::from_utf8_lossy(&value)),
-        );
+        found.insert(name.to_string_lossy().into_owned(), json!(String::from_utf8_lossy(&value)));
     }
     Ok(Value::Object(found))
 }
@@ -155,16 +144,9 @@ fn mount(line: &str) -> Answer {
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
 fn unescape(field: &str) -> String {
-    [
-        ("\\040", " "),
-        ("\\011", "\t"),
-        ("\\012", "\n"),
-        ("\\134", "\\"),
-    ]
-    .iter()
-    .fold(field.to_owned(), |text, (code, plain)| {
-        text.replace(code, plain)
-    })
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(field.to_owned(), |text, (code, plain)| text.replace(code, plain))
 }
 
 /// Every mapping of the device-mapper, in the order of its minor numbers.
@@ -174,9 +156,7 @@ pub(crate) fn dm(_: &Args<'_>) -> Answer {
     let mut found = BTreeMap::new();
     for disk in disks.flatten() {
         let name = disk.file_name().to_string_lossy().into_owned();
-        let Some(minor) = name
-            .strip_prefix("dm-")
-            .and_then(|minor| minor.parse::<u32>().ok())
+        let Some(minor) = name.strip_prefix("dm-").and_then(|minor| minor.parse::<u32>().ok())
         else {
             continue;
         };
@@ -192,12 +172,8 @@ fn mapping(control: &Control, disk: &Path) -> Answer {
             .map_err(Error::of(format!("read {file} of {}", disk.display())))
     };
     let name = attribute("dm/name")?;
-    let table = control
-        .table(&name)
-        .map_err(|error| Error::from(error.to_string()))?;
-    let status = control
-        .status(&name)
-        .map_err(|error| Error::from(error.to_string()))?;
+    let table = control.table(&name).map_err(|error| Error::from(error.to_string()))?;
+    let status = control.status(&name).map_err(|error| Error::from(error.to_string()))?;
     Ok(json!({
         "name": name,
         "uuid": attribute("dm/uuid")?,

@@ -30,17 +30,10 @@ pub(crate) fn drop_caches(_: &Args<'_>) -> Answer {
 }
 
 pub(crate) fn mount(args: &Args<'_>) -> Answer {
-    let (source, target, fstype) = (
-        args.text("source")?,
-        args.text("target")?,
-        args.text("fstype")?,
-    );
+    let (source, target, fstype) =
+        (args.text("source")?, args.text("target")?, args.text("fstype")?);
     let (mut flags, mut rest) = (MountFlags::empty(), Vec::new());
-    for option in args
-        .text("options")?
-        .split(',')
-        .filter(|option| !option.is_empty())
-    {
+    for option in args.text("options")?.split(',').filter(|option| !option.is_empty()) {
         match FLAGS.iter().find(|(name, _)| *name == option) {
             Some((_, flag)) => flags |= *flag,
             None => rest.push(option),

@@ -40,10 +40,7 @@ fn main() -> ! {
 /// Waits for the port: its driver may still be probing when the agent starts.
 fn find_port() -> io::Result<File> {
     loop {
-        for entry in fs::read_dir("/sys/class/virtio-ports")
-            .into_iter()
-            .flatten()
-        {
+        for entry in fs::read_dir("/sys/class/virtio-ports").into_iter().flatten() {
             let entry = entry?;
             let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
             if name.trim_end() == PORT {

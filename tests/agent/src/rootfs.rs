@@ -35,10 +35,7 @@ fn uncover() -> io::Result<()> {
     unsafe {
         unshare_unsafe(UnshareFlags::NEWNS)?;
     }
-    mount_change(
-        "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let namespace = File::open("/proc/thread-self/ns/mnt")?;
     unmount("/", UnmountFlags::DETACH)?;
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;

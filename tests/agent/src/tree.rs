@@ -42,12 +42,7 @@ fn plan(files: u64, seed: u64) -> impl Iterator<Item = Planned> {
             2 => Fate::Dies,
             _ => Fate::Stays,
         };
-        Planned {
-            number,
-            seed: random,
-            size,
-            fate,
-        }
+        Planned { number, seed: random, size, fate }
     })
 }
 
@@ -61,11 +56,7 @@ impl Planned {
     }
 
     fn target(&self) -> String {
-        let long = if self.number.is_multiple_of(5) {
-            "x".repeat(100)
-        } else {
-            String::new()
-        };
+        let long = if self.number.is_multiple_of(5) { "x".repeat(100) } else { String::new() };
         format!("../{}{long}", self.number)
     }
 }

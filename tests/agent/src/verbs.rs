@@ -17,10 +17,7 @@ pub(crate) type Answer = Result<Value, Error>;
 
 impl From<String> for Error {
     fn from(message: String) -> Self {
-        Self {
-            errno: None,
-            message,
-        }
+        Self { errno: None, message }
     }
 }
 
@@ -29,10 +26,7 @@ impl Error {
     pub(crate) fn of<E: Into<io::Error>>(what: impl Display) -> impl FnOnce(E) -> Self {
         move |cause| {
             let cause = cause.into();
-            Self {
-                errno: cause.raw_os_error(),
-                message: format!("cannot {what}: {cause}"),
-            }
+            Self { errno: cause.raw_os_error(), message: format!("cannot {what}: {cause}") }
         }
     }
 }
@@ -42,17 +36,11 @@ pub(crate) struct Args<'a>(&'a Value);
 
 impl<'a> Args<'a> {
     pub(crate) fn text(&self, name: &str) -> Result<&'a str, Error> {
-        self.0
-            .get(name)
-            .and_then(Value::as_str)
-            .ok_or_else(|| missing(name, "string"))
+        self.0.get(name).and_then(Value::as_str).ok_or_else(|| missing(name, "string"))
     }
 
     pub(crate) fn number(&self, name: &str) -> Result<u64, Error> {
-        self.0
-            .get(name)
-            .and_then(Value::as_u64)
-            .ok_or_else(|| missing(name, "number"))
+        self.0.get(name).and_then(Value::as_u64).ok_or_else(|| missing(name, "number"))
     }
 
     /// An absent flag is false.
