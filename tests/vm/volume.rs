@@ -47,6 +47,26 @@ fn what_is_written_beyond_the_page_cache_is_read_back() {
     guest.power_off();
 }
 
+/// What an earlier boot left on the disk is rubbish under another key.
+#[test]
+fn a_disk_that_was_used_before_starts_anew() {
+    let disk = Disk::builder().build();
+    let boot = || {
+        let mut guest = Vm::of(&disk).boot();
+        let left = guest.ask("list", json!({ "path": "/cocos/datasets" }));
+        assert_eq!(left, json!([]));
+        guest.ask("pattern_write", pattern("/cocos/datasets/file", 0, 8 * MIB, false));
+        guest.ask("drop_caches", json!({}));
+        let span = pattern("/cocos/datasets/file", 0, 8 * MIB, false);
+        assert_eq!(guest.ask("pattern_read", span), Value::Null);
+        assert_eq!(integrity_errors(&mut guest), 0);
+        let uuid = guest.report()["volume"]["uuid"].clone();
+        guest.power_off();
+        uuid
+    };
+    assert_ne!(boot(), boot());
+}
+
 /// The blocks of partition 4 in which nearly every byte differs, as in ciphertext written anew.
 fn blocks_written_anew(before: &[u8], after: &[u8]) -> Vec<usize> {
     let pairs = before.chunks(BLOCK).zip(after.chunks(BLOCK));
