@@ -41,7 +41,8 @@ impl VolumeKey {
 }
 
 /// A `logon` key in this process's keyring, where the kernel finds it while a table is loaded.
-/// It is revoked and unlinked when this goes, on whatever way.
+/// It is revoked and unlinked when this goes; after a panic, when nothing goes, [`forget_all`]
+/// removes it.
 #[derive(Debug)]
 pub struct LogonKey(c_long);
 
@@ -60,7 +61,7 @@ impl LogonKey {
                 description.as_ptr(),
                 key.bytes().as_ptr(),
                 key.bytes().len(),
-                libc::KEY_SPEC_PROCESS_KEYRING,
+                c_long::from(libc::KEY_SPEC_PROCESS_KEYRING),
             )
         };
         result(id).map(Self)
