@@ -4,13 +4,13 @@ use std::path::Path;
 
 use super::{NEW_ROOT, mapping};
 use crate::dm::Control;
-use crate::{key, mount};
+use crate::{key, loopdev, mount};
 
 /// Mounts that hold our mappings, before and after the switch of the root.
 const MOUNTS: &[&str] = &[NEW_ROOT, "/cocos_init", "/var/lib/docker", "/cocos"];
 
 /// From the top one down, since each uses the next.
-const MAPPINGS: &[&str] = &[mapping::VOLUME, mapping::INTEGRITY, mapping::ROOT];
+const MAPPINGS: &[&str] = &[mapping::VOLUME, mapping::INTEGRITY, mapping::DATA, mapping::ROOT];
 
 /// Takes down whatever there is. What fails is passed over: it may never have been made, and
 /// the machine stops in any case. The log says what is left.
@@ -26,9 +26,12 @@ pub fn run() {
     for mapping in MAPPINGS {
         let _ = control.remove(mapping);
     }
-    match control.names() {
-        Ok(left) if left.is_empty() => log::info!("taken down, mappings left: none"),
-        Ok(left) => log::warn!("taken down, mappings left: {}", left.join(", ")),
-        Err(error) => log::warn!("cannot list the mappings left: {error}"),
+    // A loop device goes with the mapping that used it.
+    for (what, left) in [("mappings", control.names()), ("loop devices", loopdev::in_use())] {
+        match left {
+            Ok(left) if left.is_empty() => log::info!("taken down, {what} left: none"),
+            Ok(left) => log::warn!("taken down, {what} left: {}", left.join(", ")),
+            Err(error) => log::warn!("cannot list the {what} left: {error}"),
+        }
     }
 }
