@@ -180,7 +180,10 @@ fn open_crypt(
         effect("add the volume key to the keyring", || LogonKey::add(KEY_DESCRIPTION, key))?;
     control.activate(&mapping, &target, |asked, live| asked == live).map_err(|error| {
         let (name, options) = (cipher.name, cipher.kernel_options);
-        Error::new(format!("{error} ({name} needs the kernel options {options})"))
+        Error::new(format!(
+            "{error} ({name} needs the kernel options {options}; \
+             scripts/initramfs --cipher {name} packs what is a module)"
+        ))
     })?;
     effect("revoke the volume key", || logon.forget())
 }

@@ -75,8 +75,11 @@ pub(crate) fn kernel() -> PathBuf {
     kernel_folder().join("vmlinuz")
 }
 
-/// An initramfs whose `/init` is `init`, with all modules but those named.
-fn pack(name: &str, init: &Path, without: &[&str]) -> PathBuf {
+/// What `cvm.cipher=` is when it is not given.
+const DEFAULT_CIPHER: &str = "aes-gcm-random";
+
+/// An initramfs whose `/init` is `init`, with all modules for a cipher but those named.
+fn pack(name: &str, init: &Path, cipher: &str, without: &[&str]) -> PathBuf {
     let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let list = tmp.join(format!("{name}.modules"));
     let all = fs::read_to_string(Path::new(TREE).join("initramfs/modules"))
@@ -95,7 +98,7 @@ fn pack(name: &str, init: &Path, without: &[&str]) -> PathBuf {
         .arg(init)
         .arg("--modules-list")
         .arg(list)
-        .args(["--extra-module", AGENT_MODULE, "-o"])
+        .args(["--cipher", cipher, "--extra-module", AGENT_MODULE, "-o"])
         .arg(&archive));
     archive
 }
@@ -103,12 +106,17 @@ fn pack(name: &str, init: &Path, without: &[&str]) -> PathBuf {
 /// The initramfs that is shipped, and the module of the agent's port.
 pub(crate) fn initramfs() -> PathBuf {
     static DEFAULT: OnceLock<PathBuf> = OnceLock::new();
-    DEFAULT.get_or_init(|| pack("default", &binaries().init, &[])).clone()
+    DEFAULT.get_or_init(|| pack("default", &binaries().init, DEFAULT_CIPHER, &[])).clone()
 }
 
 /// The same for a kernel that lacks the modules named.
 pub(crate) fn initramfs_without(modules: &[&str]) -> PathBuf {
-    pack(&format!("without-{}", modules.join("-")), &binaries().init, modules)
+    pack(&format!("without-{}", modules.join("-")), &binaries().init, DEFAULT_CIPHER, modules)
+}
+
+/// The same for another cipher.
+pub(crate) fn initramfs_for(cipher: &str) -> PathBuf {
+    pack(cipher, &binaries().init, cipher, &[])
 }
 
 /// An image that `scripts/image` has made.
