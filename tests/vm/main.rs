@@ -1,7 +1,7 @@
 //! Boots in QEMU: the real initramfs, a stock distribution kernel, disks made with the real tools.
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
-//! those. The tests are in `good`, `disks`, `volume`, `refused`, `faults`, `firmware`, `debian` and `figures`;
+//! those. The tests are in `good`, `disks`, `volume`, `refused`, `stalls`, `faults`, `firmware`, `debian` and `figures`;
 //! the other modules are what a test is written with.
 
 #![expect(
@@ -25,6 +25,7 @@ mod guest;
 mod refused;
 mod root;
 mod slots;
+mod stalls;
 mod tool;
 mod vm;
 mod volume;
