@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, Setter, opcode};
@@ -57,40 +57,40 @@ impl MemoryDevice {
     /// # Errors
     /// When the kernel has no loop devices or no such files.
     pub fn create(name: &str, bytes: u64) -> Result<Self> {
-        let file = effect(format!("make a file of {bytes} bytes in memory"), || {
-            let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-            let file = File::from(memfd_create(name, flags)?);
-            file.set_len(bytes)?;
-            // Whoever comes by a descriptor of it can neither shorten nor lengthen the device.
-            fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-            Ok::<_, io::Error>(file)
+        let file = effect("make a file in memory", || {
+            memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map(File::from)
         })?;
-        let node = effect(format!("get a loop device of {CONTROL}"), || {
-            let control = OpenOptions::new().read(true).write(true).open(CONTROL)?;
+        effect(format!("give the file in memory {bytes} bytes"), || file.set_len(bytes))?;
+        // Whoever comes by a descriptor of it can neither shorten nor lengthen the device.
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        effect("seal the file in memory", || fcntl_add_seals(&file, seals))?;
+
+        let control = effect(format!("open {CONTROL}"), || open(Path::new(CONTROL)))?;
+        let number = effect("get a loop device", || {
             // SAFETY: the call takes no argument, and the answer is a number.
-            let number = unsafe { ioctl::ioctl(&control, GetFree) }?;
-            Ok::<_, io::Error>(PathBuf::from(format!("/dev/loop{number}")))
+            unsafe { ioctl::ioctl(&control, GetFree) }
         })?;
-        effect(format!("put the file behind {}", node.display()), || {
-            let device = OpenOptions::new().read(true).write(true).open(&node)?;
-            let config = LoopConfig {
-                fd: file.as_raw_fd().cast_unsigned(),
-                block_size: 0,
-                places: [0; 5],
-                numbers: [0; 3],
-                flags: LO_FLAGS_AUTOCLEAR,
-                names: [0; 160],
-                rest: [0; 10],
-            };
+        let node = PathBuf::from(format!("/dev/loop{number}"));
+        let (device, dev) = effect(format!("open {}", node.display()), || {
+            let device = open(&node)?;
+            let dev = Dev::from_rdev(device.metadata()?.rdev());
+            Ok::<_, io::Error>((device, dev))
+        })?;
+        let config = LoopConfig {
+            fd: file.as_raw_fd().cast_unsigned(),
+            block_size: 0,
+            places: [0; 5],
+            numbers: [0; 3],
+            flags: LO_FLAGS_AUTOCLEAR,
+            names: [0; 160],
+            rest: [0; 10],
+        };
+        effect(format!("put the file in memory behind {}", node.display()), || {
             // SAFETY: LOOP_CONFIGURE reads this structure, as long as the kernel's, and keeps
             // nothing of it; the file that it names is open.
-            unsafe { ioctl::ioctl(&device, Setter::<LOOP_CONFIGURE, _>::new(config)) }?;
-            Ok::<_, io::Error>(Self {
-                dev: Dev::from_rdev(device.metadata()?.rdev()),
-                node,
-                device,
-            })
-        })
+            unsafe { ioctl::ioctl(&device, Setter::<LOOP_CONFIGURE, _>::new(config)) }
+        })?;
+        Ok(Self { node, dev, device })
     }
 
     /// Its device number.
@@ -111,20 +111,8 @@ impl MemoryDevice {
     }
 }
 
-/// The loop devices that have a file, by their names.
-///
-/// # Errors
-/// When sysfs cannot be read.
-pub fn in_use() -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir("/sys/block")? {
-        let entry = entry?;
-        // The kernel shows this directory while there is a file.
-        if entry.path().join("loop").exists() {
-            names.extend(entry.file_name().into_string());
-        }
-    }
-    Ok(names)
+fn open(node: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(node)
 }
 
 struct GetFree;

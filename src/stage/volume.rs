@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::tags::{self, Below, Place};
-use super::{disk::Disk, in_new_root, mapping, node};
+use super::{disk::Disk, in_new_root, mapping, node, open_control};
 use crate::block::{Partition, SECTOR};
 use crate::config::Config;
 use crate::dm::{Control, Mapping, Target};
@@ -129,7 +129,7 @@ fn grow(disk: &Disk, partition: &mut Partition, sectors: u64) {
 /// Writes the header and opens the mappings. The key is gone when this returns, but for the
 /// copy in dm-crypt that the volume is encrypted with.
 fn open(config: &Config, partition: &Partition) -> Result<Volume> {
-    let control = Control::open()?;
+    let control = open_control()?;
     // Asked first, so that a kernel that cannot leaves the partition as it was.
     control.require_target("crypt", "DM_CRYPT")?;
     let place = tags::prepare(config, &control, partition)?;
@@ -147,15 +147,19 @@ fn open(config: &Config, partition: &Partition) -> Result<Volume> {
         digest: KeyDigest::new(key.bytes(), random()?),
         checksum_salts: [random()?, random()?],
     };
-    effect(format!("write the LUKS2 header to {}", partition.name), || {
-        let header = header.encode()?;
-        let file = OpenOptions::new().write(true).open(partition.path())?;
-        file.write_all_at(&header, 0)?;
-        if let Place::Disk(_) = place {
-            file.write_all_at(&[0; integrity::SUPERBLOCK_SIZE], luks2::DATA_OFFSET)?;
-        }
-        file.sync_all()
-    })?;
+    let header =
+        header.encode().map_err(|cause| Error::cannot(&"encode the LUKS2 header", &cause))?;
+    let name = &partition.name;
+    let device =
+        effect(format!("open {name}"), || OpenOptions::new().write(true).open(partition.path()))?;
+    effect(format!("write the LUKS2 header to {name}"), || device.write_all_at(&header, 0))?;
+    if let Place::Disk(_) = place {
+        effect(format!("zero the dm-integrity superblock of {name}"), || {
+            device.write_all_at(&[0; integrity::SUPERBLOCK_SIZE], luks2::DATA_OFFSET)
+        })?;
+    }
+    effect(format!("sync {name}"), || device.sync_all())?;
+    drop(device);
     let below = place.open(&control, partition, &uuid)?;
     open_crypt(&control, cipher, &key, &below, &uuid)?;
     Ok(Volume { bytes: below.sectors.saturating_mul(SECTOR), uuid, tags })
@@ -203,9 +207,9 @@ fn make_file_system(volume: &Volume) -> Result<Layout> {
         effect("open the volume", || OpenOptions::new().write(true).open(node(mapping::VOLUME)))?;
     effect("zero what signature probes read", || zero_probed(&device, volume.bytes))?;
     effect("write the file system", || {
-        layout.write(&options, |offset, bytes| device.write_all_at(bytes, offset))?;
-        device.sync_all()
+        layout.write(&options, |offset, bytes| device.write_all_at(bytes, offset))
     })?;
+    effect("sync the file system", || device.sync_all())?;
     Ok(layout)
 }
 

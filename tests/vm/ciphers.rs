@@ -128,7 +128,7 @@ fn refused(initramfs: PathBuf, words: &str, needs: &str) {
              (os error 2) ({needs} packs what is a module)"
         )
     );
-    assert!(guest.serial().contains("taken down, loop devices left: none"));
+    assert!(guest.serial().contains("taken down, mappings left: none"));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
 //! those. The tests are in `good`, `disks`, `volume`, `tags`, `ciphers`, `corruption`, `refused`,
-//! `firmware`, `debian` and `figures`; the other modules are what a test is written with.
+//! `stalls`, `faults`, `firmware`, `debian` and `figures`; the other modules are what a test is
+//! written with.
 
 #![expect(
     clippy::unwrap_used,
@@ -19,6 +20,7 @@ mod corruption;
 mod debian;
 mod disk;
 mod disks;
+mod faults;
 mod figures;
 mod firmware;
 mod good;
@@ -26,6 +28,7 @@ mod guest;
 mod refused;
 mod root;
 mod slots;
+mod stalls;
 mod tags;
 mod tool;
 mod vm;

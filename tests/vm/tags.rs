@@ -196,7 +196,7 @@ fn a_kernel_without_loop_devices_keeps_no_tags_in_memory() {
     let vm = Vm::of(&disk).initramfs(artefacts::initramfs_without(&["loop"]));
     assert_eq!(
         refusal(vm, &disk),
-        "volume: cannot get a loop device of /dev/loop-control: No such file or directory \
+        "volume: cannot open /dev/loop-control: No such file or directory \
          (os error 2) (cvm.tags=memory needs the kernel option BLK_DEV_LOOP; cvm.tags=disk does \
          not)"
     );
@@ -227,6 +227,31 @@ fn tags_that_could_take_more_than_a_quarter_of_the_memory_are_refused() {
         "give the guest more memory, or keep them on the disk with cvm.tags=disk, which lets the \
          host put old sectors back"
     );
+}
+
+/// Loop devices and mappings, by the kernel's word after the teardown.
+#[test]
+fn a_failed_boot_leaves_no_tags_behind() {
+    for (fault, doing) in [
+        ("late", "put the file in memory behind /dev/loop0"),
+        ("panic", "load the integrity table of cocos_crypt_dif"),
+        ("fail", "remove the node /dev/loop0"),
+        ("late", "mount the volume on /cocos"),
+    ] {
+        let disk = Disk::builder().build();
+        let mut guest = Vm::of(&disk)
+            .initramfs(artefacts::initramfs_with_faults())
+            .append(&format!("\"CVM_FAULT={fault}:{doing}#1\""))
+            .boot();
+        assert_eq!(guest.wait_ending(LIMIT), Ending::PowerOff);
+        let reason = guest.fatal_line();
+        assert!(reason.starts_with("volume: "), "{reason}");
+        let serial = guest.serial();
+        assert!(serial.contains("fault build: INJECT"), "{doing}");
+        assert!(serial.contains("fault build: LOOKED"), "{doing}");
+        let left: Vec<_> = serial.lines().filter(|line| line.contains("LEFT")).collect();
+        assert!(left.is_empty(), "{doing}: {left:?}");
+    }
 }
 
 #[test]
