@@ -67,7 +67,7 @@ fn every_boot_is_good() {
         let machine = Machine::of_boot(boot);
         let on = if machine.tags_on_disk() { ", cvm.tags=disk" } else { "" };
         println!(
-            "boot {} of {boots}: {} MiB of memory, {} CPUs, {} MiB of /cocos{on}",
+            "boot {} of {boots}: {} MiB of memory, processors: {}, {} MiB of /cocos{on}",
             boot + 1,
             machine.memory,
             machine.processors,
