@@ -1,8 +1,8 @@
 //! Boots in QEMU: the real initramfs, a stock distribution kernel, disks made with the real tools.
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
-//! those. The tests are in `good`, `disks`, `volume`, `refused`, `faults`, `firmware`, `debian`,
-//! `figures` and `soak`; the other modules are what a test is written with.
+//! those. The tests are in `good`, `disks`, `volume`, `refused`, `stalls`, `faults`, `firmware`,
+//! `debian`, `figures` and `soak`; the other modules are what a test is written with.
 
 #![expect(
     clippy::unwrap_used,
@@ -26,6 +26,7 @@ mod refused;
 mod root;
 mod slots;
 mod soak;
+mod stalls;
 mod tool;
 mod vm;
 mod volume;
