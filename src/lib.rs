@@ -21,6 +21,7 @@ pub mod fstab;
 pub mod hex;
 pub mod integrity;
 pub mod key;
+pub mod keyboard;
 pub mod kmsg;
 pub mod luks2;
 pub mod module;

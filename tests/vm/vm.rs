@@ -30,6 +30,7 @@ pub(crate) struct Vm {
     devices: Vec<String>,
     disks: usize,
     shares: usize,
+    terminals: bool,
     slots: fn() -> Slots,
 }
 
@@ -45,6 +46,7 @@ impl Vm {
             devices: Vec::new(),
             disks: 0,
             shares: 0,
+            terminals: false,
             slots: Slots::one,
         }
     }
@@ -139,6 +141,15 @@ impl Vm {
         self
     }
 
+    /// A second serial line, a virtio console, a screen, and a way to type on each of them. The
+    /// kernel is told to use them all; it reads from the one that `last` names.
+    pub(crate) fn with_terminals(mut self, last: &str) -> Self {
+        self.terminals = true;
+        let all = ["tty0", "ttyS0", "ttyS1", "hvc0"].into_iter().filter(|console| *console != last);
+        let words: Vec<_> = all.chain([last]).map(|console| format!("console={console}")).collect();
+        self.append(&words.join(" "))
+    }
+
     /// Runs alone, so that its times can be compared.
     pub(crate) fn measuring(mut self) -> Self {
         self.slots = Slots::all;
@@ -150,7 +161,7 @@ impl Vm {
             self.initramfs = artefacts::initramfs();
         }
         let slots = (self.slots)();
-        Guest::launch(slots, &self.arguments())
+        Guest::launch(slots, &self.arguments(), self.terminals)
     }
 
     fn arguments(&self) -> Vec<String> {

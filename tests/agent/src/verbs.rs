@@ -67,6 +67,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("keys", facts::keys),                  // -> the text of /proc/keys
     ("rootfs", rootfs::entries), // -> {type, entries: [{path, type, size}]}, left of the initramfs
     ("write", data::write),      // path, text
+    ("hold", data::hold),        // path: opened, and kept open for good
     ("mkdir", data::mkdir),      // path, parents too
     ("pattern_write", data::pattern_write), // path, offset, bytes, seed, direct
     ("pattern_read", data::pattern_read), // the same -> the first offset that differs, or null
