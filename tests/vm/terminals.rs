@@ -1,4 +1,7 @@
-//! What the host can type: serial lines with BREAK, a virtio console, a keyboard.
+//! What the host can type on: a serial line with BREAK, a virtio console, a keyboard.
+//!
+//! The terminal driver echoes what is typed into the midst of the kernel's lines. These are
+//! therefore followed on a second serial line, which the kernel writes to and never reads.
 
 use crate::channel::{Channel, Received, listen};
 use serde_json::{Value, json};
@@ -14,67 +17,60 @@ const QEMU: Duration = Duration::from_secs(30);
 /// A console by the kernel's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
-    Ttys0,
-    Ttys1,
+    TtyS0,
     Hvc0,
 }
 
-const LINES: [(Line, &str); 3] =
-    [(Line::Ttys0, "ttyS0"), (Line::Ttys1, "ttyS1"), (Line::Hvc0, "hvc0")];
+const LINES: [&str; 2] = ["ttyS0", "hvc0"];
 
 /// The sockets that QEMU connects to, before it does.
 pub(crate) struct Sockets {
-    lines: [(&'static str, String, UnixListener); 3],
-    monitor: (String, UnixListener),
+    /// Those of `LINES`, of the kernel's log and of a monitor, each with its name.
+    all: [(String, UnixListener); 4],
 }
 
 impl Sockets {
     /// `name` makes an abstract name of this VM's.
     pub(crate) fn listen(name: impl Fn(&str) -> String) -> Self {
-        let socket = |what| (name(what), listen(&name(what)));
-        Self {
-            lines: LINES.map(|(_, what)| {
-                let (name, listener) = socket(what);
-                (what, name, listener)
-            }),
-            monitor: socket("keys"),
-        }
+        let all = ["ttyS0", "hvc0", "log", "keys"].map(|what| (name(what), listen(&name(what))));
+        Self { all }
     }
 
-    /// The first line's output goes to `serial.log` too, where the harness looks for it.
     pub(crate) fn arguments(&self) -> Vec<String> {
-        let mut arguments = Vec::new();
-        let mut pair = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
-        for (what, name, _) in &self.lines {
-            let log = if *what == "ttyS0" { ",logfile=serial.log" } else { "" };
-            pair("-chardev", format!("socket,id={what},path={name},abstract=on{log}"));
-        }
-        pair("-serial", "chardev:ttyS0".to_owned());
-        pair("-serial", "chardev:ttyS1".to_owned());
-        // Without a screen the kernel has no console tty0. The keyboard is the machine's own.
-        pair("-device", "VGA".to_owned());
-        pair("-device", "virtio-serial-pci,id=hvc".to_owned());
-        pair("-device", "virtconsole,bus=hvc.0,chardev=hvc0".to_owned());
-        pair("-chardev", format!("socket,id=keys,path={},abstract=on", self.monitor.0));
-        pair("-mon", "chardev=keys,mode=control".to_owned());
-        arguments
+        let [ttys0, hvc0, log, keys] = self.all.each_ref().map(|(name, _)| name);
+        let chardev = |id, name, more| format!("socket,id={id},path={name},abstract=on{more}");
+        [
+            ("-chardev", chardev("ttyS0", ttys0, "")),
+            ("-serial", "chardev:ttyS0".to_owned()),
+            ("-chardev", chardev("log", log, ",logfile=serial.log")),
+            ("-serial", "chardev:log".to_owned()),
+            // Without a screen the kernel has no console tty0. The machine has a keyboard anyway.
+            ("-device", "VGA".to_owned()),
+            ("-device", "virtio-serial-pci,id=hvc".to_owned()),
+            ("-chardev", chardev("hvc0", hvc0, "")),
+            ("-device", "virtconsole,bus=hvc.0,chardev=hvc0".to_owned()),
+            ("-chardev", chardev("keys", keys, "")),
+            ("-mon", "chardev=keys,mode=control".to_owned()),
+        ]
+        .into_iter()
+        .flat_map(|(name, value)| [name.to_owned(), value])
+        .collect()
     }
 
     /// Waits until QEMU has connected everything, as long as `alive` says that it may.
     pub(crate) fn accept(&self, alive: &mut dyn FnMut() -> bool) -> Option<Terminals> {
-        let [ttys0, ttys1, hvc0] = &self.lines;
-        let mut line = |(_, _, listener): &(&str, String, UnixListener)| {
-            Channel::accept(listener, &mut *alive).map(Channel::into_stream)
-        };
-        let lines = [line(ttys0)?, line(ttys1)?, line(hvc0)?];
-        let monitor = Channel::accept(&self.monitor.1, &mut *alive)?;
-        Some(Terminals { lines, monitor })
+        let [ttys0, hvc0, log, keys] = self.all.each_ref().map(|(_, listener)| listener);
+        let mut accept = |listener| Channel::accept(listener, &mut *alive);
+        let lines = [accept(ttys0)?.into_stream(), accept(hvc0)?.into_stream()];
+        let log = accept(log)?.into_stream();
+        Some(Terminals { lines, log: Some(log), monitor: accept(keys)? })
     }
 }
 
 /// Everything that a person in front of the machine can type on.
 pub(crate) struct Terminals {
-    lines: [UnixStream; 3],
+    lines: [UnixStream; 2],
+    log: Option<UnixStream>,
     monitor: Channel,
 }
 
@@ -87,7 +83,7 @@ impl Terminals {
 
     /// A BREAK and then these bytes, the first of which is SysRq's key.
     pub(crate) fn send_break(&mut self, line: Line, bytes: &[u8]) {
-        self.perform("chardev-send-break", &json!({ "id": LINES[line as usize].1 }));
+        self.perform("chardev-send-break", &json!({ "id": LINES[line as usize] }));
         self.send(line, bytes);
     }
 
@@ -119,27 +115,26 @@ impl Terminals {
         panic!("QEMU did not answer {execute} for {} s", QEMU.as_secs())
     }
 
-    /// Hands the typing to a thread that does `salvo` for each line that the first serial line
-    /// shows. It is told the line, so that it can follow the boot.
+    /// Hands the typing to a thread that does `salvo` for each line of the kernel's log. It is told
+    /// the line, so that it can follow the boot.
     pub(crate) fn follow(
         mut self,
         mut salvo: impl FnMut(&mut Self, &str) + Send + 'static,
     ) -> Follower {
         self.perform("qmp_capabilities", &json!({}));
-        let [output, others @ ..] = self.lines.each_ref().map(|line| {
+        for line in &self.lines {
             line.set_write_timeout(Some(Duration::from_millis(1))).expect("a socket");
-            line.try_clone().expect("a socket")
-        });
-        // A line that nobody reads stops the guest when the socket is full.
-        for mut other in others {
-            thread::spawn(move || io::copy(&mut other, &mut io::sink()));
+            let mut output = line.try_clone().expect("a socket");
+            // A line that nobody reads stops the guest when the socket is full.
+            thread::spawn(move || io::copy(&mut output, &mut io::sink()));
         }
+        let log = self.log.take().expect("the log is followed once");
         let terminals = Arc::new(Mutex::new(self));
         let typing = Arc::clone(&terminals);
         let thread = thread::spawn(move || {
-            let mut output = BufReader::new(output);
+            let mut log = BufReader::new(log);
             let mut line = Vec::new();
-            while output.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+            while log.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
                 let text = String::from_utf8_lossy(&line).into_owned();
                 salvo(&mut typing.lock().unwrap_or_else(PoisonError::into_inner), &text);
                 line.clear();

@@ -141,13 +141,13 @@ impl Vm {
         self
     }
 
-    /// A second serial line, a virtio console, a screen, and a way to type on each of them. The
-    /// kernel is told to use them all; it reads from the one that `last` names.
+    /// A virtio console, a screen, a second serial line for the log alone, and a way to type on
+    /// everything. The kernel is told to use all consoles; PID 1 has the one that `last` names.
     pub(crate) fn with_terminals(mut self, last: &str) -> Self {
         self.terminals = true;
-        let all = ["tty0", "ttyS0", "ttyS1", "hvc0"].into_iter().filter(|console| *console != last);
+        let all = ["tty0", "ttyS0", "hvc0"].into_iter().filter(|console| *console != last);
         let words: Vec<_> = all.chain([last]).map(|console| format!("console={console}")).collect();
-        self.append(&words.join(" "))
+        self.append(&format!("earlyprintk=ttyS1,115200,keep loglevel=8 {}", words.join(" ")))
     }
 
     /// Runs alone, so that its times can be compared.
