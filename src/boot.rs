@@ -63,6 +63,8 @@ fn stage<T>(
 fn enter(stage: Stage) {
     *current_stage() = stage;
     log::debug!("{stage}");
+    #[cfg(feature = "fault")]
+    crate::fault::tell(&format_args!("STAGE {stage}"));
 }
 
 /// Ends a boot that failed: one line of reason, everything taken down, the machine stopped.
@@ -76,6 +78,8 @@ fn fail(reason: &str) -> ! {
     // Without /proc there is no command line to ask; powering off is the answer then.
     let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     take_down(Instant::now() + TEARDOWN_LIMIT);
+    #[cfg(feature = "fault")]
+    crate::stage::left::tell();
     power::stop(Config::on_failure(&cmdline))
 }
 

@@ -24,14 +24,17 @@ static JOURNAL: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 ///
 /// # Errors
 /// "cannot {doing}: {cause}" when `act` fails.
+#[cfg_attr(feature = "fault", track_caller)]
 pub fn effect<T, E: Display>(
     doing: impl Into<String>,
     act: impl FnOnce() -> std::result::Result<T, E>,
 ) -> Result<T> {
+    let doing = doing.into();
+    #[cfg(feature = "fault")]
+    let act = crate::fault::befalling(&doing, act);
     let start = Instant::now();
     let outcome = act();
     let took = start.elapsed();
-    let doing = doing.into();
     let outcome = outcome.map_err(|cause| Error::cannot(&doing, &cause));
     record(doing, took);
     outcome
@@ -45,6 +48,7 @@ fn record(doing: String, took: Duration) {
 }
 
 /// Like [`effect`], for what a good boot can do without: a failure is a warning.
+#[cfg_attr(feature = "fault", track_caller)]
 pub fn optional<T, E: Display>(
     doing: impl Into<String>,
     act: impl FnOnce() -> std::result::Result<T, E>,

@@ -12,6 +12,11 @@ use std::io;
 
 use zeroize::Zeroizing;
 
+#[cfg(feature = "fault")]
+use crate::fault::fill_key as fill;
+#[cfg(not(feature = "fault"))]
+use getrandom::fill;
+
 /// Type of a key whose payload never comes back to user space.
 const LOGON: &CStr = c"logon";
 
@@ -29,7 +34,7 @@ impl VolumeKey {
         let mut key = Zeroizing::new(vec![0; size].into_boxed_slice());
         // SAFETY: the range is that of a live allocation; locking changes no memory.
         unsafe { rustix::mm::mlock(key.as_mut_ptr().cast(), key.len()) }?;
-        getrandom::fill(&mut key).map_err(io::Error::other)?;
+        fill(&mut key).map_err(io::Error::other)?;
         Ok(Self(key))
     }
 

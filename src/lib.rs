@@ -17,6 +17,8 @@ pub mod effect;
 pub mod error;
 pub mod exec;
 pub mod ext4;
+#[cfg(feature = "fault")]
+pub mod fault;
 pub mod fstab;
 pub mod hex;
 pub mod integrity;

@@ -1,5 +1,9 @@
 //! Am I PID 1? Run the boot, or stop the machine. Nothing else.
 
+// Tests unwind, to go on with the next one.
+#[cfg(panic = "abort")]
+mod unwind;
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

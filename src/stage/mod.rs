@@ -2,6 +2,8 @@
 
 pub mod disk;
 pub mod handoff;
+#[cfg(feature = "fault")]
+pub mod left;
 pub mod platform;
 pub mod root;
 pub mod runtime;
@@ -9,6 +11,10 @@ pub mod teardown;
 pub mod volume;
 
 use std::path::{Path, PathBuf};
+
+use crate::dm::Control;
+use crate::effect::effect;
+use crate::error::Result;
 
 /// Where the new root is mounted until it becomes `/`.
 pub const NEW_ROOT: &str = "/root";
@@ -26,6 +32,15 @@ pub mod mapping {
 /// The path that the absolute `path` of the new root has for now.
 fn in_new_root(path: &str) -> PathBuf {
     Path::new(NEW_ROOT).join(path.trim_start_matches('/'))
+}
+
+/// Where the device-mapper is controlled.
+const CONTROL: &str = "/dev/mapper/control";
+
+fn open_control() -> Result<Control> {
+    effect(format!("open {CONTROL} (kernel option BLK_DEV_DM)"), || {
+        Control::open(Path::new(CONTROL))
+    })
 }
 
 /// The node of a mapping.

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 
-use super::{NEW_ROOT, disk::Disk, in_new_root, mapping, node};
+use super::{NEW_ROOT, disk::Disk, in_new_root, mapping, node, open_control};
 use crate::config::Config;
-use crate::dm::{Control, Mapping, Target};
+use crate::dm::{Mapping, Target};
 use crate::effect::effect;
 use crate::error::{Error, Result};
 use crate::mount::{self, Flags};
@@ -24,7 +24,7 @@ const MOUNT_POINTS: &[&str] = &["/cocos", "/dev", "/proc", "/run", "/sys", "/tmp
 /// # Errors
 /// When the kernel has no dm-verity, or the root is no ext4 that dm-verity can carry.
 pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
-    let control = Control::open()?;
+    let control = open_control()?;
     control.require_target("verity", "DM_VERITY")?;
     // The superblock's UUID is the host's word and would tell nothing: the hash names the root.
     let uuid = format!("CRYPT-VERITY-{}-{}", identity(&config.root_hash), mapping::ROOT);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{NEW_ROOT, mapping};
+use super::{CONTROL, NEW_ROOT, mapping};
 use crate::dm::Control;
 use crate::{key, mount};
 
@@ -20,7 +20,7 @@ pub fn run() {
     for target in MOUNTS {
         let _ = mount::detach(Path::new(target));
     }
-    let Ok(control) = Control::open() else {
+    let Ok(control) = Control::open(Path::new(CONTROL)) else {
         return;
     };
     for mapping in MAPPINGS {

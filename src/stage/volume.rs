@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{disk::Disk, in_new_root, mapping, node};
+use super::{disk::Disk, in_new_root, mapping, node, open_control};
 use crate::block::{Dev, Partition, SECTOR};
 use crate::config::{Config, Tags};
 use crate::dm::{Control, Mapping, Target};
@@ -126,7 +126,7 @@ fn grow(disk: &Disk, partition: &mut Partition, sectors: u64) {
 /// Writes the header and opens the mappings. The key is gone when this returns, but for the
 /// copy in dm-crypt that the volume is encrypted with.
 fn open(config: &Config, partition: &Partition) -> Result<Volume> {
-    let control = Control::open()?;
+    let control = open_control()?;
     // Asked first, so that a kernel that cannot leaves the partition as it was.
     control.require_target("integrity", "DM_INTEGRITY")?;
     control.require_target("crypt", "DM_CRYPT")?;
