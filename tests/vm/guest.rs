@@ -6,6 +6,7 @@ use crate::terminals::{Sockets, Terminals};
 use crate::tool::{Scratch, command};
 use serde_json::{Value, json};
 use std::fs::{self, File};
+use std::path::Path;
 use std::process::{self, Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -208,7 +209,7 @@ impl Guest {
         self.qmp_with(execute, &json!({}))
     }
 
-    fn qmp_with(&mut self, execute: &str, arguments: &Value) -> Value {
+    pub(crate) fn qmp_with(&mut self, execute: &str, arguments: &Value) -> Value {
         let start = Instant::now();
         let command = json!({ "execute": execute, "arguments": arguments });
         assert!(self.monitor.send(&command), "QEMU is gone");
@@ -226,6 +227,11 @@ impl Guest {
             }
         }
         panic!("QEMU did not answer {execute} for {} s", QEMU.as_secs())
+    }
+
+    /// A folder of this VM's.
+    pub(crate) fn scratch(&self) -> &Path {
+        self.scratch.path()
     }
 
     /// Bytes that the guest has written to a disk so far, the first being 0.

@@ -1,6 +1,6 @@
 //! The table of verbs, their arguments and their errors.
 
-use crate::{data, facts, kernel, process, rootfs, tree};
+use crate::{data, facts, kernel, memory, process, rootfs, tree};
 use serde_json::Value;
 use std::fmt::Display;
 use std::io;
@@ -77,6 +77,9 @@ const VERBS: &[(&str, Verb)] = &[
     ("drop_caches", kernel::drop_caches), // writes back, then drops page, dentry and inode caches
     ("mount", kernel::mount),             // source, target, fstype, options
     ("umount", kernel::umount),           // target
+    ("page", memory::page),               // frame -> {flags, count}
+    ("plant", memory::plant),             // seed, bytes, pages -> the bytes, now in each page
+    ("unplant", memory::unplant),         // frees those pages as they are
     ("run", process::run),                // command -> {status, stdout, stderr}
     ("poweroff", kernel::power_off),      // does not answer
 ];
