@@ -17,7 +17,7 @@ use std::fs;
 use std::time::Duration;
 
 /// MiB of memory, little enough to be searched in seconds.
-const MEMORY: usize = 384;
+const MEMORY: usize = 256;
 
 /// Until the boot shows a line, emulated.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -62,13 +62,18 @@ fn forms(key: &[u8; KEY]) -> Vec<Needle> {
     .into()
 }
 
-/// What the kernel says of a page: its flags by name.
-fn page_of(guest: &mut Guest, address: usize) -> String {
-    let page = guest.ask("page", json!({ "frame": address / PAGE }));
-    let flags = page["flags"].as_u64().unwrap();
-    let names: Vec<_> =
-        FLAGS.iter().filter(|(_, bit)| flags & 1 << bit != 0).map(|(name, _)| *name).collect();
-    names.join(", ")
+/// What the kernel says of the pages at these addresses: their flags by name.
+fn pages(guest: &mut Guest, addresses: impl Iterator<Item = usize>) -> Vec<String> {
+    let frames: Vec<_> = addresses.map(|address| address / PAGE).collect();
+    let flags = guest.ask("pages", json!({ "frames": frames }));
+    let names = |flags: &Value| {
+        let flags = flags.as_u64().unwrap();
+        let set = FLAGS.iter().filter(|(_, bit)| flags & 1 << bit != 0);
+        set.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    };
+    let names: Vec<_> = flags.as_array().unwrap().iter().map(names).collect();
+    assert_eq!(names.len(), frames.len());
+    names
 }
 
 /// The one AES-256 key that the kernel works with, and where its context is.
@@ -138,15 +143,13 @@ fn assert_the_key_is_in_the_cipher_only(words: &str) {
     guest.hello();
     let memory = Memory::of(&mut guest, MEMORY);
     assert_eq!(cipher_context(&memory), (context, key));
-    let strays: Vec<_> = strays(&memory, context, &key)
-        .into_iter()
-        .map(|find| (page_of(&mut guest, find.address), find))
-        .collect();
-    assert!(strays.is_empty(), "{strays:x?}");
-    for (part, offset) in CONTEXT {
-        let page = page_of(&mut guest, context + offset);
-        eprintln!("key {part:?} at {:#x}, in the cipher's context: {page}", context + offset);
-        assert_eq!(page, "slab");
+    let strays = strays(&memory, context, &key);
+    let kinds = pages(&mut guest, strays.iter().map(|find| find.address));
+    assert!(strays.is_empty(), "{strays:x?} in pages {kinds:?}");
+    let kinds = pages(&mut guest, CONTEXT.iter().map(|(_, offset)| context + offset));
+    for ((part, offset), kind) in CONTEXT.iter().zip(kinds) {
+        eprintln!("key {part:?} at {:#x}, in the cipher's context: {kind}", context + offset);
+        assert_eq!(kind, "slab");
     }
 
     let keys = guest.ask("keys", json!({}));
@@ -158,6 +161,7 @@ fn assert_the_key_is_in_the_cipher_only(words: &str) {
         ("/proc/cmdline", guest.read("/proc/cmdline")),
         ("the kernel log", guest.ask("kmsg", json!({})).to_string()),
     ];
+    assert_copies_are_found(&mut guest);
     guest.power_off();
     for (what, text) in &texts {
         assert_eq!(pieces(text.as_bytes(), &key), [], "in {what}");
@@ -178,36 +182,27 @@ fn with_tags_on_the_disk_the_key_is_in_the_cipher_only() {
     assert_the_key_is_in_the_cipher_only("cvm.tags=disk");
 }
 
-/// Pages of a program that hold the same 32 bytes: many, because the kernel overwrites some of
-/// what was freed when it gives the page away again.
-const PLANTED: u64 = 256;
+/// Pages of a program that hold the same 32 bytes: many, because the kernel keeps some of what was
+/// freed at hand, flagged as nothing, and overwrites it when it gives it away again.
+const PLANTED: u64 = 4096;
 
-/// What the search would have found, had it been there.
-#[test]
-fn a_copy_in_a_program_is_found_and_so_is_a_freed_one() {
-    const SEED: u64 = 11;
-    let disk = Disk::builder().build();
-    let mut guest = Vm::of(&disk).memory(&format!("{MEMORY}M")).boot();
-    let plant = json!({ "seed": SEED, "bytes": KEY, "pages": PLANTED });
-    let planted = guest.ask("plant", plant);
+/// What the search would have found, had it been there: copies in a program, and freed ones.
+fn assert_copies_are_found(guest: &mut Guest) {
+    let planted = guest.ask("plant", json!({ "seed": 11, "bytes": KEY, "pages": PLANTED }));
     let bytes = hex::decode(planted.as_str().unwrap()).unwrap();
-    // Its name for the search alone; the answer has told the bytes as hexadecimal text.
     let needles = [Needle { name: "planted", bytes }];
-    let mut look = |guest: &mut Guest| -> Vec<_> {
-        let found = Memory::of(guest, MEMORY).find(&needles);
-        found
-            .into_iter()
-            .filter(|find| find.part == (0..KEY) && find.address % PAGE == 0)
-            .map(|find| page_of(guest, find.address))
-            .collect()
+    let look = |guest: &mut Guest| -> Vec<_> {
+        let mut found = Memory::of(guest, MEMORY).find(&needles);
+        found.retain(|find| find.part == (0..KEY) && find.address % PAGE == 0);
+        pages(guest, found.iter().map(|find| find.address))
     };
-    let living = look(&mut guest);
+    let living = look(guest);
     assert_eq!(living.len() as u64, PLANTED);
     assert!(living.iter().all(|page| page.contains("anonymous")), "{living:?}");
     guest.ask("unplant", json!({}));
-    let freed = look(&mut guest);
-    eprintln!("of {PLANTED} freed copies {} are found", freed.len());
-    assert!(freed.iter().any(|page| page == "free"), "{freed:?}");
-    assert!(!freed.iter().any(|page| page.contains("anonymous")), "{freed:?}");
-    guest.power_off();
+    let freed = look(guest);
+    // The agent itself takes some of them for its answer.
+    let free = freed.iter().filter(|page| *page == "free").count();
+    eprintln!("of {PLANTED} freed copies {} are found, {free} of them in free pages", freed.len());
+    assert!(free as u64 > PLANTED / 2);
 }

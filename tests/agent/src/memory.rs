@@ -6,7 +6,6 @@ use cvm_init::hex;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
@@ -15,17 +14,17 @@ const PAGE: usize = 4096;
 /// Address and length of the pages that hold planted bytes.
 static PLANTED: Mutex<(usize, usize)> = Mutex::new((0, 0));
 
-/// Flags and map count of a page frame (kernel document `admin-guide/mm/pagemap`).
-pub(crate) fn page(args: &Args<'_>) -> Answer {
-    let frame = args.number("frame")?;
-    let word = |path: &str| -> io::Result<u64> {
-        let mut bytes = [0; 8];
-        File::open(path)?.read_exact_at(&mut bytes, frame * 8)?;
-        Ok(u64::from_le_bytes(bytes))
-    };
-    let flags = word("/proc/kpageflags").map_err(Error::of("read /proc/kpageflags"))?;
-    let count = word("/proc/kpagecount").map_err(Error::of("read /proc/kpagecount"))?;
-    Ok(json!({ "flags": flags, "count": count }))
+/// Flags of page frames (kernel document `admin-guide/mm/pagemap`).
+pub(crate) fn pages(args: &Args<'_>) -> Answer {
+    let flags = File::open("/proc/kpageflags").map_err(Error::of("open /proc/kpageflags"))?;
+    args.numbers("frames")?
+        .map(|frame| {
+            let mut bytes = [0; 8];
+            let place = frame.saturating_mul(8);
+            flags.read_exact_at(&mut bytes, place).map_err(Error::of("read /proc/kpageflags"))?;
+            Ok(json!(u64::from_le_bytes(bytes)))
+        })
+        .collect()
 }
 
 /// Writes the first `bytes` of a seed's pattern to the start of each of some pages of its own, and

@@ -43,6 +43,12 @@ impl<'a> Args<'a> {
         self.0.get(name).and_then(Value::as_u64).ok_or_else(|| missing(name, "number"))
     }
 
+    pub(crate) fn numbers(&self, name: &str) -> Result<impl Iterator<Item = u64>, Error> {
+        let list =
+            self.0.get(name).and_then(Value::as_array).ok_or_else(|| missing(name, "list"))?;
+        Ok(list.iter().filter_map(Value::as_u64))
+    }
+
     /// An absent flag is false.
     pub(crate) fn flag(&self, name: &str) -> bool {
         self.0.get(name).and_then(Value::as_bool).unwrap_or(false)
@@ -77,7 +83,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("drop_caches", kernel::drop_caches), // writes back, then drops page, dentry and inode caches
     ("mount", kernel::mount),             // source, target, fstype, options
     ("umount", kernel::umount),           // target
-    ("page", memory::page),               // frame -> {flags, count}
+    ("pages", memory::pages),             // frames -> [flags]
     ("plant", memory::plant),             // seed, bytes, pages -> the bytes, now in each page
     ("unplant", memory::unplant),         // frees those pages as they are
     ("run", process::run),                // command -> {status, stdout, stderr}
