@@ -148,17 +148,30 @@ impl Disk {
     }
 
     /// Its serial, where its driver shows one.
-    #[must_use]
-    pub fn serial(&self) -> Option<String> {
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn serial(&self) -> io::Result<Option<String>> {
         let dir = sys(&self.name);
-        let text = ["serial", "device/serial"]
-            .iter()
-            .find_map(|attribute| fs::read(dir.join(attribute)).ok())
-            .or_else(|| unit_serial_number(&fs::read(dir.join("device/vpd_pg80")).ok()?))?;
-        let text = String::from_utf8_lossy(&text);
-        Some(text.trim_matches(['\0', ' ', '\n']).to_owned())
+        for (attribute, serial_in) in SERIALS {
+            let serial = match fs::read(dir.join(attribute)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                content => serial_in(&content?),
+            };
+            let text = serial.map(|serial| String::from_utf8_lossy(&serial).into_owned());
+            return Ok(text.map(|text| text.trim_matches(['\0', ' ', '\n']).to_owned()));
+        }
+        Ok(None)
     }
 }
+
+/// Where drivers show a serial, and how it is taken out of what they show.
+type Serial = (&'static str, fn(&[u8]) -> Option<Vec<u8>>);
+const SERIALS: &[Serial] = &[
+    ("serial", |text| Some(text.to_vec())),
+    ("device/serial", |text| Some(text.to_vec())),
+    ("device/vpd_pg80", unit_serial_number),
+];
 
 /// The serial in a SCSI unit serial number page (SPC-4, 7.8.15): four bytes of head, the last
 /// two of them the length.

@@ -138,7 +138,7 @@ const LEVELS: &[(&str, LevelFilter)] = &[
 ];
 
 /// Long enough for slow firmware to show its disks, short enough that a dead host is noticed.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest `cvm.timeout=`, in seconds: an hour.
 const TIMEOUT_MAX: u64 = 3600;

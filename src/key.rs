@@ -101,6 +101,16 @@ impl Drop for LogonKey {
     }
 }
 
+/// Makes this process's keyring. Threads that begin after this share it; those that begin before
+/// have none, or another.
+///
+/// # Errors
+/// When the kernel has no keyrings (kernel option KEYS).
+pub fn make_keyring() -> io::Result<()> {
+    let keyring = c_long::from(libc::KEY_SPEC_PROCESS_KEYRING);
+    keyctl(libc::KEYCTL_GET_KEYRING_ID, keyring, 1)
+}
+
 /// Removes every key that this process has.
 ///
 /// # Errors

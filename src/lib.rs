@@ -19,6 +19,7 @@ pub mod exec;
 pub mod ext4;
 #[cfg(feature = "fault")]
 pub mod fault;
+pub mod fd;
 pub mod fstab;
 pub mod hex;
 pub mod integrity;

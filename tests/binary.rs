@@ -23,21 +23,49 @@ const TARGET: &str = "x86_64-unknown-linux-musl";
 /// Where programs are found, what shells and the tools of an initramfs are called, and how a shell
 /// is told what to do.
 const TOOLS: &[&str] = &[
-    "/bin/", "PATH", "busybox", "bash", "sh -c", "-c\0", "modprobe", "udevadm", "cryptsetup",
-    "veritysetup", "switch_root",
+    "/bin/",
+    "PATH",
+    "busybox",
+    "bash",
+    "sh -c",
+    "-c\0",
+    "modprobe",
+    "udevadm",
+    "cryptsetup",
+    "veritysetup",
+    "switch_root",
 ];
 
 /// What a source says to start a process or a program, or to load code.
 const STARTERS: &[&str] = &[
-    "Command", "posix_spawn", "fork", "clone(", "SYS_clone", "exec(", "execv", "execl", "SYS_exec",
-    "fexec", "dlopen", "popen", "system(",
+    "process::Command",
+    "Command::new",
+    "CommandExt",
+    "posix_spawn",
+    "fork",
+    "::clone(",
+    "SYS_clone",
+    "exec(",
+    "execv",
+    "execl",
+    "SYS_exec",
+    "fexec",
+    "dlopen",
+    "popen",
+    "::system(",
 ];
 
 /// The lines that may: `exec` itself, and its one caller.
 const EXEC: &[(&str, &str)] = &[
-    ("src/exec.rs", "pub fn exec(program: &str, arguments: impl Iterator<Item = OsString>) -> io::Error {"),
+    (
+        "src/exec.rs",
+        "pub fn exec(program: &str, arguments: impl Iterator<Item = OsString>) -> io::Error {",
+    ),
     ("src/exec.rs", "unsafe { libc::execv(path, pointers.as_ptr()) };"),
-    ("src/stage/handoff.rs", "effect(format!(\"run {init}\"), || Err(exec(init, env::args_os().skip(1))))"),
+    (
+        "src/stage/handoff.rs",
+        "effect(format!(\"run {init}\"), || Err(exec(init, env::args_os().skip(1))))",
+    ),
 ];
 
 /// How a thread begins, blanks left out: all that may be spawned.
@@ -45,8 +73,17 @@ const THREAD: &str = "thread::Builder::new().spawn(";
 
 /// System calls that make a process or run a program, and how often each may stand in the program
 /// (`arch/x86/entry/syscalls/syscall_64.tbl`). Threads are made by one clone.
-const STARTING_CALLS: &[(&str, u64, usize)] =
-    &[("clone", 56, 1), ("fork", 57, 0), ("vfork", 58, 0), ("execve", 59, 1), ("execveat", 322, 0), ("clone3", 435, 0)];
+const STARTING_CALLS: &[(&str, u64, usize)] = &[
+    ("clone", 56, 1),
+    ("fork", 57, 0),
+    ("vfork", 58, 0),
+    ("execve", 59, 1),
+    ("execveat", 322, 0),
+    ("clone3", 435, 0),
+];
+
+/// System calls that the source makes by number.
+const BY_NUMBER: &[&str] = &["add_key", "keyctl"];
 
 /// Places of `syscall` whose number is not set before it in the same function: musl's functions
 /// that take the number from their caller.
@@ -177,8 +214,7 @@ fn the_program_can_run_another_in_one_place_and_start_no_process() {
     assert!(count(&calls, Some(165)) > 0 && count(&calls, Some(169)) > 0, "{calls:?}");
 
     let of_the_agent = system_calls(&binaries().agent);
-    assert!(count(&of_the_agent, Some(57)) > 0, "{of_the_agent:?}");
-    assert!(count(&of_the_agent, Some(59)) > 1, "{of_the_agent:?}");
+    assert!(count(&of_the_agent, Some(57)) > 0, "it forks: {of_the_agent:?}");
 }
 
 /// Each source of the program: its path and its text without comments and tests.
@@ -214,6 +250,14 @@ fn the_source_has_one_exec_and_starts_threads_only() {
         .filter(|(_, line)| STARTERS.iter().any(|starter| line.contains(starter)))
         .collect();
     assert_eq!(starting, EXEC);
+    let mut by_number: Vec<_> = sources
+        .iter()
+        .flat_map(|(_, text)| text.split("SYS_").skip(1))
+        .filter_map(|rest| rest.split(|c: char| c != '_' && !c.is_ascii_alphanumeric()).next())
+        .collect();
+    by_number.sort_unstable();
+    by_number.dedup();
+    assert_eq!(by_number, BY_NUMBER);
     let mut threads = 0;
     for (name, text) in &sources {
         let blankless: String = text.split_whitespace().collect();

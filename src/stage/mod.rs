@@ -10,6 +10,8 @@ pub mod runtime;
 pub mod teardown;
 pub mod volume;
 
+use std::fs::{self, Metadata};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::dm::Control;
@@ -32,6 +34,14 @@ pub mod mapping {
 /// The path that the absolute `path` of the new root has for now.
 fn in_new_root(path: &str) -> PathBuf {
     Path::new(NEW_ROOT).join(path.trim_start_matches('/'))
+}
+
+/// What `path` is, links not followed; `None` when it is not there.
+fn metadata(path: &Path) -> io::Result<Option<Metadata>> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        outcome => outcome.map(Some),
+    }
 }
 
 /// Where the device-mapper is controlled.

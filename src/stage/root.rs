@@ -1,13 +1,13 @@
 //! Stage 3: the verified root, read-only.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 
-use super::{NEW_ROOT, disk::Disk, in_new_root, mapping, node, open_control};
+use super::{NEW_ROOT, disk::Disk, in_new_root, mapping, metadata, node, open_control};
 use crate::config::Config;
 use crate::dm::{Mapping, Target};
 use crate::effect::effect;
@@ -36,8 +36,8 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
     };
     control.activate(&root, &target, |asked, live| asked == live)?;
     require_ext4()?;
+    effect(format!("make {NEW_ROOT}"), || mount::ensure_dir(Path::new(NEW_ROOT), 0o755))?;
     effect(format!("mount the root on {NEW_ROOT}"), || {
-        mount::ensure_dir(Path::new(NEW_ROOT), 0o755)?;
         mount::mount(&node(mapping::ROOT), Path::new(NEW_ROOT), "ext4", Flags::RDONLY, "")
     })?;
     require_layout(&config.init)?;
@@ -71,8 +71,8 @@ fn require_ext4() -> Result<()> {
 fn require_layout(init: &str) -> Result<()> {
     for path in MOUNT_POINTS {
         // A link would lead astray: its target would be looked up in the initramfs.
-        let metadata = fs::symlink_metadata(in_new_root(path));
-        if !metadata.is_ok_and(|metadata| metadata.is_dir()) {
+        let found = effect(format!("find {path} in the root"), || metadata(&in_new_root(path)))?;
+        if !found.is_some_and(|metadata| metadata.is_dir()) {
             return Err(Error::new(format!("the root has no directory {path} to mount on")));
         }
     }

@@ -142,13 +142,17 @@ fn open(config: &Config, partition: &Partition) -> Result<Volume> {
         digest: KeyDigest::new(key.bytes(), random()?),
         checksum_salts: [random()?, random()?],
     };
-    effect(format!("write the LUKS2 header to {}", partition.name), || {
-        let header = header.encode()?;
-        let file = OpenOptions::new().write(true).open(partition.path())?;
-        file.write_all_at(&header, 0)?;
-        file.write_all_at(&[0; integrity::SUPERBLOCK_SIZE], luks2::DATA_OFFSET)?;
-        file.sync_all()
+    let header =
+        header.encode().map_err(|cause| Error::cannot(&"encode the LUKS2 header", &cause))?;
+    let name = &partition.name;
+    let device =
+        effect(format!("open {name}"), || OpenOptions::new().write(true).open(partition.path()))?;
+    effect(format!("write the LUKS2 header to {name}"), || device.write_all_at(&header, 0))?;
+    effect(format!("zero the dm-integrity superblock of {name}"), || {
+        device.write_all_at(&[0; integrity::SUPERBLOCK_SIZE], luks2::DATA_OFFSET)
     })?;
+    effect(format!("sync {name}"), || device.sync_all())?;
+    drop(device);
     let (tags, sectors) = match config.tags {
         Tags::Disk => open_integrity(&control, cipher, partition.dev, &uuid)?,
     };
@@ -223,9 +227,9 @@ fn make_file_system(volume: &Volume) -> Result<Layout> {
         effect("open the volume", || OpenOptions::new().write(true).open(node(mapping::VOLUME)))?;
     effect("zero what signature probes read", || zero_probed(&device, volume.bytes))?;
     effect("write the file system", || {
-        layout.write(&options, |offset, bytes| device.write_all_at(bytes, offset))?;
-        device.sync_all()
+        layout.write(&options, |offset, bytes| device.write_all_at(bytes, offset))
     })?;
+    effect("sync the file system", || device.sync_all())?;
     Ok(layout)
 }
 

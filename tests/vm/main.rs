@@ -1,8 +1,8 @@
 //! Boots in QEMU: the real initramfs, a stock distribution kernel, disks made with the real tools.
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
-//! those. The tests are in `good`, `disks`, `volume`, `refused`, `console`, `secrets`, `faults`,
-//! `firmware`, `debian` and `figures`; the other modules are what a test is written with.
+//! those. The tests are in `good`, `disks`, `volume`, `refused`, `console`, `secrets`, `stalls`,
+//! `faults`, `firmware`, `debian` and `figures`; the other modules are what a test is written with.
 
 #![expect(
     clippy::unwrap_used,
@@ -28,6 +28,7 @@ mod refused;
 mod root;
 mod secrets;
 mod slots;
+mod stalls;
 mod terminals;
 mod tool;
 mod vm;

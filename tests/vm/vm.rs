@@ -98,6 +98,19 @@ impl Vm {
         self.disk_on(Bus::VirtioScsi, disk.path())
     }
 
+    /// A disk on virtio-scsi that answers as long as no more bytes than these are read and written,
+    /// and then no longer: the next request takes a second a byte.
+    pub(crate) fn disk_that_stalls(self, disk: &Disk, read: u64, written: u64) -> Self {
+        let mut vm = self.disk(disk);
+        let drive = vm.devices.iter_mut().rev().find(|argument| argument.starts_with("if=none"));
+        let drive = drive.expect("the disk has a drive");
+        for (way, bytes) in [("read", read), ("write", written)] {
+            let limit = format!(",throttling.bps-{way}=1,throttling.bps-{way}-max={bytes}");
+            drive.push_str(&limit);
+        }
+        vm
+    }
+
     /// A disk that the VM gets later, by `Guest::plug_in`.
     pub(crate) fn disk_not_plugged_in(self, disk: &Disk) -> Self {
         let mut vm = self.disk(disk);
