@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::effect::{effect, optional};
 use crate::error::Result;
 use crate::mount::{self, Flags};
-use crate::{kmsg, module, power};
+use crate::{keyboard, kmsg, module, power};
 
 /// A pseudo file system of the initramfs.
 struct Pseudo {
@@ -73,6 +73,10 @@ pub fn prepare() -> Result<String> {
     effect("switch Ctrl-Alt-Del off", power::disable_ctrl_alt_del)?;
     for pseudo in PSEUDO {
         mount_pseudo(pseudo)?;
+    }
+    // Missing in kernels without virtual terminals.
+    if Path::new(keyboard::TERMINAL).exists() {
+        effect("switch the keyboard off", keyboard::switch_off)?;
     }
     kmsg::open()?;
     optional("lift the limit of the kernel log", || set(&KMSG_UNLIMITED));
