@@ -13,7 +13,7 @@ use std::time::Duration;
 /// From power-on to power-off, emulated.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Every key that SysRq knows on some kernel. Whatever follows a BREAK is one of them.
+/// Every key that `SysRq` knows on some kernel. Whatever follows a BREAK is one of them.
 const SYSRQ: &[u8] = b"hboceifjklmnpqrstuvwxyzd0123456789";
 
 /// Ctrl-C, Ctrl-D, Ctrl-Z, Ctrl-\, XOFF and XON, end of line, commands, a terminal's answers.
@@ -30,7 +30,7 @@ const BYTES: &[&[u8]] = &[
     &[0xff, 0x00, 0x80, 0x7f, 0x15, 0x12, 0x16],
 ];
 
-/// What the keyboard can do besides SysRq. With Scroll Lock the kernel's own key map has it print
+/// What the keyboard can do besides `SysRq`. With Scroll Lock the kernel's own key map has it print
 /// memory, tasks and registers.
 const KEYS: &[&str] = &[
     "ctrl-alt-delete",
@@ -178,7 +178,7 @@ fn assert_keys_arrive(mut guest: Guest, follower: &Follower) {
     assert_eq!(guest.wait_ending(LIMIT), Ending::PowerOff);
 }
 
-/// Boots twice and compares: with nobody typing, on a kernel whose SysRq no switch switches off,
+/// Boots twice and compares: with nobody typing, on a kernel whose `SysRq` no switch switches off,
 /// and with everything typed. `last` is the console that PID 1 has.
 fn assert_typing_changes_nothing(last: &str) {
     let disk = Disk::builder().build();

@@ -81,7 +81,7 @@ impl Terminals {
         let _ = self.lines[line as usize].write_all(bytes);
     }
 
-    /// A BREAK and then these bytes, the first of which is SysRq's key.
+    /// A BREAK and then these bytes, the first of which is that of `SysRq`.
     pub(crate) fn send_break(&mut self, line: Line, bytes: &[u8]) {
         self.perform("chardev-send-break", &json!({ "id": LINES[line as usize] }));
         self.send(line, bytes);
