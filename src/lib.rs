@@ -26,6 +26,7 @@ pub mod integrity;
 pub mod key;
 pub mod keyboard;
 pub mod kmsg;
+pub mod loopdev;
 pub mod luks2;
 pub mod module;
 pub mod mount;

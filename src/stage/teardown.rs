@@ -14,8 +14,8 @@ use crate::{fd, key, mount};
 /// then on, when it is this process's working directory.
 const MOUNTS: &[&str] = &[NEW_ROOT, "."];
 
-/// From the top one down, since each uses the next.
-const MAPPINGS: &[&str] = &[mapping::VOLUME, mapping::INTEGRITY, mapping::ROOT];
+/// From the top one down, since each uses the next. A loop device goes with the one that uses it.
+const MAPPINGS: &[&str] = &[mapping::VOLUME, mapping::INTEGRITY, mapping::DATA, mapping::ROOT];
 
 /// The initramfs, once this process is about to leave it.
 static WAY_BACK: OnceLock<File> = OnceLock::new();

@@ -130,9 +130,11 @@ fn facts(guest: &mut Guest) -> Value {
         .unwrap()
         .iter()
         .filter_map(|name| name.as_str().filter(|name| name.parse::<u32>().is_ok()))
-        // The kernel's own threads have no command line.
-        .map(|process| guest.read(&format!("/proc/{process}/cmdline")))
-        .filter(|cmdline| !cmdline.is_empty())
+        // The kernel's own threads have no command line, and may end before it is asked for.
+        .filter_map(|process| {
+            guest.call("read", json!({ "path": format!("/proc/{process}/cmdline") })).ok()
+        })
+        .filter(|cmdline| *cmdline != json!(""))
         .collect();
     let status = guest.read("/proc/1/status");
     let signals: Vec<_> = status

@@ -1,8 +1,9 @@
 //! Boots in QEMU: the real initramfs, a stock distribution kernel, disks made with the real tools.
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
-//! those. The tests are in `good`, `disks`, `volume`, `refused`, `console`, `secrets`, `stalls`,
-//! `faults`, `firmware`, `debian` and `figures`; the other modules are what a test is written with.
+//! those. The tests are in `good`, `disks`, `volume`, `tags`, `ciphers`, `corruption`, `refused`,
+//! `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`, `figures` and `soak`;
+//! the other modules are what a test is written with.
 
 #![expect(
     clippy::unwrap_used,
@@ -14,7 +15,9 @@
 
 mod artefacts;
 mod channel;
+mod ciphers;
 mod console;
+mod corruption;
 mod debian;
 mod disk;
 mod disks;
@@ -28,7 +31,9 @@ mod refused;
 mod root;
 mod secrets;
 mod slots;
+mod soak;
 mod stalls;
+mod tags;
 mod terminals;
 mod tool;
 mod vm;

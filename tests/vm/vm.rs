@@ -26,6 +26,7 @@ pub(crate) struct Vm {
     /// The arguments of a firmware that starts a disk, in place of kernel and initramfs.
     firmware: Vec<String>,
     memory: String,
+    processors: u32,
     /// The arguments that describe the disks and shares, in the order given.
     devices: Vec<String>,
     disks: usize,
@@ -43,6 +44,7 @@ impl Vm {
             append: "console=ttyS0 panic=-1".to_owned(),
             firmware: Vec::new(),
             memory: "1G".to_owned(),
+            processors: 2,
             devices: Vec::new(),
             disks: 0,
             shares: 0,
@@ -90,6 +92,11 @@ impl Vm {
     /// Main memory, as QEMU spells it: `512M`.
     pub(crate) fn memory(mut self, size: &str) -> Self {
         size.clone_into(&mut self.memory);
+        self
+    }
+
+    pub(crate) fn processors(mut self, count: u32) -> Self {
+        self.processors = count;
         self
     }
 
@@ -186,7 +193,7 @@ impl Vm {
         pair("-machine", "q35");
         pair("-accel", if kvm_works() { "kvm" } else { "tcg" });
         pair("-cpu", "max");
-        pair("-smp", "2");
+        pair("-smp", &self.processors.to_string());
         pair("-m", &self.memory);
         if self.firmware.is_empty() {
             pair("-kernel", &artefacts::kernel().to_string_lossy());
