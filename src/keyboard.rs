@@ -16,9 +16,9 @@ pub const TERMINAL: &str = "/dev/tty0";
 const KDSKBMODE: Opcode = 0x4b45;
 const K_OFF: usize = 4;
 
-/// Switches every key of the terminal in front off, those among them that have the kernel print
-/// registers, tasks and memory: Scroll Lock with a modifier, which `/proc/sys/kernel/sysrq` does
-/// not cover.
+/// Switches every key of the terminal in front off. Some have the kernel print registers, tasks
+/// or memory (Scroll Lock with the right Alt, Control or Shift), and no switch of `SysRq` stops
+/// them.
 ///
 /// # Errors
 /// When the terminal cannot be opened or is none.

@@ -182,6 +182,11 @@ fn with_tags_on_the_disk_the_key_is_in_the_cipher_only() {
     assert_the_key_is_in_the_cipher_only("cvm.tags=disk");
 }
 
+#[test]
+fn with_tags_in_memory_the_key_is_in_the_cipher_only() {
+    assert_the_key_is_in_the_cipher_only("cvm.tags=memory");
+}
+
 /// Pages of a program that hold the same 32 bytes: many, because the kernel keeps some of what was
 /// freed at hand, flagged as nothing, and overwrites it when it gives it away again.
 const PLANTED: u64 = 4096;
