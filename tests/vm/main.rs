@@ -22,6 +22,8 @@ mod figures;
 mod firmware;
 mod good;
 mod guest;
+mod matrix;
+mod points;
 mod refused;
 mod root;
 mod slots;

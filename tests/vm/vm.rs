@@ -26,6 +26,7 @@ pub(crate) struct Vm {
     /// The arguments of a firmware that starts a disk, in place of kernel and initramfs.
     firmware: Vec<String>,
     memory: String,
+    processors: u8,
     /// The arguments that describe the disks and shares, in the order given.
     devices: Vec<String>,
     disks: usize,
@@ -35,13 +36,15 @@ pub(crate) struct Vm {
 
 impl Vm {
     /// No disk: `console=ttyS0` is all that the command line holds, and `panic=-1`, which
-    /// makes a kernel panic an end that is noticed.
+    /// makes a kernel panic an end that is noticed. On a busy machine an emulated timer can be so
+    /// late that the kernel takes it for broken: `no_timer_check`.
     pub(crate) fn new() -> Self {
         Self {
             initramfs: PathBuf::new(),
-            append: "console=ttyS0 panic=-1".to_owned(),
+            append: "console=ttyS0 panic=-1 no_timer_check".to_owned(),
             firmware: Vec::new(),
             memory: "1G".to_owned(),
+            processors: 2,
             devices: Vec::new(),
             disks: 0,
             shares: 0,
@@ -88,6 +91,11 @@ impl Vm {
     /// Main memory, as QEMU spells it: `512M`.
     pub(crate) fn memory(mut self, size: &str) -> Self {
         size.clone_into(&mut self.memory);
+        self
+    }
+
+    pub(crate) fn processors(mut self, count: u8) -> Self {
+        self.processors = count;
         self
     }
 
@@ -175,7 +183,7 @@ impl Vm {
         pair("-machine", "q35");
         pair("-accel", if kvm_works() { "kvm" } else { "tcg" });
         pair("-cpu", "max");
-        pair("-smp", "2");
+        pair("-smp", &self.processors.to_string());
         pair("-m", &self.memory);
         if self.firmware.is_empty() {
             pair("-kernel", &artefacts::kernel().to_string_lossy());
