@@ -33,6 +33,12 @@ impl Dev {
         Self { major: field(dev >> 8 & 0xfff), minor: field(dev & 0xff | dev >> 12 & 0xfff_ff00) }
     }
 
+    /// From `st_rdev` of a device's node.
+    #[must_use]
+    pub fn from_rdev(rdev: u64) -> Self {
+        Self { major: rustix::fs::major(rdev), minor: rustix::fs::minor(rdev) }
+    }
+
     /// From the "MAJOR:MINOR" of a sysfs attribute.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

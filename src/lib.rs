@@ -25,6 +25,7 @@ pub mod hex;
 pub mod integrity;
 pub mod key;
 pub mod kmsg;
+pub mod loopdev;
 pub mod luks2;
 pub mod module;
 pub mod mount;

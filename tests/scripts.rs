@@ -201,6 +201,31 @@ fn an_initramfs_of_the_stock_kernel_holds_what_the_list_names() {
 }
 
 #[test]
+fn only_the_modules_of_the_ciphers_asked_for_are_packed() {
+    let list = "[aes-gcm-random]\ntop\n[chacha20-random]\nlone\n[]\n?bottom\n";
+    let packed = |ciphers: &[&str]| -> Vec<String> {
+        let dir = scratch("ciphers");
+        run(initramfs(&dir, list).args(ciphers));
+        let entries = entries(&dir.join("rootfs.cpio.gz")).into_iter();
+        entries.filter_map(|entry| Some(entry.split_once("modules/0")?.1.to_owned())).collect()
+    };
+    let gcm = ["00-bottom.ko", "01-mid_dle.ko", "02-top.ko"];
+    assert_eq!(packed(&[]), gcm);
+    assert_eq!(packed(&["--cipher", "aes-gcm-random"]), gcm);
+    assert_eq!(packed(&["--cipher", "chacha20-random"]), ["00-lone.ko", "01-bottom.ko"]);
+    let both = ["--cipher", "chacha20-random", "--cipher", "aes-gcm-random"];
+    assert_eq!(packed(&both).len(), 4);
+    for unknown in ["rot13", "", "20-random"] {
+        let dir = scratch("ciphers");
+        refuses(
+            initramfs(&dir, list).args(["--cipher", unknown]),
+            2,
+            &format!("--cipher {unknown} is not one of aes-gcm-random aegis128-random"),
+        );
+    }
+}
+
+#[test]
 fn a_kernel_is_held_against_the_options_that_a_boot_needs() {
     run(&mut script("kernel"));
     let stock = fs::read_to_string(target().join("kernel/config")).unwrap();
@@ -216,6 +241,13 @@ fn a_kernel_is_held_against_the_options_that_a_boot_needs() {
     let folder = target().join("kernel/modules");
     let folder = folder.to_str().unwrap();
     run(&mut look(folder, &stock));
+    let without_aegis = stock.replace("CONFIG_CRYPTO_AEGIS128=m\n", "");
+    run(&mut look(folder, &without_aegis));
+    refuses(
+        look(folder, &without_aegis).args(["--cipher", "aegis128-random"]),
+        1,
+        "it lacks CRYPTO_AEGIS128 (",
+    );
     refuses(
         &mut look(
             folder,

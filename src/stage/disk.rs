@@ -190,8 +190,7 @@ fn prove(config: &Config, root: &Partition, verity: &Partition) -> Result<Params
 /// Opens a partition's node and makes sure that it is the device that sysfs spoke of.
 fn open(partition: &Partition) -> io::Result<File> {
     let file = File::open(partition.path())?;
-    let rdev = file.metadata()?.rdev();
-    let dev = Dev { major: rustix::fs::major(rdev), minor: rustix::fs::minor(rdev) };
+    let dev = Dev::from_rdev(file.metadata()?.rdev());
     if dev != partition.dev {
         let error = format!("the node is device {dev}, not {}", partition.dev);
         return Err(io::Error::other(error));

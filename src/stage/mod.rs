@@ -7,6 +7,7 @@ pub mod left;
 pub mod platform;
 pub mod root;
 pub mod runtime;
+pub mod tags;
 pub mod teardown;
 pub mod volume;
 
@@ -29,6 +30,8 @@ pub mod mapping {
     pub const VOLUME: &str = "cocos_crypt";
     /// The volume's tags; cryptsetup's name for what lies below `cocos_crypt`.
     pub const INTEGRITY: &str = "cocos_crypt_dif";
+    /// The partition behind its header, where the tags are kept elsewhere.
+    pub const DATA: &str = "cocos_crypt_data";
 }
 
 /// The path that the absolute `path` of the new root has for now.

@@ -32,7 +32,12 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
     let target = Target {
         kind: "verity".into(),
         sectors: disk.params.sectors(),
-        params: disk.params.table(disk.root.dev, disk.verity.dev, &config.root_hash),
+        params: disk.params.table(
+            disk.root.dev,
+            disk.verity.dev,
+            &config.root_hash,
+            config.on_corruption,
+        ),
     };
     control.activate(&root, &target, |asked, live| asked == live)?;
     require_ext4()?;

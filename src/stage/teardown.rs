@@ -17,8 +17,8 @@ const MOUNTS: &[&str] = &[NEW_ROOT, "."];
 /// What /dev may lie in by now: it moves to the new root, and the new root moves.
 const PLACES_OF_DEV: &[&str] = &["/", NEW_ROOT, "."];
 
-/// From the top one down, since each uses the next.
-const MAPPINGS: &[&str] = &[mapping::VOLUME, mapping::INTEGRITY, mapping::ROOT];
+/// From the top one down, since each uses the next. A loop device goes with the one that uses it.
+const MAPPINGS: &[&str] = &[mapping::VOLUME, mapping::INTEGRITY, mapping::DATA, mapping::ROOT];
 
 /// The initramfs, once this process is about to leave it.
 static WAY_BACK: OnceLock<File> = OnceLock::new();

@@ -78,8 +78,11 @@ pub(crate) fn kernel() -> PathBuf {
     kernel_folder().join("vmlinuz")
 }
 
-/// An initramfs whose `/init` is `init`, with all modules but those named.
-fn pack(name: &str, init: &Path, without: &[&str]) -> PathBuf {
+/// What `cvm.cipher=` is when it is not given.
+const DEFAULT_CIPHER: &str = "aes-gcm-random";
+
+/// An initramfs whose `/init` is `init`, with all modules for a cipher but those named.
+fn pack(name: &str, init: &Path, cipher: &str, without: &[&str]) -> PathBuf {
     let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let list = tmp.join(format!("{name}.modules"));
     let all = fs::read_to_string(Path::new(TREE).join("initramfs/modules"))
@@ -98,7 +101,7 @@ fn pack(name: &str, init: &Path, without: &[&str]) -> PathBuf {
         .arg(init)
         .arg("--modules-list")
         .arg(list)
-        .args(["--extra-module", AGENT_MODULE, "-o"])
+        .args(["--cipher", cipher, "--extra-module", AGENT_MODULE, "-o"])
         .arg(&archive));
     archive
 }
@@ -106,7 +109,7 @@ fn pack(name: &str, init: &Path, without: &[&str]) -> PathBuf {
 /// The initramfs that is shipped, and the module of the agent's port.
 pub(crate) fn initramfs() -> PathBuf {
     static DEFAULT: OnceLock<PathBuf> = OnceLock::new();
-    DEFAULT.get_or_init(|| pack("default", &binaries().init, &[])).clone()
+    DEFAULT.get_or_init(|| pack("default", &binaries().init, DEFAULT_CIPHER, &[])).clone()
 }
 
 /// The same with the fault build: `src/fault.rs` says what can be asked of it. In a folder of its
@@ -117,14 +120,19 @@ pub(crate) fn initramfs_with_faults() -> PathBuf {
         .get_or_init(|| {
             let folder = target().join("fault");
             let init = build(&["-p", "cvm-init", "--features", "fault"], &folder)("cvm-init");
-            pack("faults", &init, &[])
+            pack("faults", &init, DEFAULT_CIPHER, &[])
         })
         .clone()
 }
 
 /// The same for a kernel that lacks the modules named.
 pub(crate) fn initramfs_without(modules: &[&str]) -> PathBuf {
-    pack(&format!("without-{}", modules.join("-")), &binaries().init, modules)
+    pack(&format!("without-{}", modules.join("-")), &binaries().init, DEFAULT_CIPHER, modules)
+}
+
+/// The same for another cipher.
+pub(crate) fn initramfs_for(cipher: &str) -> PathBuf {
+    pack(cipher, &binaries().init, cipher, &[])
 }
 
 /// An image that `scripts/image` has made.

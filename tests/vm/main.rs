@@ -1,8 +1,9 @@
 //! Boots in QEMU: the real initramfs, a stock distribution kernel, disks made with the real tools.
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
-//! those. The tests are in `good`, `disks`, `volume`, `refused`, `stalls`, `faults`, `firmware`, `debian` and `figures`;
-//! the other modules are what a test is written with.
+//! those. The tests are in `good`, `disks`, `volume`, `tags`, `ciphers`, `corruption`, `refused`,
+//! `stalls`, `faults`, `firmware`, `debian` and `figures`; the other modules are what a test is
+//! written with.
 
 #![expect(
     clippy::unwrap_used,
@@ -14,6 +15,8 @@
 
 mod artefacts;
 mod channel;
+mod ciphers;
+mod corruption;
 mod debian;
 mod disk;
 mod disks;
@@ -28,6 +31,7 @@ mod refused;
 mod root;
 mod slots;
 mod stalls;
+mod tags;
 mod tool;
 mod vm;
 mod volume;

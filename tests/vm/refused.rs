@@ -234,7 +234,8 @@ fn a_kernel_without_gcm() {
     assert_eq!(
         refusal_without(&["gcm", "aesni_intel"]),
         "volume: cannot load the crypt table of cocos_crypt: No such file or directory \
-         (os error 2) (aes-gcm-random needs the kernel options CRYPTO_AES, CRYPTO_GCM)"
+         (os error 2) (aes-gcm-random needs the kernel options CRYPTO_AES, CRYPTO_GCM; \
+         scripts/initramfs --cipher aes-gcm-random packs what is a module)"
     );
 }
 
