@@ -47,6 +47,13 @@ fn setups() -> Vec<Setup> {
             then: |_| {},
         },
         Setup {
+            name: "tags on the disk",
+            words: |_| "cvm.tags=disk".to_owned(),
+            disk: || Disk::builder().build(),
+            attach: |vm, disk, _| vm.disk(disk),
+            then: |_| {},
+        },
+        Setup {
             name: "disk plugged in late",
             words: |_| String::new(),
             disk: || Disk::builder().build(),
@@ -64,10 +71,9 @@ fn all_points() -> Vec<(usize, Point)> {
     let mut all: Vec<(usize, Point)> = Vec::new();
     for (index, setup) in setups().iter().enumerate() {
         let serial = setup.good_boot();
-        let known: BTreeSet<_> = all.iter().map(|(_, point)| point.doing.clone()).collect();
+        let known: BTreeSet<_> = all.iter().map(|(_, point)| point.name()).collect();
         let fresh = points(&serial).into_iter().filter(|point| {
-            let first = point.number == 1 || (index == 0 && point.stage != ONCE);
-            first && !known.contains(&point.doing)
+            (point.number == 1 || point.stage != ONCE) && !known.contains(&point.name())
         });
         all.extend(fresh.map(|point| (index, point)));
     }
