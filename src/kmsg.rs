@@ -78,7 +78,8 @@ fn emit(severity: u8, message: &str) {
 
 /// Formats one record. Parts of a message may be the host's words (a disk's serial): what is
 /// not printable ASCII is escaped, so that it can neither start a line nor drive a terminal.
-fn record(severity: u8, message: &str) -> String {
+#[must_use]
+pub fn record(severity: u8, message: &str) -> String {
     let mut line = format!("<{severity}>cvm-init: ");
     let limit = line.len() + LINE_MAX;
     for c in message.chars() {

@@ -5,6 +5,7 @@
 mod script;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,8 +19,10 @@ const SCRIPTS: &[&str] = &[
     "boot",
     "bench",
     "debian-root",
+    "fuzz",
     "qemu",
     "sizes",
+    "soak",
     "test",
 ];
 
@@ -42,6 +45,20 @@ fn a_flag_without_its_value_is_a_usage_error() {
         2,
         "--timeout soon is not a number of seconds",
     );
+    refuses(script("fuzz").args(["--time", "0"]), 2, "--time 0 is not a number of seconds");
+    refuses(script("fuzz").arg("everything"), 2, "no target everything");
+    refuses(script("soak").args(["--boots", "some"]), 2, "--boots some is not a number of boots");
+}
+
+#[test]
+fn without_a_nightly_toolchain_nothing_is_fuzzed_and_it_is_said_how_to_get_one() {
+    let dir = scratch("stable");
+    // Stands for a rustup that has no such toolchain.
+    symlink("/bin/false", dir.join("rustup")).unwrap();
+    let path = format!("{}:{}", dir.display(), std::env::var("PATH").unwrap());
+    let how = "no nightly toolchain: cargo-fuzz builds with its sanitizers; \
+               install it with 'rustup toolchain install nightly'";
+    refuses(script("fuzz").env("PATH", path), 1, how);
 }
 
 /// What stands for the kernel modules: `top` needs `mid-dle` and `bottom`, `mid-dle` needs

@@ -17,7 +17,7 @@ use crate::block::Dev;
 use crate::effect::effect;
 use crate::error::{Error, Result};
 
-mod wire;
+pub mod wire;
 
 pub use wire::Target;
 

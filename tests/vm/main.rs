@@ -2,8 +2,8 @@
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
 //! those. The tests are in `good`, `disks`, `volume`, `tags`, `ciphers`, `corruption`, `refused`,
-//! `stalls`, `faults`, `firmware`, `debian` and `figures`; the other modules are what a test is
-//! written with.
+//! `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`, `figures` and `soak`;
+//! the other modules are what a test is written with.
 
 #![expect(
     clippy::unwrap_used,
@@ -30,6 +30,7 @@ mod points;
 mod refused;
 mod root;
 mod slots;
+mod soak;
 mod stalls;
 mod tags;
 mod tool;

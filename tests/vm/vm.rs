@@ -26,7 +26,7 @@ pub(crate) struct Vm {
     /// The arguments of a firmware that starts a disk, in place of kernel and initramfs.
     firmware: Vec<String>,
     memory: String,
-    processors: u8,
+    processors: u32,
     /// The arguments that describe the disks and shares, in the order given.
     devices: Vec<String>,
     disks: usize,
@@ -94,7 +94,7 @@ impl Vm {
         self
     }
 
-    pub(crate) fn processors(mut self, count: u8) -> Self {
+    pub(crate) fn processors(mut self, count: u32) -> Self {
         self.processors = count;
         self
     }
