@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::effect::{effect, optional};
 use crate::error::Result;
 use crate::mount::{self, Flags};
-use crate::{module, power};
+use crate::{keyboard, module, power};
 
 /// A pseudo file system of the initramfs.
 struct Pseudo {
@@ -73,6 +73,10 @@ pub fn prepare() -> Result<String> {
     effect("switch Ctrl-Alt-Del off", power::disable_ctrl_alt_del)?;
     for pseudo in PSEUDO {
         mount_pseudo(pseudo)?;
+    }
+    // Missing in kernels without virtual terminals.
+    if exists(keyboard::TERMINAL)? {
+        effect("switch the keyboard off", keyboard::switch_off)?;
     }
     optional("lift the limit of the kernel log", || set(&KMSG_UNLIMITED));
     optional("prepare to stop at once", power::prepare);

@@ -31,6 +31,7 @@ pub(crate) struct Vm {
     devices: Vec<String>,
     disks: usize,
     shares: usize,
+    terminals: bool,
     slots: fn() -> Slots,
 }
 
@@ -48,6 +49,7 @@ impl Vm {
             devices: Vec::new(),
             disks: 0,
             shares: 0,
+            terminals: false,
             slots: Slots::one,
         }
     }
@@ -160,6 +162,15 @@ impl Vm {
         self
     }
 
+    /// A virtio console, a screen, a second serial line for the log alone, and a way to type on
+    /// everything. The kernel is told to use all consoles; PID 1 has the one that `last` names.
+    pub(crate) fn with_terminals(mut self, last: &str) -> Self {
+        self.terminals = true;
+        let all = ["tty0", "ttyS0", "hvc0"].into_iter().filter(|console| *console != last);
+        let words: Vec<_> = all.chain([last]).map(|console| format!("console={console}")).collect();
+        self.append(&format!("earlyprintk=ttyS1,115200,keep loglevel=8 {}", words.join(" ")))
+    }
+
     /// Runs alone, so that its times can be compared.
     pub(crate) fn measuring(mut self) -> Self {
         self.slots = Slots::all;
@@ -171,7 +182,7 @@ impl Vm {
             self.initramfs = artefacts::initramfs();
         }
         let slots = (self.slots)();
-        Guest::launch(slots, &self.arguments())
+        Guest::launch(slots, &self.arguments(), self.terminals)
     }
 
     fn arguments(&self) -> Vec<String> {

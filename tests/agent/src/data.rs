@@ -18,6 +18,19 @@ pub(crate) fn write(args: &Args<'_>) -> Answer {
     Ok(Value::Null)
 }
 
+/// A terminal takes input only while somebody has it open.
+pub(crate) fn hold(args: &Args<'_>) -> Answer {
+    let path = args.text("path")?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::NOCTTY.bits().cast_signed())
+        .open(path)
+        .map_err(Error::of(format!("open {path}")))?;
+    std::mem::forget(file);
+    Ok(Value::Null)
+}
+
 pub(crate) fn mkdir(args: &Args<'_>) -> Answer {
     let path = args.text("path")?;
     fs::create_dir_all(path).map_err(Error::of(format!("make directory {path}")))?;

@@ -8,6 +8,7 @@
 mod data;
 mod facts;
 mod kernel;
+mod memory;
 mod process;
 mod rootfs;
 mod tree;
