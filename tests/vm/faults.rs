@@ -110,7 +110,7 @@ fn rows(points: &[(usize, Point)]) -> Vec<Row> {
             match impossible.find(|(k, doing, _)| *k == kind && *doing == point.doing) {
                 Some((_, doing, why)) => println!("no row for {kind:?} of {doing}: {why}"),
                 None => {
-                    rows.push(Row { setup: *setup, point: point.clone(), kind, index: rows.len() })
+                    rows.push(Row { setup: *setup, point: point.clone(), kind, index: rows.len() });
                 }
             }
         }
