@@ -89,27 +89,39 @@ const BY_NUMBER: &[&str] = &["add_key", "keyctl"];
 /// that take the number from their caller.
 const NUMBER_OF_THE_CALLERS: usize = 3;
 
+/// What the faults on demand of `src/fault.rs` are asked for with, and what they say.
+const FAULT_MARKS: &[&str] = &["CVM_FAULT", "CVM_TEST_KEY", "fault build: "];
+
 struct Binaries {
     init: PathBuf,
     agent: PathBuf,
+}
+
+/// Builds for release into a folder, and says where the programs are.
+fn build(arguments: &[&str], folder: &Path) -> PathBuf {
+    let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(TREE)
+        .args(["build", "--release", "--quiet", "--target", TARGET, "--bins"])
+        .args(arguments)
+        .arg("--target-dir")
+        .arg(folder)
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "cargo build --release: {status}");
+    folder.join(TARGET).join("release")
+}
+
+/// `CARGO_TARGET_TMPDIR` is `TARGET/tmp` in cargo's folder, because its configuration names a
+/// target.
+fn target() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).ancestors().nth(2).unwrap()
 }
 
 /// The release binaries, built if they have to be.
 fn binaries() -> &'static Binaries {
     static BINARIES: OnceLock<Binaries> = OnceLock::new();
     BINARIES.get_or_init(|| {
-        // `CARGO_TARGET_TMPDIR` is `TARGET/tmp` in cargo's folder, because its configuration
-        // names a target.
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).ancestors().nth(2).unwrap();
-        let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .current_dir(TREE)
-            .args(["build", "--release", "--quiet", "--target", TARGET])
-            .args(["-p", "cvm-init", "-p", "agent", "--bins", "--target-dir"])
-            .arg(folder)
-            .status()
-            .expect("cargo runs");
-        assert!(status.success(), "cargo build --release: {status}");
-        let release = folder.join(TARGET).join("release");
+        let release = build(&["-p", "cvm-init", "-p", "agent"], target());
         Binaries { init: release.join("cvm-init"), agent: release.join("agent") }
     })
 }
@@ -128,6 +140,14 @@ fn the_program_names_no_shell_and_no_tool() {
     let of_the_agent = held(&binaries().agent, TOOLS);
     assert!(of_the_agent.contains(&"/bin/"), "{of_the_agent:?}");
     assert!(of_the_agent.contains(&"PATH"), "{of_the_agent:?}");
+}
+
+/// The fault build holds them, which shows that they would be seen.
+#[test]
+fn a_release_has_no_faults_on_demand() {
+    let fault_build = build(&["-p", "cvm-init", "--features", "fault"], &target().join("fault"));
+    assert_eq!(held(&fault_build.join("cvm-init"), FAULT_MARKS), FAULT_MARKS);
+    assert_eq!(held(&binaries().init, FAULT_MARKS), [""; 0]);
 }
 
 /// How often each system call stands in a program; `None` counts those whose number is unknown.

@@ -38,11 +38,12 @@ pub(crate) struct Vm {
 
 impl Vm {
     /// No disk: `console=ttyS0` is all that the command line holds, and `panic=-1`, which
-    /// makes a kernel panic an end that is noticed.
+    /// makes a kernel panic an end that is noticed. On a busy machine an emulated timer can be so
+    /// late that the kernel takes it for broken: `no_timer_check`.
     pub(crate) fn new() -> Self {
         Self {
             initramfs: PathBuf::new(),
-            append: "console=ttyS0 panic=-1".to_owned(),
+            append: "console=ttyS0 panic=-1 no_timer_check".to_owned(),
             firmware: Vec::new(),
             memory: "1G".to_owned(),
             processors: 2,
