@@ -43,9 +43,8 @@ fn has_test(source: &str, name: &str) -> bool {
     lines.iter().enumerate().filter(|(_, line)| line.starts_with(&head)).any(|(at, _)| {
         let above = lines.iter().take(at).rev();
         let attributes: Vec<_> = above.take_while(|line| line.starts_with(['#', '/'])).collect();
-        let left_out = |attribute: &&&str| attribute.starts_with("#[ignore");
-        attributes.contains(&&"#[test]")
-            && attributes.iter().filter(left_out).all(|attribute| attribute.ends_with(LONG))
+        let mut left_out = attributes.iter().filter(|a| a.starts_with("#[ignore"));
+        attributes.contains(&&"#[test]") && left_out.all(|reason| reason.ends_with(LONG))
     })
 }
 
