@@ -23,8 +23,15 @@ const ALIKE: &str = "load /modules/";
 const ONCE: &str = "disk";
 
 /// Rows that cannot be, and why.
-const IMPOSSIBLE: &[(Kind, &str, &str)] =
-    &[(Kind::Late, "run /sbin/init", "when it is done, this program is no more")];
+const IMPOSSIBLE: &[(Kind, &str, &str)] = &[
+    (Kind::Late, "run /sbin/init", "when it is done, this program is no more"),
+    (Kind::Stall, "make /dev/kmsg", BEFORE_WATCHDOG),
+    (Kind::Stall, "open /dev/kmsg", BEFORE_WATCHDOG),
+    (Kind::Stall, "make the keyring", BEFORE_WATCHDOG),
+    (Kind::Stall, "start the watchdog", BEFORE_WATCHDOG),
+];
+
+const BEFORE_WATCHDOG: &str = "there is no watchdog yet, and nothing that the host has a say in";
 
 /// Boots that together reach every place. The first gives all its effects, each other one those
 /// that were not seen before.
@@ -99,10 +106,12 @@ fn rows(points: &[(usize, Point)]) -> Vec<Row> {
         let again = point.doing.starts_with(ALIKE) && std::mem::replace(&mut alike, true);
         let kinds = if again { &Kind::ALL[..1] } else { &Kind::ALL[..] };
         for &kind in kinds {
-            let impossible =
-                IMPOSSIBLE.iter().any(|(k, doing, _)| *k == kind && *doing == point.doing);
-            if !impossible {
-                rows.push(Row { setup: *setup, point: point.clone(), kind, index: rows.len() });
+            let mut impossible = IMPOSSIBLE.iter();
+            match impossible.find(|(k, doing, _)| *k == kind && *doing == point.doing) {
+                Some((_, doing, why)) => println!("no row for {kind:?} of {doing}: {why}"),
+                None => {
+                    rows.push(Row { setup: *setup, point: point.clone(), kind, index: rows.len() });
+                }
             }
         }
     }

@@ -4,6 +4,7 @@ use crate::channel::{Channel, Received, listen};
 use crate::slots::Slots;
 use crate::terminals::{Sockets, Terminals};
 use crate::tool::{Scratch, command};
+use crate::vm::device_id;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::path::Path;
@@ -118,6 +119,25 @@ impl Guest {
         self.hello.clone().unwrap_or_default()
     }
 
+    /// Waits until the guest has booted or has ended, whichever comes: `None` when it has booted.
+    pub(crate) fn booted_or_ended(&mut self) -> Option<Ending> {
+        let start = Instant::now();
+        while start.elapsed() < BOOT {
+            match self.agent.receive(GLANCE) {
+                Received::Message(message) => {
+                    self.hello = Some(message["hello"].clone());
+                    return None;
+                }
+                Received::Nothing => self.notice_ending(),
+                Received::Closed => panic!("QEMU ended: {}", read(&self.scratch, "qemu.log")),
+            }
+            if self.ending.is_some() {
+                return self.ending.clone();
+            }
+        }
+        panic!("the guest neither booted nor ended within {} s", BOOT.as_secs())
+    }
+
     /// Has the agent do something: `tests/agent/src/verbs.rs` lists the verbs and arguments.
     pub(crate) fn call(&mut self, verb: &str, arguments: Value) -> Result<Value, GuestError> {
         self.hello();
@@ -211,15 +231,31 @@ impl Guest {
         self.qmp_with("device_add", &arguments);
     }
 
+    /// Takes a disk away, the first being 0. QEMU answers when the disk's last request is over, so
+    /// what ends that request is done in between.
+    pub(crate) fn unplug(&mut self, disk: usize, meanwhile: impl FnOnce()) {
+        self.tell("device_del", &json!({ "id": device_id(disk) }));
+        meanwhile();
+        self.answer("device_del");
+    }
+
     /// Performs a command of QEMU's monitor that takes no arguments.
     pub(crate) fn qmp(&mut self, execute: &str) -> Value {
         self.qmp_with(execute, &json!({}))
     }
 
     pub(crate) fn qmp_with(&mut self, execute: &str, arguments: &Value) -> Value {
-        let start = Instant::now();
+        self.tell(execute, arguments);
+        self.answer(execute)
+    }
+
+    fn tell(&mut self, execute: &str, arguments: &Value) {
         let command = json!({ "execute": execute, "arguments": arguments });
         assert!(self.monitor.send(&command), "QEMU is gone");
+    }
+
+    fn answer(&mut self, execute: &str) -> Value {
+        let start = Instant::now();
         while start.elapsed() < QEMU {
             match self.monitor.receive(GLANCE) {
                 Received::Message(mut message) if message.get("return").is_some() => {

@@ -3,6 +3,7 @@
 use crate::artefacts;
 use crate::disk::Disk;
 use crate::guest::Guest;
+use crate::served::Served;
 use crate::slots::Slots;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -127,24 +128,33 @@ impl Vm {
         vm
     }
 
+    /// A disk on virtio-scsi that `served` answers for.
+    pub(crate) fn disk_served(self, served: &Served) -> Self {
+        let source = format!(
+            "file.driver=nbd,file.server.type=unix,file.server.abstract=on,file.server.path={}",
+            served.socket()
+        );
+        self.drive(Bus::VirtioScsi, &source)
+    }
+
     /// A disk from any raw file. The first has the serial number `disk0`, the second `disk1`; QEMU
     /// knows them by the same names.
-    pub(crate) fn disk_on(mut self, bus: Bus, path: &Path) -> Self {
-        let name = format!("disk{}", self.disks);
+    pub(crate) fn disk_on(self, bus: Bus, path: &Path) -> Self {
         // What is on the disk lives for one test, so no write need reach the host's.
-        self.devices.extend([
-            "-drive".to_owned(),
-            format!(
-                "if=none,id={name},format=raw,cache=unsafe,discard=unmap,file={}",
-                path.display()
-            ),
-        ]);
+        self.drive(bus, &format!("cache=unsafe,discard=unmap,file={}", path.display()))
+    }
+
+    fn drive(mut self, bus: Bus, source: &str) -> Self {
+        let name = format!("disk{}", self.disks);
+        let drive = format!("if=none,id={name},format=raw,{source}");
+        self.devices.extend(["-drive".to_owned(), drive]);
         let device = match bus {
             Bus::VirtioScsi => format!("scsi-hd,bus=scsi.0,scsi-id={}", self.disks),
             Bus::VirtioBlk => "virtio-blk-pci".to_owned(),
             Bus::Nvme => "nvme".to_owned(),
         };
-        self.devices.extend(["-device".to_owned(), format!("{device},drive={name},serial={name}")]);
+        let device = format!("{device},drive={name},serial={name},id={}", device_id(self.disks));
+        self.devices.extend(["-device".to_owned(), device]);
         self.disks += 1;
         self
     }
@@ -206,6 +216,11 @@ impl Vm {
         arguments.extend_from_slice(&self.devices);
         arguments
     }
+}
+
+/// What QEMU knows a disk's device by, the first being 0.
+pub(crate) fn device_id(disk: usize) -> String {
+    format!("device{disk}")
 }
 
 /// A /dev/kvm that opens is no proof: on nested hosts without the processor flag it can hang.

@@ -9,6 +9,7 @@ mod data;
 mod facts;
 mod kernel;
 mod memory;
+mod pattern;
 mod process;
 mod rootfs;
 mod tree;

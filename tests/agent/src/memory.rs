@@ -1,6 +1,6 @@
 //! Verbs on the machine's memory: what its pages are, and bytes planted to be found.
 
-use crate::data::pattern;
+use crate::pattern::pattern;
 use crate::verbs::{Answer, Args, Error};
 use cvm_init::hex;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};

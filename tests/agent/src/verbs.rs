@@ -77,6 +77,8 @@ const VERBS: &[(&str, Verb)] = &[
     ("mkdir", data::mkdir),      // path, parents too
     ("pattern_write", data::pattern_write), // path, offset, bytes, seed, direct
     ("pattern_read", data::pattern_read), // the same -> the first offset that differs, or null
+    // path and with, two devices -> {unreadable, differing}: numbers of blocks of 4096 bytes
+    ("compare", data::compare),
     ("fill", tree::fill),        // dir, files, seed -> {files, bytes}
     ("fill_check", tree::check), // the same
     ("sync", kernel::sync),
