@@ -62,14 +62,14 @@ def boot_us(run: Run) -> int:
 
 
 def is_module(effect: Row) -> bool:
-    return effect["doing"].startswith("load /modules/")
+    return str(effect["doing"]).startswith("load /modules/")
 
 
 def modules_us(run: Run) -> int | None:
     """Only where /init says what it does."""
     if run["boot"] is None:
         return None
-    return sum(effect["us"] for effect in run["boot"]["effects"] if is_module(effect))
+    return sum(int(effect["us"]) for effect in run["boot"]["effects"] if is_module(effect))
 
 
 def measured(run: Run) -> Row:
