@@ -158,6 +158,13 @@ def costs(figures: Row) -> Iterator[str]:
 
         return cell
 
+    def share(way: str) -> str:
+        """Of user space in the processor time of PID 1."""
+        user, kernel = (counted.get(way, {}).get(key) for key in ("user_us", "kernel_us"))
+        if user is None or kernel is None:
+            return "-"
+        return number(100 * user["median"] / (user["median"] + kernel["median"]))
+
     measures = {
         "start to new init, ms": time("total_us", 1000),
         "initramfs, KiB": bytes_of("packed_bytes", modules=True),
@@ -169,6 +176,7 @@ def costs(figures: Row) -> Iterator[str]:
         "system calls": lambda way: whole(counted.get(way, {}).get("system_calls")),
         "processor time in user space, ms": cpu("user_us"),
         "processor time in the kernel, ms": cpu("kernel_us"),
+        "share of user space in that of PID 1, %": share,
     }
     yield from paragraph(
         "What a boot costs with the smallest partition. Processor time is that of PID 1 and, after "
@@ -267,8 +275,8 @@ def ratios(figures: Row) -> Iterator[str]:
 def made(figures: Row) -> Iterator[str]:
     facts = figures["made"]
     yield from paragraph(
-        f"Made by `{facts['command']}` on {facts['date']}, on {facts['cores']} cores of an "
-        f"{facts['cpu']} (load {facts['load']:g} before). QEMU {facts['qemu']} emulates the guest "
+        f"Made by `{facts['command']}` on {facts['date']}, on {facts['cores']} cores "
+        f"({facts['cpu']}, load {facts['load']:g} before). QEMU {facts['qemu']} emulates the guest "
         f"(`{facts['guest']}`), so ratios tell more than seconds. Kernel {facts['kernel']}, "
         f"cryptsetup {facts['cryptsetup']}, e2fsprogs {facts['e2fsprogs']}, {facts['fio']}, dracut "
         f"{facts['dracut']} with systemd {facts['systemd']}. Medians of {facts['runs']}; the shell "
