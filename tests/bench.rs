@@ -1,7 +1,7 @@
 //! The figures of `scripts/bench`: how runs become medians, tables and pictures. What is in
 //! `tests/golden/bench` was made up, so that each figure can be told by hand.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod script;
 
@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use script::{Scratch, assert_empty, refuses, run, scratch, script};
+use script::{Scratch, assert_empty, refuses, run, scratch, script, tool};
 use serde_json::{Value, json};
 
 const TREE: &str = env!("CARGO_MANIFEST_DIR");
@@ -19,7 +19,7 @@ fn golden(name: &str) -> PathBuf {
 }
 
 fn part(name: &str) -> Command {
-    Command::new(Path::new(TREE).join("scripts/bench.d").join(name))
+    tool(&format!("{TREE}/scripts/bench.d/{name}"))
 }
 
 /// The figures of the golden runs, and a file that holds them.

@@ -14,7 +14,7 @@ make_debian() {
     local suite release made_from tree=$scratch/debian
     suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
     release=$(<"$kernel/release")
-    made_from=$(sha256sum "$parts/debian.bash") made_from+=" $suite $release"
+    made_from="$(sha256sum <"$parts/debian.bash") $suite $release"
     if [[ -f $debian/inputs && $(<"$debian/inputs") == "$made_from" ]]; then
         note "have $debian"
         return
@@ -29,10 +29,10 @@ make_debian() {
     # shellcheck disable=SC2016  # $1 is the root, by mmdebstrap
     TMPDIR=$scratch mmdebstrap --variant=minbase --include="${debian_packages[*]}" \
         --dpkgopt='path-exclude=/usr/share/'{doc,info,locale,man}'/*' \
-        --customize-hook="tar-in $scratch/modules.tar /" \
+        --customize-hook="tar-in '$scratch/modules.tar' /" \
         --customize-hook='chroot "$1" '"${dracut[*]@Q} --kver $release /initrd.gz" \
-        --customize-hook="download /initrd.gz $tree/initrd.gz" \
-        --customize-hook='chroot "$1" dpkg-query -W >'"$tree/versions" \
+        --customize-hook="download /initrd.gz '$tree/initrd.gz'" \
+        --customize-hook='chroot "$1" dpkg-query -W >'"'$tree/versions'" \
         --customize-hook='rm -r "$1/usr/lib/modules" "$1/initrd.gz"' \
         --format=tar "$suite" "$scratch/debian.tar" >"$scratch/log" 2>&1 || {
         tail -n 20 "$scratch/log" >&2

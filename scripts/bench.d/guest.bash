@@ -24,7 +24,7 @@ make_root() {
     echo 'ID=bench' >"$dir/etc/os-release"
     cp "$parts/guest/report" "$dir/sbin"
     cp "$parts/guest/jobs.fio" "$dir/lib/bench"
-    gcc -O2 -Wall -Wextra -static -o "$dir/sbin/measure" "$parts/guest/measure.c" || die "cannot build measure.c"
+    build "$parts/guest/measure.c" "$dir/sbin/measure"
     # What scripts/image asks of a root; the guests have init=/sbin/measure.
     ln -s measure "$dir/sbin/init"
     for module in drivers/char/virtio_console fs/overlayfs/overlay; do

@@ -29,6 +29,11 @@ add_programs() {
     done <"$scratch/libraries"
 }
 
+# build SOURCE PROGRAM: a program that needs nothing but the kernel.
+build() {
+    attempt "build ${1##*/}" gcc -O2 -Wall -Wextra -static -o "$2" "$1"
+}
+
 # make_shell_tree DIR: the script and the programs that it calls.
 make_shell_tree() {
     mkdir -p "$1"/{bin,dev,etc,proc,root,run,sys,tmp}
@@ -72,8 +77,7 @@ make_ways() {
 make_counter() {
     local tree=$scratch/counter
     mkdir -p "$tree"/{bench/proc,bench/tracing,dev}
-    install -m 755 "$parts/initramfs/count" "$tree/bench/measure"
-    cp "$(command -v busybox)" "$tree/bench/busybox"
+    build "$parts/initramfs/count.c" "$tree/bench/measure"
     pack "$tree" "$ramfs/counter" kmsg 1,11
 }
 
