@@ -94,3 +94,8 @@ in_own_mounts() {
 kvm_works() {
     grep -qwE 'svm|vmx' /proc/cpuinfo && { : <>/dev/kvm; } 2>/dev/null
 }
+
+# has_nightly: is Rust's nightly toolchain installed? Asking cargo itself could install it.
+has_nightly() {
+    rustup run nightly cargo --version >/dev/null 2>&1
+}

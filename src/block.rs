@@ -33,6 +33,12 @@ impl Dev {
         Self { major: field(dev >> 8 & 0xfff), minor: field(dev & 0xff | dev >> 12 & 0xfff_ff00) }
     }
 
+    /// From `st_rdev` of a device's node.
+    #[must_use]
+    pub fn from_rdev(rdev: u64) -> Self {
+        Self { major: rustix::fs::major(rdev), minor: rustix::fs::minor(rdev) }
+    }
+
     /// From the "MAJOR:MINOR" of a sysfs attribute.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -72,6 +78,29 @@ pub struct Partition {
 }
 
 impl Partition {
+    /// From its attributes in sysfs, each a line. `None` when it has no number: then it is no
+    /// partition.
+    ///
+    /// # Errors
+    /// When the device number cannot be read, or an attribute is not what the kernel writes.
+    pub fn from_attributes(
+        name: &str,
+        read: impl Fn(&str) -> io::Result<String>,
+    ) -> io::Result<Option<Self>> {
+        let number = |attribute| read(attribute).ok().and_then(|line| parse_number(&line));
+        let incomplete = || io::Error::other(format!("{name} has incomplete attributes"));
+        let Some(index) = number("partition") else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            name: name.to_owned(),
+            number: u32::try_from(index).map_err(|_| incomplete())?,
+            dev: Dev::parse(&read("dev")?).ok_or_else(incomplete)?,
+            start: number("start").ok_or_else(incomplete)?,
+            sectors: number("size").ok_or_else(incomplete)?,
+        }))
+    }
+
     /// Its node.
     #[must_use]
     pub fn path(&self) -> PathBuf {
@@ -86,10 +115,10 @@ impl Partition {
 
     /// The length in sectors that it has when it reaches the end of a disk of `disk_sectors`, up
     /// to the place of a backup partition table. `None` when it gains nothing, or when one of
-    /// `others` lies behind it.
+    /// `others` reaches behind its start.
     #[must_use]
     pub fn length_to_end(&self, disk_sectors: u64, others: &[Self]) -> Option<u64> {
-        if others.iter().any(|other| other.start > self.start) {
+        if others.iter().any(|other| other != self && self.starts_before_end_of(other)) {
             return None;
         }
         let end = disk_sectors.saturating_sub(BACKUP_TABLE) / ALIGNMENT * ALIGNMENT;
@@ -100,8 +129,12 @@ impl Partition {
     /// Whether the two share a sector.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
-        self.start < other.start.saturating_add(other.sectors)
-            && other.start < self.start.saturating_add(self.sectors)
+        self.starts_before_end_of(other) && other.starts_before_end_of(self)
+    }
+
+    /// By their distance, which cannot overflow as an end can.
+    fn starts_before_end_of(&self, other: &Self) -> bool {
+        self.start.checked_sub(other.start).is_none_or(|distance| distance < other.sectors)
     }
 }
 
@@ -112,9 +145,9 @@ impl Partition {
 pub fn disks() -> io::Result<Vec<Disk>> {
     let mut disks = BTreeMap::new();
     for name in names(Path::new("/sys/block"))? {
-        let sectors = read_number(&sys(&name).join("size"));
+        let size = fs::read_to_string(sys(&name).join("size")).ok();
         // A drive without a medium has no sectors; one that went away has no size.
-        if let Some(sectors @ 1..) = sectors {
+        if let Some(sectors @ 1..) = size.as_deref().and_then(parse_number) {
             disks.insert(order(&name), Disk { name, sectors });
         }
     }
@@ -131,38 +164,47 @@ impl Disk {
         let mut partitions = Vec::new();
         for name in names(&disk)? {
             let dir = disk.join(&name);
-            let Some(number) = read_number(&dir.join("partition")) else {
-                continue;
-            };
-            let dev = fs::read_to_string(dir.join("dev"))?;
-            let incomplete = || io::Error::other(format!("{name} has incomplete attributes"));
-            partitions.push(Partition {
-                number: u32::try_from(number).map_err(|_| incomplete())?,
-                dev: Dev::parse(&dev).ok_or_else(incomplete)?,
-                start: read_number(&dir.join("start")).ok_or_else(incomplete)?,
-                sectors: read_number(&dir.join("size")).ok_or_else(incomplete)?,
-                name,
-            });
+            let read = |attribute: &str| fs::read_to_string(dir.join(attribute));
+            partitions.extend(Partition::from_attributes(&name, read)?);
         }
         Ok(partitions)
     }
 
     /// Its serial, where its driver shows one.
-    #[must_use]
-    pub fn serial(&self) -> Option<String> {
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn serial(&self) -> io::Result<Option<String>> {
         let dir = sys(&self.name);
-        let text = ["serial", "device/serial"]
-            .iter()
-            .find_map(|attribute| fs::read(dir.join(attribute)).ok())
-            .or_else(|| unit_serial_number(&fs::read(dir.join("device/vpd_pg80")).ok()?))?;
-        let text = String::from_utf8_lossy(&text);
-        Some(text.trim_matches(['\0', ' ', '\n']).to_owned())
+        for (attribute, serial_in) in SERIALS {
+            let serial = match fs::read(dir.join(attribute)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                content => serial_in(&content?),
+            };
+            return Ok(serial.as_deref().map(parse_serial));
+        }
+        Ok(None)
     }
+}
+
+/// Where drivers show a serial, and how it is taken out of what they show.
+type Serial = (&'static str, fn(&[u8]) -> Option<Vec<u8>>);
+const SERIALS: &[Serial] = &[
+    ("serial", |text| Some(text.to_vec())),
+    ("device/serial", |text| Some(text.to_vec())),
+    ("device/vpd_pg80", unit_serial_number),
+];
+
+/// A serial without its padding, or the NUL or line feed that ends it.
+#[must_use]
+pub fn parse_serial(serial: &[u8]) -> String {
+    String::from_utf8_lossy(serial).trim_matches(['\0', ' ', '\n']).to_owned()
 }
 
 /// The serial in a SCSI unit serial number page (SPC-4, 7.8.15): four bytes of head, the last
 /// two of them the length.
-fn unit_serial_number(page: &[u8]) -> Option<Vec<u8>> {
+#[must_use]
+pub fn unit_serial_number(page: &[u8]) -> Option<Vec<u8>> {
     let (&[_, _, high, low], rest) = page.split_first_chunk()?;
     let length = usize::from(u16::from_be_bytes([high, low]));
     rest.get(..length).map(<[u8]>::to_vec)
@@ -187,8 +229,8 @@ fn names(dir: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-fn read_number(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim_end().parse().ok()
+fn parse_number(line: &str) -> Option<u64> {
+    line.trim_end().parse().ok()
 }
 
 #[cfg(test)]

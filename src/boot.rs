@@ -4,22 +4,30 @@ use std::convert::Infallible;
 use std::fs;
 use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_TIMEOUT};
+use crate::effect::{self, effect};
 use crate::error::Result;
+use crate::key;
 use crate::kmsg;
-use crate::power;
+use crate::power::{self, Action};
 use crate::report::{Report, Stage};
 use crate::stage::{disk, handoff, platform, root, runtime, teardown, volume};
 
 /// How long taking things down may last: a host that stalls the disk must not keep the machine on.
 const TEARDOWN_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long ending a boot may last: the teardown, and the kernel's own way to the end.
+const END_LIMIT: Duration = Duration::from_secs(9);
+
 /// The stage that is running, for the fatal line.
 static STAGE: Mutex<Stage> = Mutex::new(Stage::Platform);
+
+/// What the command line asks for when the boot fails; kept, because its file moves with /proc.
+static ON_FAILURE: OnceLock<Action> = OnceLock::new();
 
 /// Boots, or stops the machine.
 pub fn start() -> ! {
@@ -35,9 +43,14 @@ pub fn start() -> ! {
 fn run() -> Result<Infallible> {
     let start = Instant::now();
     let mut report = Report::default();
-    let cmdline = stage(&mut report, Stage::Platform, |_| platform::prepare())?;
+    let cmdline = stage(&mut report, Stage::Platform, |_| {
+        start_watchdog()?;
+        platform::prepare()
+    })?;
+    let _ = ON_FAILURE.set(Config::on_failure(&cmdline));
     let config = stage(&mut report, Stage::Config, |_| Config::from_cmdline(&cmdline))?;
     kmsg::set_level(config.log);
+    effect::set_limit(config.timeout);
     let disk = stage(&mut report, Stage::Disk, |report| disk::find(&config, report))?;
     stage(&mut report, Stage::Root, |report| root::open(&config, &disk, report))?;
     stage(&mut report, Stage::Volume, |report| volume::provision(&config, &disk, report))?;
@@ -63,20 +76,45 @@ fn stage<T>(
 fn enter(stage: Stage) {
     *current_stage() = stage;
     log::debug!("{stage}");
+    #[cfg(feature = "fault")]
+    crate::fault::tell(&format_args!("STAGE {stage}"));
+}
+
+/// From here on an effect that does not return ends the boot: a thread that waits for a disk does
+/// so in the kernel, where nothing reaches it.
+fn start_watchdog() -> Result<()> {
+    effect::set_limit(DEFAULT_TIMEOUT);
+    // Before there is a second thread, so that whichever takes the key away finds it.
+    effect("make the keyring", key::make_keyring)?;
+    effect("start the watchdog", || {
+        thread::Builder::new().spawn(|| fail(&effect::overdue().to_string())).map(drop)
+    })
 }
 
 /// Ends a boot that failed: one line of reason, everything taken down, the machine stopped.
 fn fail(reason: &str) -> ! {
-    static FAILING: AtomicBool = AtomicBool::new(false);
-    if FAILING.swap(true, Ordering::Relaxed) {
-        // The teardown itself has panicked.
-        power::stop(power::Action::default());
+    static FAILING: OnceLock<ThreadId> = OnceLock::new();
+    let me = thread::current().id();
+    if FAILING.set(me).is_err() {
+        if FAILING.get() == Some(&me) {
+            // This very function has panicked.
+            power::stop(Action::default());
+        }
+        // Another thread is ending the boot, and has a time limit to do so.
+        loop {
+            thread::park();
+        }
     }
-    kmsg::fatal(&format!("{}: {reason}", *current_stage()));
     // Without /proc there is no command line to ask; powering off is the answer then.
-    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let action = *ON_FAILURE.get_or_init(|| {
+        Config::on_failure(&fs::read_to_string("/proc/cmdline").unwrap_or_default())
+    });
+    power::stop_at_latest(action, END_LIMIT);
+    kmsg::fatal(&format!("{}: {reason}", *current_stage()));
     take_down(Instant::now() + TEARDOWN_LIMIT);
-    power::stop(Config::on_failure(&cmdline))
+    #[cfg(feature = "fault")]
+    crate::stage::left::tell();
+    power::stop(action)
 }
 
 /// Takes everything down, or as much as can be until `deadline`.

@@ -11,7 +11,7 @@ use crate::crypt::{self, Cipher};
 use crate::error::{Error, Result};
 use crate::hex;
 use crate::power::{ACTIONS, Action};
-use crate::verity::{self, RootHash};
+use crate::verity::{self, OnCorruption, REACTIONS, RootHash};
 
 /// How the disk is chosen (`cvm.disk=`). Whichever it is, it must prove the root hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum DiskChoice {
 /// Where the volume's integrity tags live (`cvm.tags=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tags {
+    /// In guest memory, out of the host's reach: an older sector of the same boot is noticed.
+    Memory,
     /// Beside the data. The host can put an older sector of the same boot back unseen.
     Disk,
 }
@@ -38,12 +40,14 @@ pub struct Config {
     pub root_hash: RootHash,
     /// `cvm.verity_salt=` and `cvm.verity_data_blocks=`; when given, no superblock is read.
     pub verity: Option<verity::Params>,
+    /// `cvm.verity_on_corruption=`
+    pub on_corruption: OnCorruption,
     /// `cvm.disk=`
     pub disk: DiskChoice,
     /// `cvm.cipher=` and `cvm.integrity=`
     pub cipher: &'static Cipher,
-    /// `cvm.tags=`
-    pub tags: Tags,
+    /// `cvm.tags=`; none where the cipher has no tags.
+    pub tags: Option<Tags>,
     /// `cvm.grow=`
     pub grow: bool,
     /// `cvm.timeout=`
@@ -60,6 +64,7 @@ struct Given {
     root_hash: Option<RootHash>,
     verity_salt: Option<Vec<u8>>,
     verity_data_blocks: Option<u64>,
+    on_corruption: Option<OnCorruption>,
     disk: Option<DiskChoice>,
     cipher: Option<String>,
     integrity: Option<String>,
@@ -85,6 +90,10 @@ const KEYS: &[Key] = &[
     ("cvm.verity_data_blocks", |given, text| {
         let blocks = text.parse().map_err(|_| "not a number of blocks")?;
         given.verity_data_blocks = Some(blocks);
+        Ok(())
+    }),
+    ("cvm.verity_on_corruption", |given, text| {
+        given.on_corruption = Some(one_of(text, REACTIONS)?);
         Ok(())
     }),
     ("cvm.disk", |given, text| {
@@ -126,7 +135,7 @@ const KEYS: &[Key] = &[
     }),
 ];
 
-const TAGS: &[(&str, Tags)] = &[("disk", Tags::Disk)];
+const TAGS: &[(&str, Tags)] = &[("memory", Tags::Memory), ("disk", Tags::Disk)];
 
 const YES_NO: &[(&str, bool)] = &[("yes", true), ("no", false)];
 
@@ -138,13 +147,13 @@ const LEVELS: &[(&str, LevelFilter)] = &[
 ];
 
 /// Long enough for slow firmware to show its disks, short enough that a dead host is noticed.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest `cvm.timeout=`, in seconds: an hour.
 const TIMEOUT_MAX: u64 = 3600;
 
 /// What cryptsetup's users get when they ask for authenticated encryption.
-const DEFAULT_CIPHER: (&str, &str) = ("aes-gcm-random", "aead");
+const DEFAULT_CIPHER: &str = "aes-gcm-random";
 
 impl Config {
     /// Reads the kernel command line as `/proc/cmdline` shows it.
@@ -199,14 +208,25 @@ impl Given {
                 ));
             }
         };
-        let cipher = self.cipher.as_deref().unwrap_or(DEFAULT_CIPHER.0);
-        let integrity = self.integrity.as_deref().unwrap_or(DEFAULT_CIPHER.1);
+        let cipher = self.cipher.as_deref().unwrap_or(DEFAULT_CIPHER);
+        let cipher = crypt::cipher(cipher, self.integrity.as_deref())?;
+        let tags = match (&cipher.tag, self.tags) {
+            (Some(_), tags) => Some(tags.unwrap_or(Tags::Memory)),
+            (None, None) => None,
+            (None, Some(_)) => {
+                return Err(Error::new(format!(
+                    "cvm.tags= with cvm.integrity={}: without integrity there are no tags",
+                    cipher.integrity
+                )));
+            }
+        };
         Ok(Config {
             root_hash,
             verity,
+            on_corruption: self.on_corruption.unwrap_or_default(),
             disk: self.disk.unwrap_or(DiskChoice::Proof),
-            cipher: crypt::cipher(cipher, integrity)?,
-            tags: self.tags.unwrap_or(Tags::Disk),
+            cipher,
+            tags,
             grow: self.grow.unwrap_or(true),
             timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
             log: self.log.unwrap_or(LevelFilter::Info),
@@ -287,6 +307,7 @@ mod tests {
         "cvm.cipher=aes-gcm-random",
         "cvm.integrity=aead",
         "cvm.tags=disk",
+        "cvm.verity_on_corruption=panic",
         "cvm.on_failure=halt",
         "cvm.grow=no",
         "cvm.timeout=5",
@@ -307,7 +328,9 @@ mod tests {
         let config = parse("").unwrap();
         assert_eq!(config.root_hash[..3], [0x00, 0x11, 0x22]);
         assert_eq!(config.disk, DiskChoice::Proof);
-        assert_eq!(config.cipher.name, "aes-gcm-random");
+        assert_eq!((config.cipher.name, config.cipher.integrity), ("aes-gcm-random", "aead"));
+        assert_eq!(config.tags, Some(Tags::Memory));
+        assert_eq!(config.on_corruption, OnCorruption::IoError);
         assert!(config.grow);
         assert_eq!(config.timeout, Duration::from_secs(30));
         assert_eq!(config.init, "/sbin/init");
@@ -322,6 +345,8 @@ mod tests {
         let params = verity::Params::new(vec![10, 11], 77).unwrap();
         assert_eq!(config.verity, Some(params));
         assert_eq!(config.disk, DiskChoice::Serial("AB".into()));
+        assert_eq!(config.tags, Some(Tags::Disk));
+        assert_eq!(config.on_corruption, OnCorruption::Panic);
         assert!(!config.grow);
         assert_eq!(config.timeout, Duration::from_secs(5));
         assert_eq!(config.log, LevelFilter::Debug);
@@ -352,7 +377,7 @@ mod tests {
             ("cvm.debug", "unknown key cvm.debug="),
             ("cvm.log=info cvm.log=info", "cvm.log= is given twice"),
             ("cvm.log=loud", "cvm.log=loud: not one of error, warn, info, debug"),
-            ("cvm.tags=paper", "cvm.tags=paper: not one of disk"),
+            ("cvm.tags=paper", "cvm.tags=paper: not one of memory, disk"),
             ("cvm.timeout=0", "cvm.timeout=0: not a number of seconds from 1 to 3600"),
             ("cvm.disk=sda", "cvm.disk=sda: neither /dev/NAME nor serial:STRING"),
             ("cvm.disk=/dev/a/b", "cvm.disk=/dev/a/b: neither /dev/NAME nor serial:STRING"),
@@ -363,11 +388,26 @@ mod tests {
             ),
             ("init=sh", "init=sh: not an absolute path"),
             (
-                "cvm.cipher=rot13",
-                "cvm.cipher=rot13 with cvm.integrity=aead: not one of aes-gcm-random with aead",
+                "cvm.verity_on_corruption=ignore",
+                "cvm.verity_on_corruption=ignore: not one of io-error, restart, panic",
+            ),
+            (
+                "cvm.cipher=aes-xts-plain64 cvm.integrity=none cvm.tags=memory",
+                "cvm.tags= with cvm.integrity=none: without integrity there are no tags",
             ),
         ] {
             assert_eq!(refusal(rest), message);
+        }
+    }
+
+    #[test]
+    fn what_was_not_asked_for_never_weakens_what_was() {
+        let xts = parse("cvm.cipher=aes-xts-plain64").unwrap();
+        assert_eq!((xts.cipher.integrity, xts.tags), ("hmac-sha256", Some(Tags::Memory)));
+        let none = parse("cvm.cipher=aes-xts-plain64 cvm.integrity=none").unwrap();
+        assert_eq!(none.tags, None);
+        for rest in ["cvm.integrity=none", "cvm.cipher=aes-gcm-random cvm.integrity=poly1305"] {
+            assert!(refusal(rest).contains(": not one of aes-gcm-random with aead, "), "{rest}");
         }
     }
 

@@ -1,13 +1,18 @@
 //! The seam through which every effect on the outside goes.
 //!
 //! It gives the error its object and the boot report its timing, so a good boot lists all that
-//! it did by itself.
+//! it did by itself; and it knows which effect is going on, so that none can last for ever.
 
 use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+
+/// What an effect may last beyond the limit: a wait that has the same limit has more to say when
+/// it is over.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// One effect of this boot.
 #[derive(Debug, Clone)]
@@ -18,33 +23,98 @@ pub struct Entry {
     pub took: Duration,
 }
 
-static JOURNAL: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+/// What was done, and what is going on.
+struct Journal {
+    done: Vec<Entry>,
+    running: Option<(String, Instant)>,
+    limit: Duration,
+    /// Who waits in [`overdue`].
+    watchdog: Option<Thread>,
+    /// An effect was overdue: no other begins.
+    closed: bool,
+}
+
+static JOURNAL: Mutex<Journal> = Mutex::new(Journal {
+    done: Vec::new(),
+    running: None,
+    limit: Duration::MAX,
+    watchdog: None,
+    closed: false,
+});
 
 /// Does `act` and writes it down as `doing`, a verb with its object ("mount proc on /proc").
 ///
 /// # Errors
 /// "cannot {doing}: {cause}" when `act` fails.
+#[cfg_attr(feature = "fault", track_caller)]
 pub fn effect<T, E: Display>(
     doing: impl Into<String>,
     act: impl FnOnce() -> std::result::Result<T, E>,
 ) -> Result<T> {
-    let start = Instant::now();
-    let outcome = act();
-    let took = start.elapsed();
     let doing = doing.into();
-    let outcome = outcome.map_err(|cause| Error::cannot(&doing, &cause));
-    record(doing, took);
-    outcome
+    #[cfg(feature = "fault")]
+    let act = crate::fault::befalling(&doing, act);
+    begin(&doing);
+    let outcome = act();
+    end();
+    outcome.map_err(|cause| Error::cannot(&doing, &cause))
 }
 
-/// Out of line, because every effect of the program has a copy of what is in [`effect`].
-#[inline(never)]
-fn record(doing: String, took: Duration) {
-    log::debug!("{doing}: {} us", micros(took));
-    journal().push(Entry { doing, took });
+fn begin(doing: &str) {
+    let mut journal = journal();
+    if journal.closed {
+        drop(journal);
+        loop {
+            thread::park();
+        }
+    }
+    journal.running = Some((doing.to_owned(), Instant::now()));
+}
+
+fn end() {
+    let mut journal = journal();
+    if let Some((doing, start)) = journal.running.take() {
+        let took = start.elapsed();
+        log::debug!("{doing}: {} us", micros(took));
+        journal.done.push(Entry { doing, took });
+    }
+}
+
+/// From now on an effect may last as long as `limit`, the one that is going on included.
+pub fn set_limit(limit: Duration) {
+    let mut journal = journal();
+    journal.limit = limit;
+    if let Some(watchdog) = &journal.watchdog {
+        watchdog.unpark();
+    }
+}
+
+/// Sleeps until an effect lasts longer than it may, and says which one. It may go on, or end, but
+/// whoever began it begins no other.
+#[must_use]
+pub fn overdue() -> Error {
+    journal().watchdog = Some(thread::current());
+    loop {
+        let mut journal = journal();
+        let allowed = journal.limit.saturating_add(GRACE);
+        // What begins later is due later: it is enough to look again then.
+        let left = match &journal.running {
+            Some((_, start)) => allowed.saturating_sub(start.elapsed()),
+            None => allowed,
+        };
+        if let (Some((doing, _)), true) = (&journal.running, left.is_zero()) {
+            let cause = format!("no end within {} s", journal.limit.as_secs());
+            let error = Error::cannot(doing, &cause);
+            journal.closed = true;
+            return error;
+        }
+        drop(journal);
+        thread::park_timeout(left);
+    }
 }
 
 /// Like [`effect`], for what a good boot can do without: a failure is a warning.
+#[cfg_attr(feature = "fault", track_caller)]
 pub fn optional<T, E: Display>(
     doing: impl Into<String>,
     act: impl FnOnce() -> std::result::Result<T, E>,
@@ -61,9 +131,9 @@ pub fn micros(duration: Duration) -> u64 {
 /// All effects so far, in order.
 #[must_use]
 pub fn entries() -> Vec<Entry> {
-    journal().clone()
+    journal().done.clone()
 }
 
-fn journal() -> MutexGuard<'static, Vec<Entry>> {
+fn journal() -> MutexGuard<'static, Journal> {
     JOURNAL.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,6 +12,11 @@ use std::io;
 
 use zeroize::Zeroizing;
 
+#[cfg(feature = "fault")]
+use crate::fault::fill_key as fill;
+#[cfg(not(feature = "fault"))]
+use getrandom::fill;
+
 /// Type of a key whose payload never comes back to user space.
 const LOGON: &CStr = c"logon";
 
@@ -29,7 +34,7 @@ impl VolumeKey {
         let mut key = Zeroizing::new(vec![0; size].into_boxed_slice());
         // SAFETY: the range is that of a live allocation; locking changes no memory.
         unsafe { rustix::mm::mlock(key.as_mut_ptr().cast(), key.len()) }?;
-        getrandom::fill(&mut key).map_err(io::Error::other)?;
+        fill(&mut key).map_err(io::Error::other)?;
         Ok(Self(key))
     }
 
@@ -94,6 +99,16 @@ impl Drop for LogonKey {
         // The boot has failed already; there is nobody to report to.
         let _ = self.revoke().and(self.unlink());
     }
+}
+
+/// Makes this process's keyring. Threads that begin after this share it; those that begin before
+/// have none, or another.
+///
+/// # Errors
+/// When the kernel has no keyrings (kernel option KEYS).
+pub fn make_keyring() -> io::Result<()> {
+    let keyring = c_long::from(libc::KEY_SPEC_PROCESS_KEYRING);
+    keyctl(libc::KEYCTL_GET_KEYRING_ID, keyring, 1)
 }
 
 /// Removes every key that this process has.

@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::error::{Error, Result};
+use crate::effect::effect;
+use crate::error::Result;
 
 /// Syslog severity of the fatal line: `LOG_CRIT`. `quiet` hides severities 4 to 7 only.
 const FATAL: u8 = 2;
@@ -26,10 +27,7 @@ struct KmsgLogger;
 /// # Errors
 /// When `/dev/kmsg` cannot be opened.
 pub fn open() -> Result<()> {
-    let file = OpenOptions::new()
-        .write(true)
-        .open("/dev/kmsg")
-        .map_err(|cause| Error::cannot(&"open /dev/kmsg", &cause))?;
+    let file = effect("open /dev/kmsg", || OpenOptions::new().write(true).open("/dev/kmsg"))?;
     // A second call would find both already set to the same thing.
     let _ = KMSG.set(file);
     let _ = log::set_logger(&LOGGER);
@@ -47,6 +45,12 @@ pub fn fatal(message: &str) {
     emit(FATAL, &format!("FATAL: {message}"));
 }
 
+/// Writes a line that no level hides.
+#[cfg(feature = "fault")]
+pub fn tell(message: &str) {
+    emit(FATAL, message);
+}
+
 fn emit(severity: u8, message: &str) {
     let line = record(severity, message);
     // One write is one record. When it fails there is nobody left to tell.
@@ -58,7 +62,8 @@ fn emit(severity: u8, message: &str) {
 
 /// Formats one record. Parts of a message may be the host's words (a disk's serial): what is
 /// not printable ASCII is escaped, so that it can neither start a line nor drive a terminal.
-fn record(severity: u8, message: &str) -> String {
+#[must_use]
+pub fn record(severity: u8, message: &str) -> String {
     let mut line = format!("<{severity}>cvm-init: ");
     let limit = line.len() + LINE_MAX;
     for c in message.chars() {

@@ -17,11 +17,15 @@ pub mod effect;
 pub mod error;
 pub mod exec;
 pub mod ext4;
+#[cfg(feature = "fault")]
+pub mod fault;
+pub mod fd;
 pub mod fstab;
 pub mod hex;
 pub mod integrity;
 pub mod key;
 pub mod kmsg;
+pub mod loopdev;
 pub mod luks2;
 pub mod module;
 pub mod mount;

@@ -36,8 +36,11 @@ pub struct Header<'a> {
     pub uuid: [u8; 16],
     /// Cipher by cryptsetup's name.
     pub cipher: &'a str,
-    /// Integrity by cryptsetup's name.
-    pub integrity: &'a str,
+    /// Integrity by cryptsetup's name, if there is any.
+    pub integrity: Option<&'a str>,
+    /// What a tool has to know before it may open the volume. One that does not know the name
+    /// refuses, and still shows the header.
+    pub requirement: Option<&'a str>,
     /// Bytes in an encryption sector.
     pub sector_size: u32,
     /// What ties the header to its volume key.
@@ -114,11 +117,11 @@ impl Header<'_> {
                     iv_tweak: "0",
                     encryption: self.cipher,
                     sector_size: self.sector_size,
-                    integrity: Integrity {
-                        kind: self.integrity,
+                    integrity: self.integrity.map(|kind| Integrity {
+                        kind,
                         journal_encryption: "none",
                         journal_integrity: "none",
-                    },
+                    }),
                 },
             },
             digests: Only {
@@ -135,7 +138,8 @@ impl Header<'_> {
             config: Config {
                 json_size: JSON_SIZE.to_string(),
                 keyslots_size: KEYSLOTS_SIZE.to_string(),
-                flags: ["no-journal"],
+                flags: self.integrity.map(|_| ["no-journal"]),
+                requirements: self.requirement.map(|name| Requirements { mandatory: [name] }),
             },
         }
     }
@@ -148,7 +152,7 @@ struct Metadata<'a> {
     tokens: Nothing,
     segments: Only<Segment<'a>>,
     digests: Only<Digest>,
-    config: Config,
+    config: Config<'a>,
 }
 
 #[derive(Serialize)]
@@ -169,7 +173,8 @@ struct Segment<'a> {
     iv_tweak: &'a str,
     encryption: &'a str,
     sector_size: u32,
-    integrity: Integrity<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    integrity: Option<Integrity<'a>>,
 }
 
 #[derive(Serialize)]
@@ -195,10 +200,18 @@ struct Digest {
 }
 
 #[derive(Serialize)]
-struct Config {
+struct Config<'a> {
     json_size: String,
     keyslots_size: String,
-    flags: [&'static str; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flags: Option<[&'static str; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requirements: Option<Requirements<'a>>,
+}
+
+#[derive(Serialize)]
+struct Requirements<'a> {
+    mandatory: [&'a str; 1],
 }
 
 /// A text in a field of `N` bytes, filled up with zeros.
@@ -218,7 +231,8 @@ mod tests {
         Header {
             uuid: [0x11; 16],
             cipher: "aes-gcm-random",
-            integrity: "aead",
+            integrity: Some("aead"),
+            requirement: None,
             sector_size: 4096,
             digest: KeyDigest::new(&[7; 32], [9; 32]),
             checksum_salts: [[1; 64], [2; 64]],

@@ -1,6 +1,12 @@
 //! How the machine stops.
 //!
-//! Source: reboot(2).
+//! Sources: reboot(2), `Documentation/admin-guide/sysrq.rst`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
 
 use rustix::system::{RebootCommand, reboot};
 
@@ -26,6 +32,37 @@ pub const ACTIONS: &[(&str, Action)] = &[
     ("panic", Action::Panic),
 ];
 
+/// Where the kernel is told to restart or to panic without asking any driver. It is kept open:
+/// its path moves on with /proc.
+const TRIGGER: &str = "/proc/sysrq-trigger";
+static AT_ONCE: OnceLock<File> = OnceLock::new();
+
+/// Prepares [`stop_at_latest`].
+///
+/// # Errors
+/// When the kernel has no `MAGIC_SYSRQ`.
+pub fn prepare() -> io::Result<()> {
+    let trigger = OpenOptions::new().write(true).open(TRIGGER)?;
+    // A second call would find the same thing there.
+    let _ = AT_ONCE.set(trigger);
+    Ok(())
+}
+
+/// Stops the machine when it is still running after `limit`. In an orderly stop the kernel waits
+/// for its disks, and a host that stalls one would keep the machine on. There is no way to power
+/// off without that wait, so the machine restarts then, or panics if it was not to restart.
+pub fn stop_at_latest(action: Action, limit: Duration) {
+    let key = match action {
+        Action::PowerOff | Action::Reboot => b"b",
+        Action::Halt | Action::Panic => b"c",
+    };
+    // Without a thread, or without the kernel's help, the orderly way is all there is.
+    let _ = thread::Builder::new().spawn(move || {
+        thread::sleep(limit);
+        AT_ONCE.get().map(|mut trigger| trigger.write_all(key))
+    });
+}
+
 /// Stops the machine. Nothing is synced: the root is read-only, /cocos lives for one boot, and
 /// a host that stalls the disk must not keep the machine on.
 pub fn stop(action: Action) -> ! {
@@ -39,7 +76,8 @@ pub fn stop(action: Action) -> ! {
         // Does not return when it works.
         let _ = reboot(command);
     }
-    // The kernel panics when PID 1 exits: asked for, or the last way left to stop.
+    // The kernel panics when PID 1 exits: asked for, or the last way left to stop. A thread that
+    // waits for the disk does not exit, and then this does not end either.
     std::process::exit(1)
 }
 

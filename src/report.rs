@@ -111,8 +111,10 @@ pub struct VolumeFacts {
     pub cipher: &'static str,
     /// By cryptsetup's name.
     pub integrity: &'static str,
-    /// Where the integrity tags live.
+    /// Where the integrity tags live: "memory", "disk" or "none".
     pub tags: &'static str,
+    /// The most memory that they may come to take, in bytes; null where that is none.
+    pub tags_memory_max: Option<u64>,
     /// Bytes in an encryption sector.
     pub sector_size: u32,
     /// Free blocks of the fresh file system.

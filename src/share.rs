@@ -29,7 +29,8 @@ pub fn offered_tags() -> io::Result<Vec<String>> {
 }
 
 /// The kernel shows the tag with the NUL that ends it.
-fn parse_tag(attribute: &[u8]) -> String {
+#[must_use]
+pub fn parse_tag(attribute: &[u8]) -> String {
     let end = attribute.iter().position(|&byte| byte == 0 || byte == b'\n');
     let tag = attribute.get(..end.unwrap_or(attribute.len()));
     String::from_utf8_lossy(tag.unwrap_or_default()).into_owned()

@@ -87,7 +87,8 @@ impl Listener {
 
 /// Whether a message says that a block device was added or changed: "ACTION@DEVPATH", then
 /// "KEY=VALUE" texts, each ended by a NUL.
-fn is_block_event(message: &[u8]) -> bool {
+#[must_use]
+pub fn is_block_event(message: &[u8]) -> bool {
     let mut texts = message.split(|&byte| byte == 0);
     let appears =
         texts.next().is_some_and(|head| head.starts_with(b"add@") || head.starts_with(b"change@"));

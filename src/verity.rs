@@ -31,6 +31,26 @@ const DIGESTS_BITS: u32 = 7;
 /// More than any disk has (64 EiB), and no product below overflows.
 const DATA_BLOCKS_MAX: u64 = 1 << 52;
 
+/// What the kernel does about a block that does not match its digest
+/// (`cvm.verity_on_corruption=`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnCorruption {
+    /// The read fails.
+    #[default]
+    IoError,
+    /// The machine restarts.
+    Restart,
+    /// The kernel panics.
+    Panic,
+}
+
+/// Command line spelling of each reaction.
+pub const REACTIONS: &[(&str, OnCorruption)] = &[
+    ("io-error", OnCorruption::IoError),
+    ("restart", OnCorruption::Restart),
+    ("panic", OnCorruption::Panic),
+];
+
 /// What a hash tree is computed with. The salt is not believed before [`Params::prove`].
 ///
 /// The root hash does not cover the number of data blocks. A larger one leads dm-verity to digests
@@ -150,13 +170,25 @@ impl Params {
 
     /// The table's parameters.
     #[must_use]
-    pub fn table(&self, data: Dev, hash: Dev, root_hash: &RootHash) -> String {
+    pub fn table(
+        &self,
+        data: Dev,
+        hash: Dev,
+        root_hash: &RootHash,
+        on_corruption: OnCorruption,
+    ) -> String {
         let salt = match self.salt.as_slice() {
             [] => "-".to_owned(),
             salt => hex::encode(salt),
         };
+        // The number of optional arguments, and each of them.
+        let options = match on_corruption {
+            OnCorruption::IoError => "",
+            OnCorruption::Restart => " 1 restart_on_corruption",
+            OnCorruption::Panic => " 1 panic_on_corruption",
+        };
         format!(
-            "{HASH_TYPE} {data} {hash} {BLOCK_SIZE} {BLOCK_SIZE} {} {HASH_START} {ALGORITHM} {} {salt}",
+            "{HASH_TYPE} {data} {hash} {BLOCK_SIZE} {BLOCK_SIZE} {} {HASH_START} {ALGORITHM} {} {salt}{options}",
             self.data_blocks,
             hex::encode(root_hash),
         )
@@ -274,13 +306,19 @@ mod tests {
         let dev = |minor| Dev { major: 8, minor };
         let root_hash = [0xab; 32];
         let hex = "ab".repeat(32);
-        assert_eq!(
-            Params::new(vec![1, 2], 1000).unwrap().table(dev(2), dev(3), &root_hash),
-            format!("1 8:2 8:3 4096 4096 1000 1 sha256 {hex} 0102")
-        );
-        assert!(
-            Params::new(Vec::new(), 2).unwrap().table(dev(2), dev(3), &root_hash).ends_with(" -")
-        );
+        let table = |salt: &[u8], on_corruption| {
+            let params = Params::new(salt.to_vec(), 1000).unwrap();
+            params.table(dev(2), dev(3), &root_hash, on_corruption)
+        };
+        let start = format!("1 8:2 8:3 4096 4096 1000 1 sha256 {hex}");
+        for (on_corruption, salt, end) in [
+            (OnCorruption::IoError, &[1, 2][..], "0102"),
+            (OnCorruption::IoError, &[], "-"),
+            (OnCorruption::Restart, &[1, 2], "0102 1 restart_on_corruption"),
+            (OnCorruption::Panic, &[], "- 1 panic_on_corruption"),
+        ] {
+            assert_eq!(table(salt, on_corruption), format!("{start} {end}"));
+        }
     }
 
     proptest! {

@@ -29,11 +29,22 @@ const COPY_CHECKSUM: Range<usize> = 0x1c0..0x200;
 
 /// A device of 64 MiB that holds nothing but a header.
 fn device(name: &str) -> (Scratch, File) {
-    let cipher = crypt::cipher("aes-gcm-random", "aead").unwrap();
+    device_of(name, "aes-gcm-random", "aead", None)
+}
+
+/// The same with another cipher, or with a requirement.
+fn device_of(
+    name: &str,
+    cipher: &str,
+    integrity: &str,
+    requirement: Option<&str>,
+) -> (Scratch, File) {
+    let cipher = crypt::cipher(cipher, Some(integrity)).unwrap();
     let header = Header {
         uuid: *b"\x01\x23\x45\x67\x89\xab\x4d\xef\x81\x23\x45\x67\x89\xab\xcd\xef",
         cipher: cipher.name,
-        integrity: cipher.integrity,
+        integrity: cipher.tag.as_ref().map(|tag| tag.luks2_name),
+        requirement,
         sector_size: crypt::SECTOR_SIZE,
         digest: KeyDigest::new(&KEY, SALT),
         checksum_salts: [[0xa5; 64], [0xc3; 64]],
@@ -120,11 +131,56 @@ fn its_metadata_is_all_that_was_meant_and_no_more() {
     assert_eq!(metadata, expected);
 }
 
+/// What `luksDump` says behind a label.
+fn dumped<'a>(dump: &'a str, label: &str) -> Option<&'a str> {
+    dump.lines().find_map(|line| line.trim().strip_prefix(label)).map(str::trim)
+}
+
+#[test]
+fn every_cipher_is_one_of_cryptsetups() {
+    for (cipher, integrity, name) in [
+        ("aes-gcm-random", "aead", Some("aead")),
+        ("aegis128-random", "aead", Some("aead")),
+        ("chacha20-random", "poly1305", Some("poly1305")),
+        ("aes-xts-plain64", "hmac-sha256", Some("hmac(sha256)")),
+        ("aes-xts-plain64", "none", None),
+    ] {
+        let (device, _) = device_of("luks2-ciphers", cipher, integrity, None);
+        let dump = cryptsetup(&["luksDump"], &device);
+        assert_eq!(dumped(&dump, "cipher:"), Some(cipher));
+        assert_eq!(dumped(&dump, "integrity:"), name);
+        let flags = if name.is_some() { "no-journal" } else { "(no flags)" };
+        assert_eq!(dumped(&dump, "Flags:"), Some(flags));
+    }
+}
+
+#[test]
+fn tools_show_a_volume_that_they_cannot_open() {
+    let requirement = "cvm-init-tags-in-memory";
+    let (device, _) = device_of("luks2-required", "aes-gcm-random", "aead", Some(requirement));
+    let dump = cryptsetup(&["luksDump"], &device);
+    assert_eq!(dumped(&dump, "Requirements:"), Some(requirement));
+    assert_eq!(dumped(&dump, "cipher:"), Some("aes-gcm-random"));
+    assert_recognised(&device);
+
+    // To open it would take a device-mapper: the guest of tests/vm has one, and is refused too.
+    let (key_file, file) = Scratch::sparse("luks2-required.bin", 32);
+    file.write_all_at(&KEY, 0).unwrap();
+    let add_key = ["luksAddKey", "--key-size=256", "--volume-key-file", key_file.utf8()];
+    let files = ["--batch-mode", device.utf8(), key_file.utf8()];
+    let reason = refusal("cryptsetup", &[&add_key[..], &files].concat());
+    assert!(reason.contains("Unmet LUKS2 requirements detected"), "{reason}");
+}
+
 #[test]
 fn tools_recognise_it() {
     let (device, _) = device("luks2-probe");
-    assert_eq!(cryptsetup(&["luksUUID"], &device).trim_end(), UUID);
-    cryptsetup(&["isLuks", "--type", "luks2"], &device);
+    assert_recognised(&device);
+}
+
+fn assert_recognised(device: &Scratch) {
+    assert_eq!(cryptsetup(&["luksUUID"], device).trim_end(), UUID);
+    cryptsetup(&["isLuks", "--type", "luks2"], device);
     refusal("cryptsetup", &["isLuks", "--type", "luks1", device.utf8()]);
     let probed = run("blkid", &["-p", "-o", "export", device.utf8()]);
     let facts: Vec<_> = probed.lines().filter(|line| !line.starts_with("DEVNAME=")).collect();

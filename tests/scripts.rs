@@ -5,6 +5,7 @@
 mod script;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,8 +19,10 @@ const SCRIPTS: &[&str] = &[
     "boot",
     "bench",
     "debian-root",
+    "fuzz",
     "qemu",
     "sizes",
+    "soak",
     "test",
 ];
 
@@ -42,6 +45,20 @@ fn a_flag_without_its_value_is_a_usage_error() {
         2,
         "--timeout soon is not a number of seconds",
     );
+    refuses(script("fuzz").args(["--time", "0"]), 2, "--time 0 is not a number of seconds");
+    refuses(script("fuzz").arg("everything"), 2, "no target everything");
+    refuses(script("soak").args(["--boots", "some"]), 2, "--boots some is not a number of boots");
+}
+
+#[test]
+fn without_a_nightly_toolchain_nothing_is_fuzzed_and_it_is_said_how_to_get_one() {
+    let dir = scratch("stable");
+    // Stands for a rustup that has no such toolchain.
+    symlink("/bin/false", dir.join("rustup")).unwrap();
+    let path = format!("{}:{}", dir.display(), std::env::var("PATH").unwrap());
+    let how = "no nightly toolchain: cargo-fuzz builds with its sanitizers; \
+               install it with 'rustup toolchain install nightly'";
+    refuses(script("fuzz").env("PATH", path), 1, how);
 }
 
 /// What stands for the kernel modules: `top` needs `mid-dle` and `bottom`, `mid-dle` needs
@@ -201,6 +218,31 @@ fn an_initramfs_of_the_stock_kernel_holds_what_the_list_names() {
 }
 
 #[test]
+fn only_the_modules_of_the_ciphers_asked_for_are_packed() {
+    let list = "[aes-gcm-random]\ntop\n[chacha20-random]\nlone\n[]\n?bottom\n";
+    let packed = |ciphers: &[&str]| -> Vec<String> {
+        let dir = scratch("ciphers");
+        run(initramfs(&dir, list).args(ciphers));
+        let entries = entries(&dir.join("rootfs.cpio.gz")).into_iter();
+        entries.filter_map(|entry| Some(entry.split_once("modules/0")?.1.to_owned())).collect()
+    };
+    let gcm = ["00-bottom.ko", "01-mid_dle.ko", "02-top.ko"];
+    assert_eq!(packed(&[]), gcm);
+    assert_eq!(packed(&["--cipher", "aes-gcm-random"]), gcm);
+    assert_eq!(packed(&["--cipher", "chacha20-random"]), ["00-lone.ko", "01-bottom.ko"]);
+    let both = ["--cipher", "chacha20-random", "--cipher", "aes-gcm-random"];
+    assert_eq!(packed(&both).len(), 4);
+    for unknown in ["rot13", "", "20-random"] {
+        let dir = scratch("ciphers");
+        refuses(
+            initramfs(&dir, list).args(["--cipher", unknown]),
+            2,
+            &format!("--cipher {unknown} is not one of aes-gcm-random aegis128-random"),
+        );
+    }
+}
+
+#[test]
 fn a_kernel_is_held_against_the_options_that_a_boot_needs() {
     run(&mut script("kernel"));
     let stock = fs::read_to_string(target().join("kernel/config")).unwrap();
@@ -216,6 +258,13 @@ fn a_kernel_is_held_against_the_options_that_a_boot_needs() {
     let folder = target().join("kernel/modules");
     let folder = folder.to_str().unwrap();
     run(&mut look(folder, &stock));
+    let without_aegis = stock.replace("CONFIG_CRYPTO_AEGIS128=m\n", "");
+    run(&mut look(folder, &without_aegis));
+    refuses(
+        look(folder, &without_aegis).args(["--cipher", "aegis128-random"]),
+        1,
+        "it lacks CRYPTO_AEGIS128 (",
+    );
     refuses(
         &mut look(
             folder,

@@ -18,7 +18,7 @@ use std::os::unix::fs::FileExt;
 use cvm_init::block::Dev;
 use cvm_init::error::Result;
 use cvm_init::hex;
-use cvm_init::verity::{BLOCK_SIZE, HASH_START, Params, RootHash, SUPERBLOCK_SIZE};
+use cvm_init::verity::{BLOCK_SIZE, HASH_START, OnCorruption, Params, RootHash, SUPERBLOCK_SIZE};
 
 use common::{Scratch, run};
 
@@ -117,7 +117,10 @@ fn what_veritysetup_formats_is_taken_as_it_says() {
             tree.said("Root hash"),
             tree.said("Salt"),
         ];
-        assert_eq!(params.table(data, hash, &tree.root_hash()), fields.join(" "));
+        assert_eq!(
+            params.table(data, hash, &tree.root_hash(), OnCorruption::IoError),
+            fields.join(" ")
+        );
         assert_eq!(params.sectors() * 512, blocks * BLOCK);
 
         let size = format!("{} [bytes]", tree.hash_bytes);

@@ -73,6 +73,18 @@ make_ways() {
     make_counter
 }
 
+# initramfs_for NAME WORDS: the one to boot with; that of cvm-init has the modules of the cipher
+# that the words name.
+initramfs_for() {
+    local file=$ramfs/$1.modules
+    if [[ $1 == cvm-init && $2 =~ cvm\.cipher=([^ ]+) ]]; then
+        file=$ramfs/$1.${BASH_REMATCH[1]}
+        [[ -e $file ]] || quietly "$here/initramfs" --init "$program" --kernel-modules "$kernel/modules" \
+            --cipher "${BASH_REMATCH[1]}" -o "$file"
+    fi
+    echo "$file"
+}
+
 # make_counter: $ramfs/counter, to be unpacked over the initramfs of any way.
 make_counter() {
     local tree=$scratch/counter

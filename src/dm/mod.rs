@@ -9,6 +9,7 @@ use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, opcode};
 
@@ -16,7 +17,7 @@ use crate::block::Dev;
 use crate::effect::effect;
 use crate::error::{Error, Result};
 
-mod wire;
+pub mod wire;
 
 pub use wire::Target;
 
@@ -52,14 +53,12 @@ pub struct Mapping<'a> {
 pub struct Control(File);
 
 impl Control {
-    /// Opens `/dev/mapper/control`.
+    /// Opens the control device, wherever it is to be found at the moment.
     ///
     /// # Errors
     /// When the kernel has no device-mapper.
-    pub fn open() -> Result<Self> {
-        OpenOptions::new().read(true).write(true).open("/dev/mapper/control").map(Self).map_err(
-            |cause| Error::cannot(&"open /dev/mapper/control (kernel option BLK_DEV_DM)", &cause),
-        )
+    pub fn open(node: &Path) -> io::Result<Self> {
+        OpenOptions::new().read(true).write(true).open(node).map(Self)
     }
 
     /// Makes sure that the kernel has a target of type `kind`, which is built by `option`.

@@ -70,9 +70,15 @@ impl Target {
 /// The buffer of a call: `struct dm_ioctl` and what belongs behind it, first the request and
 /// then, in its place, the answer.
 #[derive(Debug)]
-pub(super) struct Message(Vec<u8>);
+pub struct Message(Vec<u8>);
 
 impl Message {
+    /// What the kernel has left in a buffer.
+    #[must_use]
+    pub fn answer(buffer: Vec<u8>) -> Self {
+        Self(buffer)
+    }
+
     /// A request about the mapping `name`, or about none.
     pub(super) fn new(name: &str, flags: u32) -> io::Result<Self> {
         let head = [
@@ -112,17 +118,22 @@ impl Message {
     }
 
     /// Whether the answer did not fit.
-    pub(super) fn is_cut_short(&self) -> bool {
+    #[must_use]
+    pub fn is_cut_short(&self) -> bool {
         u32_at(&self.0, FLAGS_AT) & BUFFER_FULL != 0
     }
 
     /// The device number of the mapping.
-    pub(super) fn device(&self) -> Dev {
+    #[must_use]
+    pub fn device(&self) -> Dev {
         Dev::from_huge(u64_at(&self.0, DEV_AT))
     }
 
     /// The target of a table or status.
-    pub(super) fn target(&self) -> io::Result<Target> {
+    ///
+    /// # Errors
+    /// When it has not exactly one.
+    pub fn target(&self) -> io::Result<Target> {
         match u32_at(&self.0, TARGET_COUNT_AT) {
             1 => Ok(Target::from_spec(self.records(0).next().unwrap_or_default())),
             n => Err(io::Error::other(format!("it has {n} targets, not one"))),
@@ -131,13 +142,13 @@ impl Message {
 
     /// Types in a list of target versions: `struct dm_target_versions` has a u32 for the next
     /// one, three for the version, then the name.
-    pub(super) fn target_kinds(&self) -> impl Iterator<Item = String> {
+    pub fn target_kinds(&self) -> impl Iterator<Item = String> {
         self.records(0).map(|record| text(record, 16))
     }
 
     /// Names in a list of devices: `struct dm_name_list` has a u64 of device number, 0 when there
     /// is none at all, a u32 for the next one, then the name.
-    pub(super) fn mapping_names(&self) -> impl Iterator<Item = String> {
+    pub fn mapping_names(&self) -> impl Iterator<Item = String> {
         self.records(8).filter(|record| u64_at(record, 0) != 0).map(|record| text(record, 12))
     }
 
@@ -238,7 +249,7 @@ mod tests {
         let end = u32::try_from(answer.len()).unwrap();
         answer[12..16].copy_from_slice(&end.to_ne_bytes());
         answer.resize(BUFFER.into(), 0);
-        Message(answer)
+        Message::answer(answer)
     }
 
     proptest! {
@@ -264,7 +275,7 @@ mod tests {
             for (field, number) in answer.chunks_exact_mut(4).zip(numbers) {
                 field.copy_from_slice(&u32::from(number).to_ne_bytes());
             }
-            let message = Message(answer);
+            let message = Message::answer(answer);
             prop_assert!(message.records(next_at).count() <= message.0.len() + 1);
             for record in message.records(next_at) {
                 prop_assert!(!Target::from_spec(record).params.contains('\0'));

@@ -66,8 +66,13 @@ pub fn find(config: &Config, report: &mut Report) -> Result<Disk> {
     let mut reasons = Vec::new();
     loop {
         for candidate in effect("list the disks", block::disks)? {
-            if !is_chosen(&candidate, &config.disk) {
-                continue;
+            match is_chosen(&candidate, &config.disk) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    note(&mut reasons, candidate.name, error.to_string());
+                    continue;
+                }
             }
             match examine(config, &candidate) {
                 Verdict::Proven(disk) => {
@@ -88,12 +93,15 @@ pub fn find(config: &Config, report: &mut Report) -> Result<Disk> {
     }
 }
 
-fn is_chosen(disk: &block::Disk, choice: &DiskChoice) -> bool {
-    match choice {
+fn is_chosen(disk: &block::Disk, choice: &DiskChoice) -> Result<bool> {
+    Ok(match choice {
         DiskChoice::Proof => true,
         DiskChoice::Name(name) => disk.name == *name,
-        DiskChoice::Serial(serial) => disk.serial().as_ref() == Some(serial),
-    }
+        DiskChoice::Serial(serial) => {
+            let doing = format!("read the serial of {}", disk.name);
+            effect(doing, || disk.serial())?.as_ref() == Some(serial)
+        }
+    })
 }
 
 /// Keeps the latest reason for each disk, and logs it when it is new.
@@ -124,7 +132,8 @@ fn nothing_found(config: &Config, reasons: &[(String, String)]) -> Error {
 }
 
 fn examine(config: &Config, disk: &block::Disk) -> Verdict {
-    let partitions = match disk.partitions() {
+    let doing = format!("list the partitions of {}", disk.name);
+    let partitions = match effect(doing, || disk.partitions()) {
         Ok(partitions) => partitions,
         Err(error) => return Verdict::NotYet(error.to_string()),
     };
@@ -181,8 +190,7 @@ fn prove(config: &Config, root: &Partition, verity: &Partition) -> Result<Params
 /// Opens a partition's node and makes sure that it is the device that sysfs spoke of.
 fn open(partition: &Partition) -> io::Result<File> {
     let file = File::open(partition.path())?;
-    let rdev = file.metadata()?.rdev();
-    let dev = Dev { major: rustix::fs::major(rdev), minor: rustix::fs::minor(rdev) };
+    let dev = Dev::from_rdev(file.metadata()?.rdev());
     if dev != partition.dev {
         let error = format!("the node is device {dev}, not {}", partition.dev);
         return Err(io::Error::other(error));

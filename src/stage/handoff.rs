@@ -13,9 +13,9 @@ use rustix::fs::{FsWord, fstatfs};
 use rustix::process::{chdir, chroot};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-use super::{NEW_ROOT, in_new_root, runtime::RUN_DIR};
+use super::{NEW_ROOT, in_new_root, runtime::RUN_DIR, teardown};
 use crate::effect::{effect, optional};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exec::exec;
 use crate::mount;
 use crate::report::{Report, Stage};
@@ -29,6 +29,9 @@ const MOVED: &[&str] = &["/dev", "/proc", "/sys", "/run"];
 const RAMFS_MAGIC: FsWord = 0x8584_58f6;
 const TMPFS_MAGIC: FsWord = 0x0102_1994;
 
+/// Says how much memory this process takes.
+const STATUS: &str = "/proc/self/status";
+
 /// Gives the machine to `init` of the new root, with the arguments that the kernel gave us.
 ///
 /// # Errors
@@ -40,20 +43,19 @@ pub fn switch_root(init: &str, start: Instant, mut report: Report) -> Result<Inf
             mount::relocate(Path::new(mount), &in_new_root(mount))
         })?;
     }
-    let initramfs = effect("open the initramfs", || File::open("/"))?;
-    effect("switch to the new root", || {
-        chdir(NEW_ROOT)?;
-        mount::relocate(Path::new("."), Path::new("/"))?;
-        chroot(".")?;
-        chdir("/")
-    })?;
-    effect("empty the initramfs", || empty(&initramfs))?;
-    drop(initramfs);
+    let initramfs = teardown::keep_way_back(effect("open the initramfs", || File::open("/"))?);
+    effect("enter the new root", || chdir(NEW_ROOT))?;
+    effect("move the new root to /", || mount::relocate(Path::new("."), Path::new("/")))?;
+    effect("change the root", || chroot("."))?;
+    effect("enter the root", || chdir("/"))?;
+    require_initramfs(initramfs)?;
+    effect("empty the initramfs", || tree::clear(initramfs.as_fd()))?;
 
     let report_file = Path::new(RUN_DIR).join("boot.json");
+    let peak_memory = optional(format!("read {STATUS}"), || fs::read_to_string(STATUS));
     report.stage(Stage::Handoff, began.elapsed());
     effect("write the boot report", || {
-        let text = report.finish(start, peak_memory_kib())?;
+        let text = report.finish(start, peak_memory.as_deref().and_then(peak_memory_kib))?;
         fs::write(report_file, text)
     })?;
     optional("hand the console on", hand_console_on);
@@ -75,20 +77,20 @@ fn hand_console_on() -> io::Result<()> {
     Ok(())
 }
 
-/// Frees the memory that the initramfs takes, and takes its content out of everybody's reach.
-fn empty(initramfs: &File) -> io::Result<()> {
-    match fstatfs(initramfs)?.f_type {
-        RAMFS_MAGIC | TMPFS_MAGIC => Ok(tree::clear(initramfs.as_fd())?),
-        other => Err(io::Error::other(format!(
-            "its file system is of type {other:#x}, neither ramfs nor tmpfs"
-        ))),
+/// What is emptied must be nothing but what the initramfs was unpacked into.
+fn require_initramfs(initramfs: &File) -> Result<()> {
+    let statfs = effect("look at the initramfs", || fstatfs(initramfs))?;
+    match statfs.f_type {
+        RAMFS_MAGIC | TMPFS_MAGIC => Ok(()),
+        other => {
+            Err(Error::new(format!("the initramfs is of type {other:#x}, neither ramfs nor tmpfs")))
+        }
     }
 }
 
-/// The most memory that this process had resident (`VmHWM` in proc(5)).
-fn peak_memory_kib() -> Option<u64> {
-    fs::read_to_string("/proc/self/status")
-        .ok()?
+/// The most memory that this process had resident, in `status` (proc(5)).
+fn peak_memory_kib(status: &str) -> Option<u64> {
+    status
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))?
         .trim()

@@ -2,13 +2,22 @@
 
 pub mod disk;
 pub mod handoff;
+#[cfg(feature = "fault")]
+pub mod left;
 pub mod platform;
 pub mod root;
 pub mod runtime;
+pub mod tags;
 pub mod teardown;
 pub mod volume;
 
+use std::fs::{self, Metadata};
+use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::dm::Control;
+use crate::effect::effect;
+use crate::error::Result;
 
 /// Where the new root is mounted until it becomes `/`.
 pub const NEW_ROOT: &str = "/root";
@@ -21,11 +30,30 @@ pub mod mapping {
     pub const VOLUME: &str = "cocos_crypt";
     /// The volume's tags; cryptsetup's name for what lies below `cocos_crypt`.
     pub const INTEGRITY: &str = "cocos_crypt_dif";
+    /// The partition behind its header, where the tags are kept elsewhere.
+    pub const DATA: &str = "cocos_crypt_data";
 }
 
 /// The path that the absolute `path` of the new root has for now.
 fn in_new_root(path: &str) -> PathBuf {
     Path::new(NEW_ROOT).join(path.trim_start_matches('/'))
+}
+
+/// What `path` is, links not followed; `None` when it is not there.
+fn metadata(path: &Path) -> io::Result<Option<Metadata>> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        outcome => outcome.map(Some),
+    }
+}
+
+/// Where the device-mapper is controlled.
+const CONTROL: &str = "/dev/mapper/control";
+
+fn open_control() -> Result<Control> {
+    effect(format!("open {CONTROL} (kernel option BLK_DEV_DM)"), || {
+        Control::open(Path::new(CONTROL))
+    })
 }
 
 /// The node of a mapping.

@@ -67,7 +67,7 @@ const MODULES: &str = "/modules";
 /// When a file system, the kernel log or a module is not to be had.
 pub fn prepare() -> Result<String> {
     mount_pseudo(&PROC)?;
-    if Path::new(SYSRQ_OFF.file).exists() {
+    if exists(SYSRQ_OFF.file)? {
         effect("switch SysRq off", || set(&SYSRQ_OFF))?;
     }
     effect("switch Ctrl-Alt-Del off", power::disable_ctrl_alt_del)?;
@@ -76,10 +76,11 @@ pub fn prepare() -> Result<String> {
     }
     kmsg::open()?;
     optional("lift the limit of the kernel log", || set(&KMSG_UNLIMITED));
+    optional("prepare to stop at once", power::prepare);
     log::info!("version {}", env!("CARGO_PKG_VERSION"));
     load_modules()?;
     // After the modules, one of which may be configfs.
-    if Path::new(CONFIGFS.target).exists() {
+    if exists(CONFIGFS.target)? {
         mount_pseudo(&CONFIGFS)?;
     }
     effect("read the kernel command line", || fs::read_to_string("/proc/cmdline"))
@@ -87,10 +88,14 @@ pub fn prepare() -> Result<String> {
 
 fn mount_pseudo(pseudo: &Pseudo) -> Result<()> {
     let target = Path::new(pseudo.target);
+    effect(format!("make {}", pseudo.target), || mount::ensure_dir(target, 0o755))?;
     effect(format!("mount {} on {}", pseudo.kind, pseudo.target), || {
-        mount::ensure_dir(target, 0o755)?;
         mount::mount(Path::new(pseudo.kind), target, pseudo.kind, pseudo.flags, pseudo.data)
     })
+}
+
+fn exists(path: &str) -> Result<bool> {
+    effect(format!("look for {path}"), || fs::exists(path))
 }
 
 fn set(switch: &Switch) -> std::io::Result<()> {

@@ -1,15 +1,15 @@
 //! Stage 3: the verified root, read-only.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 
-use super::{NEW_ROOT, disk::Disk, in_new_root, mapping, node};
+use super::{NEW_ROOT, disk::Disk, in_new_root, mapping, metadata, node, open_control};
 use crate::config::Config;
-use crate::dm::{Control, Mapping, Target};
+use crate::dm::{Mapping, Target};
 use crate::effect::effect;
 use crate::error::{Error, Result};
 use crate::mount::{self, Flags};
@@ -24,7 +24,7 @@ const MOUNT_POINTS: &[&str] = &["/cocos", "/dev", "/proc", "/run", "/sys", "/tmp
 /// # Errors
 /// When the kernel has no dm-verity, or the root is no ext4 that dm-verity can carry.
 pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
-    let control = Control::open()?;
+    let control = open_control()?;
     control.require_target("verity", "DM_VERITY")?;
     // The superblock's UUID is the host's word and would tell nothing: the hash names the root.
     let uuid = format!("CRYPT-VERITY-{}-{}", identity(&config.root_hash), mapping::ROOT);
@@ -32,12 +32,17 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
     let target = Target {
         kind: "verity".into(),
         sectors: disk.params.sectors(),
-        params: disk.params.table(disk.root.dev, disk.verity.dev, &config.root_hash),
+        params: disk.params.table(
+            disk.root.dev,
+            disk.verity.dev,
+            &config.root_hash,
+            config.on_corruption,
+        ),
     };
     control.activate(&root, &target, |asked, live| asked == live)?;
     require_ext4()?;
+    effect(format!("make {NEW_ROOT}"), || mount::ensure_dir(Path::new(NEW_ROOT), 0o755))?;
     effect(format!("mount the root on {NEW_ROOT}"), || {
-        mount::ensure_dir(Path::new(NEW_ROOT), 0o755)?;
         mount::mount(&node(mapping::ROOT), Path::new(NEW_ROOT), "ext4", Flags::RDONLY, "")
     })?;
     require_layout(&config.init)?;
@@ -71,8 +76,8 @@ fn require_ext4() -> Result<()> {
 fn require_layout(init: &str) -> Result<()> {
     for path in MOUNT_POINTS {
         // A link would lead astray: its target would be looked up in the initramfs.
-        let metadata = fs::symlink_metadata(in_new_root(path));
-        if !metadata.is_ok_and(|metadata| metadata.is_dir()) {
+        let found = effect(format!("find {path} in the root"), || metadata(&in_new_root(path)))?;
+        if !found.is_some_and(|metadata| metadata.is_dir()) {
             return Err(Error::new(format!("the root has no directory {path} to mount on")));
         }
     }

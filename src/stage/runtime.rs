@@ -1,10 +1,9 @@
 //! Stage 5: what the new root finds mounted.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 
-use super::{NEW_ROOT, in_new_root, mapping, node};
+use super::{NEW_ROOT, in_new_root, mapping, metadata, node};
 use crate::effect::{effect, optional};
 use crate::error::{Error, Result};
 use crate::fstab::{self, Share};
@@ -76,7 +75,9 @@ pub fn furnish(report: &mut Report) -> Result<()> {
     make_dirs(NEW_ROOT, TMPFS_DIRS)?;
     bind(DOCKER)?;
     let (copy, original) = COCOS_INIT;
-    if in_new_root(original).is_dir() {
+    if effect(format!("look for {original}"), || metadata(&in_new_root(original)))?
+        .is_some_and(|metadata| metadata.is_dir())
+    {
         effect(format!("copy {original} to {copy}"), || {
             tree::copy(&in_new_root(original), &in_new_root(copy))
         })?;
@@ -111,16 +112,15 @@ fn bind((source, target): (&str, &str)) -> Result<()> {
 /// The root's fstab, if it has one.
 fn read_fstab() -> Result<Option<String>> {
     let path = in_new_root(FSTAB);
-    match fs::symlink_metadata(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::cannot(&format!("look at {FSTAB}"), &error)),
-        Ok(metadata) if !metadata.is_file() => {
-            Err(Error::new(format!("{FSTAB} is not a regular file")))
-        }
-        Ok(_) => effect(format!("read {FSTAB}"), || {
-            fs::read(&path).map(|bytes| Some(String::from_utf8_lossy(&bytes).into_owned()))
-        }),
+    let Some(metadata) = effect(format!("look for {FSTAB}"), || metadata(&path))? else {
+        return Ok(None);
+    };
+    if !metadata.is_file() {
+        return Err(Error::new(format!("{FSTAB} is not a regular file")));
     }
+    effect(format!("read {FSTAB}"), || {
+        fs::read(&path).map(|bytes| Some(String::from_utf8_lossy(&bytes).into_owned()))
+    })
 }
 
 /// Mounts the shares on offer, with the options of the root's fstab, and returns their tags. A

@@ -1,26 +1,48 @@
 //! What a failed boot leaves behind: nothing.
 
+use std::fs::File;
 use std::path::Path;
+use std::sync::OnceLock;
 
-use super::{NEW_ROOT, mapping};
+use rustix::process::{chroot, fchdir};
+
+use super::{CONTROL, NEW_ROOT, in_new_root, mapping};
 use crate::dm::Control;
-use crate::{key, mount};
+use crate::{fd, key, mount};
 
-/// Mounts that hold our mappings, before and after the switch of the root.
-const MOUNTS: &[&str] = &[NEW_ROOT, "/cocos_init", "/var/lib/docker", "/cocos"];
+/// Where the new root is mounted, with all that is mounted in it: before it is moved, and from
+/// then on, when it is this process's working directory.
+const MOUNTS: &[&str] = &[NEW_ROOT, "."];
 
-/// From the top one down, since each uses the next.
-const MAPPINGS: &[&str] = &[mapping::VOLUME, mapping::INTEGRITY, mapping::ROOT];
+/// From the top one down, since each uses the next. A loop device goes with the one that uses it.
+const MAPPINGS: &[&str] = &[mapping::VOLUME, mapping::INTEGRITY, mapping::DATA, mapping::ROOT];
+
+/// The initramfs, once this process is about to leave it.
+static WAY_BACK: OnceLock<File> = OnceLock::new();
+
+/// Keeps the initramfs to go back to.
+pub fn keep_way_back(initramfs: File) -> &'static File {
+    WAY_BACK.get_or_init(|| initramfs)
+}
 
 /// Takes down whatever there is. What fails is passed over: it may never have been made, and
 /// the machine stops in any case. The log says what is left.
 pub fn run() {
     // A panic leaves it behind; any other failure has removed it on the way here.
     let _ = key::forget_all();
+    // Its node moves with /dev, and goes with the mounts.
+    let control =
+        Control::open(Path::new(CONTROL)).or_else(|_| Control::open(&in_new_root(CONTROL)));
+    // What the failed stage had open, when it does not return to close it.
+    fd::close_on_disks();
     for target in MOUNTS {
         let _ = mount::detach(Path::new(target));
     }
-    let Ok(control) = Control::open() else {
+    // The new root is in use as long as it is the root of this process.
+    if let Some(initramfs) = WAY_BACK.get() {
+        let _ = fchdir(initramfs).and_then(|()| chroot("."));
+    }
+    let Ok(control) = control else {
         return;
     };
     for mapping in MAPPINGS {

@@ -10,9 +10,10 @@ use std::os::unix::fs::FileExt;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{disk::Disk, in_new_root, mapping, node};
-use crate::block::{Dev, Partition, SECTOR};
-use crate::config::{Config, Tags};
+use super::tags::{self, Below, Place};
+use super::{disk::Disk, in_new_root, mapping, node, open_control};
+use crate::block::{Partition, SECTOR};
+use crate::config::Config;
 use crate::dm::{Control, Mapping, Target};
 use crate::effect::{effect, optional};
 use crate::error::{Error, Result};
@@ -59,6 +60,8 @@ const PROBED_BACK: u64 = 512;
 struct Volume {
     bytes: u64,
     uuid: [u8; 16],
+    /// Where its tags are, and the most memory that they may come to take.
+    tags: (&'static str, Option<u64>),
 }
 
 /// Makes the volume on partition 4 and mounts it in the new root.
@@ -83,8 +86,9 @@ pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()
         let (device, target) = (node(mapping::VOLUME), in_new_root(MOUNT_POINT));
         mount::mount(&device, &target, "ext4", MOUNT_FLAGS, MOUNT_DATA)
     })?;
+    let (tags, tags_memory_max) = volume.tags;
     log::info!(
-        "volume of {} bytes, {} with {}, on {}",
+        "volume of {} bytes, {} with {}, tags: {tags}, on {}",
         volume.bytes,
         config.cipher.name,
         config.cipher.integrity,
@@ -98,9 +102,8 @@ pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()
         uuid: uuid::hyphenated(&volume.uuid),
         cipher: config.cipher.name,
         integrity: config.cipher.integrity,
-        tags: match config.tags {
-            Tags::Disk => "disk",
-        },
+        tags,
+        tags_memory_max,
         sector_size: crypt::SECTOR_SIZE,
         free_blocks: layout.free_blocks(),
         free_inodes: layout.free_inodes(),
@@ -126,10 +129,11 @@ fn grow(disk: &Disk, partition: &mut Partition, sectors: u64) {
 /// Writes the header and opens the mappings. The key is gone when this returns, but for the
 /// copy in dm-crypt that the volume is encrypted with.
 fn open(config: &Config, partition: &Partition) -> Result<Volume> {
-    let control = Control::open()?;
+    let control = open_control()?;
     // Asked first, so that a kernel that cannot leaves the partition as it was.
-    control.require_target("integrity", "DM_INTEGRITY")?;
     control.require_target("crypt", "DM_CRYPT")?;
+    let place = tags::prepare(config, &control, partition)?;
+    let tags = (place.name(), place.memory_max());
 
     let cipher = config.cipher;
     let uuid = uuid::from_random(random()?);
@@ -137,50 +141,28 @@ fn open(config: &Config, partition: &Partition) -> Result<Volume> {
     let header = luks2::Header {
         uuid,
         cipher: cipher.name,
-        integrity: cipher.integrity,
+        integrity: cipher.tag.as_ref().map(|tag| tag.luks2_name),
+        requirement: place.requirement(),
         sector_size: crypt::SECTOR_SIZE,
         digest: KeyDigest::new(key.bytes(), random()?),
         checksum_salts: [random()?, random()?],
     };
-    effect(format!("write the LUKS2 header to {}", partition.name), || {
-        let header = header.encode()?;
-        let file = OpenOptions::new().write(true).open(partition.path())?;
-        file.write_all_at(&header, 0)?;
-        file.write_all_at(&[0; integrity::SUPERBLOCK_SIZE], luks2::DATA_OFFSET)?;
-        file.sync_all()
-    })?;
-    let (tags, sectors) = match config.tags {
-        Tags::Disk => open_integrity(&control, cipher, partition.dev, &uuid)?,
-    };
-    open_crypt(&control, cipher, &key, tags, sectors, &uuid)?;
-    Ok(Volume { bytes: sectors.saturating_mul(SECTOR), uuid })
-}
-
-/// Opens dm-integrity with tags beside the data. Returns its device and provided data sectors.
-fn open_integrity(
-    control: &Control,
-    cipher: &crypt::Cipher,
-    partition: Dev,
-    uuid: &[u8; 16],
-) -> Result<(Dev, u64)> {
-    let uuid = format!("CRYPT-INTEGRITY-{}-{}", hex::encode(uuid), mapping::INTEGRITY);
-    let mapping = Mapping { name: mapping::INTEGRITY, uuid: &uuid, read_only: false };
-    let start = luks2::DATA_OFFSET / SECTOR;
-    let mut target = Target {
-        kind: "integrity".into(),
-        sectors: integrity::PROVISIONAL_SECTORS,
-        params: integrity::table(partition, start, cipher.tag_size, crypt::SECTOR_SIZE),
-    };
-    // The kernel formats when a first table is loaded, and then knows how much it can provide.
-    let device = control.create(&mapping)?;
-    control.load(&mapping, &target)?;
-    control.resume(mapping.name)?;
-    target.sectors = integrity::provided_data_sectors(&control.status(mapping.name)?.params)?;
-    control.load(&mapping, &target)?;
-    control.resume(mapping.name)?;
-    control.require_live(mapping.name, &target, integrity::is_live_table)?;
-    control.make_node(mapping.name, device)?;
-    Ok((device, target.sectors))
+    let header =
+        header.encode().map_err(|cause| Error::cannot(&"encode the LUKS2 header", &cause))?;
+    let name = &partition.name;
+    let device =
+        effect(format!("open {name}"), || OpenOptions::new().write(true).open(partition.path()))?;
+    effect(format!("write the LUKS2 header to {name}"), || device.write_all_at(&header, 0))?;
+    if let Place::Disk(_) = place {
+        effect(format!("zero the dm-integrity superblock of {name}"), || {
+            device.write_all_at(&[0; integrity::SUPERBLOCK_SIZE], luks2::DATA_OFFSET)
+        })?;
+    }
+    effect(format!("sync {name}"), || device.sync_all())?;
+    drop(device);
+    let below = place.open(&control, partition, &uuid)?;
+    open_crypt(&control, cipher, &key, &below, &uuid)?;
+    Ok(Volume { bytes: below.sectors.saturating_mul(SECTOR), uuid, tags })
 }
 
 /// Opens dm-crypt. The key passes through the keyring and leaves it again.
@@ -188,22 +170,24 @@ fn open_crypt(
     control: &Control,
     cipher: &crypt::Cipher,
     key: &VolumeKey,
-    tags: Dev,
-    sectors: u64,
+    below: &Below,
     uuid: &[u8; 16],
 ) -> Result<()> {
     let uuid = format!("CRYPT-LUKS2-{}-{}", hex::encode(uuid), mapping::VOLUME);
     let mapping = Mapping { name: mapping::VOLUME, uuid: &uuid, read_only: false };
     let target = Target {
         kind: "crypt".into(),
-        sectors,
-        params: crypt::table(cipher, &KEY_DESCRIPTION.to_string_lossy(), tags),
+        sectors: below.sectors,
+        params: crypt::table(cipher, &KEY_DESCRIPTION.to_string_lossy(), below.device, below.start),
     };
     let logon =
         effect("add the volume key to the keyring", || LogonKey::add(KEY_DESCRIPTION, key))?;
     control.activate(&mapping, &target, |asked, live| asked == live).map_err(|error| {
         let (name, options) = (cipher.name, cipher.kernel_options);
-        Error::new(format!("{error} ({name} needs the kernel options {options})"))
+        Error::new(format!(
+            "{error} ({name} needs the kernel options {options}; \
+             scripts/initramfs --cipher {name} packs what is a module)"
+        ))
     })?;
     effect("revoke the volume key", || logon.forget())
 }
@@ -223,9 +207,9 @@ fn make_file_system(volume: &Volume) -> Result<Layout> {
         effect("open the volume", || OpenOptions::new().write(true).open(node(mapping::VOLUME)))?;
     effect("zero what signature probes read", || zero_probed(&device, volume.bytes))?;
     effect("write the file system", || {
-        layout.write(&options, |offset, bytes| device.write_all_at(bytes, offset))?;
-        device.sync_all()
+        layout.write(&options, |offset, bytes| device.write_all_at(bytes, offset))
     })?;
+    effect("sync the file system", || device.sync_all())?;
     Ok(layout)
 }
 

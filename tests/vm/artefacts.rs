@@ -27,27 +27,30 @@ struct Binaries {
     agent: PathBuf,
 }
 
+/// Builds for release into a folder, and finds a program among what cargo built.
+fn build(arguments: &[&str], folder: &Path) -> impl Fn(&str) -> PathBuf {
+    let messages = run(Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(TREE)
+        .args(["build", "--release", "--target", "x86_64-unknown-linux-musl", "--bins"])
+        .args(arguments)
+        .args(["--quiet", "--message-format", "json-render-diagnostics"])
+        .arg("--target-dir")
+        .arg(folder));
+    move |name| {
+        messages
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .find(|message| message["target"]["name"] == name && message["executable"].is_string())
+            .and_then(|message| message["executable"].as_str().map(PathBuf::from))
+            .unwrap_or_else(|| panic!("cargo built no {name}"))
+    }
+}
+
 /// The release binaries: size and speed of what is tested are those of what is shipped.
 fn binaries() -> &'static Binaries {
     static BINARIES: OnceLock<Binaries> = OnceLock::new();
     BINARIES.get_or_init(|| {
-        let messages = run(Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .current_dir(TREE)
-            .args(["build", "--release", "--target", "x86_64-unknown-linux-musl"])
-            .args(["-p", "cvm-init", "-p", "agent", "--bins"])
-            .args(["--quiet", "--message-format", "json-render-diagnostics"])
-            .arg("--target-dir")
-            .arg(target()));
-        let executable = |name: &str| {
-            messages
-                .lines()
-                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-                .find(|message| {
-                    message["target"]["name"] == name && message["executable"].is_string()
-                })
-                .and_then(|message| message["executable"].as_str().map(PathBuf::from))
-                .unwrap_or_else(|| panic!("cargo built no {name}"))
-        };
+        let executable = build(&["-p", "cvm-init", "-p", "agent"], target());
         Binaries { init: executable("cvm-init"), agent: executable("agent") }
     })
 }
@@ -75,8 +78,11 @@ pub(crate) fn kernel() -> PathBuf {
     kernel_folder().join("vmlinuz")
 }
 
-/// An initramfs whose `/init` is `init`, with all modules but those named.
-fn pack(name: &str, init: &Path, without: &[&str]) -> PathBuf {
+/// What `cvm.cipher=` is when it is not given.
+const DEFAULT_CIPHER: &str = "aes-gcm-random";
+
+/// An initramfs whose `/init` is `init`, with all modules for a cipher but those named.
+fn pack(name: &str, init: &Path, cipher: &str, without: &[&str]) -> PathBuf {
     let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let list = tmp.join(format!("{name}.modules"));
     let all = fs::read_to_string(Path::new(TREE).join("initramfs/modules"))
@@ -95,7 +101,7 @@ fn pack(name: &str, init: &Path, without: &[&str]) -> PathBuf {
         .arg(init)
         .arg("--modules-list")
         .arg(list)
-        .args(["--extra-module", AGENT_MODULE, "-o"])
+        .args(["--cipher", cipher, "--extra-module", AGENT_MODULE, "-o"])
         .arg(&archive));
     archive
 }
@@ -103,12 +109,30 @@ fn pack(name: &str, init: &Path, without: &[&str]) -> PathBuf {
 /// The initramfs that is shipped, and the module of the agent's port.
 pub(crate) fn initramfs() -> PathBuf {
     static DEFAULT: OnceLock<PathBuf> = OnceLock::new();
-    DEFAULT.get_or_init(|| pack("default", &binaries().init, &[])).clone()
+    DEFAULT.get_or_init(|| pack("default", &binaries().init, DEFAULT_CIPHER, &[])).clone()
+}
+
+/// The same with the fault build: `src/fault.rs` says what can be asked of it. In a folder of its
+/// own, so that the two builds do not take turns.
+pub(crate) fn initramfs_with_faults() -> PathBuf {
+    static FAULTS: OnceLock<PathBuf> = OnceLock::new();
+    FAULTS
+        .get_or_init(|| {
+            let folder = target().join("fault");
+            let init = build(&["-p", "cvm-init", "--features", "fault"], &folder)("cvm-init");
+            pack("faults", &init, DEFAULT_CIPHER, &[])
+        })
+        .clone()
 }
 
 /// The same for a kernel that lacks the modules named.
 pub(crate) fn initramfs_without(modules: &[&str]) -> PathBuf {
-    pack(&format!("without-{}", modules.join("-")), &binaries().init, modules)
+    pack(&format!("without-{}", modules.join("-")), &binaries().init, DEFAULT_CIPHER, modules)
+}
+
+/// The same for another cipher.
+pub(crate) fn initramfs_for(cipher: &str) -> PathBuf {
+    pack(cipher, &binaries().init, cipher, &[])
 }
 
 /// An image that `scripts/image` has made.

@@ -157,6 +157,9 @@ fn check_report(guest: &mut Guest, disk: &Disk) {
     assert_eq!(volume["partition_bytes"], disk.size(Part::Cocos));
     assert_eq!(volume["cipher"], "aes-gcm-random");
     assert_eq!(volume["integrity"], "aead");
+    assert_eq!(volume["tags"], "memory");
+    // 12,288 blocks behind the header, 28 bytes each, in buffers of 64 KiB, and a megabyte.
+    assert_eq!(volume["tags_memory_max"], (6 * 64 + 1024) * 1024);
     assert_eq!(volume["sector_size"], 4096);
 
     let stages = report["stages"].as_array().unwrap();
@@ -177,15 +180,22 @@ fn check_report(guest: &mut Guest, disk: &Disk) {
 fn check_mappings(guest: &mut Guest) {
     let mappings = guest.ask("dm", json!({}));
     let text = |mapping: &Value, field: &str| mapping[field].as_str().unwrap().to_owned();
-    let [root, tags, volume] = mappings.as_array().unwrap().as_slice() else {
-        panic!("three mappings are wanted: {mappings}");
+    let [root, data, tags, volume] = mappings.as_array().unwrap().as_slice() else {
+        panic!("four mappings are wanted: {mappings}");
     };
     assert_eq!((&root["name"], &root["kind"]), (&json!("root_verity"), &json!("verity")));
     assert_eq!((&root["read_only"], &root["status"]), (&json!(true), &json!("V")));
     assert!(text(root, "uuid").starts_with("CRYPT-VERITY-"));
 
+    assert_eq!(data["kind"], "linear");
+    // Behind the 16 MiB of LUKS2 header.
+    assert!(text(data, "table").ends_with(" 32768"), "{data}");
+    assert_eq!(data["sectors"], tags["sectors"]);
+
     assert_eq!(tags["kind"], "integrity");
-    assert!(text(tags, "table").contains(" 28 D "), "{tags}");
+    let table = text(tags, "table");
+    assert!(table.starts_with(&format!("{} 0 28 D ", text(data, "device"))), "{tags}");
+    assert!(table.contains(" meta_device:7:0 block_size:4096 "), "{tags}");
     assert!(text(tags, "uuid").starts_with("CRYPT-INTEGRITY-"));
 
     assert_eq!((&volume["name"], &volume["kind"]), (&json!("cocos_crypt"), &json!("crypt")));

@@ -122,6 +122,13 @@ impl Guest {
         self.call(verb, arguments).unwrap_or_else(|error| panic!("the guest {}", error.message))
     }
 
+    /// Has the agent do something that ends the guest, and says how.
+    pub(crate) fn end_by(&mut self, verb: &str, arguments: Value) -> Ending {
+        self.hello();
+        self.request(verb, arguments);
+        self.wait_ending(QEMU)
+    }
+
     /// The content of a file of the guest.
     #[track_caller]
     pub(crate) fn read(&mut self, path: &str) -> String {
@@ -234,9 +241,7 @@ impl Guest {
 
     /// Has the guest power off, and waits until it has.
     pub(crate) fn power_off(&mut self) {
-        self.hello();
-        self.request("poweroff", json!({}));
-        assert_eq!(self.wait_ending(QEMU), Ending::PowerOff);
+        assert_eq!(self.end_by("poweroff", json!({})), Ending::PowerOff);
     }
 
     /// What the console showed so far.

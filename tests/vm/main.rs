@@ -1,7 +1,8 @@
 //! Boots in QEMU: the real initramfs, a stock distribution kernel, disks made with the real tools.
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
-//! those. The tests are in `good`, `disks`, `volume`, `refused`, `firmware`, `debian` and `figures`;
+//! those. The tests are in `good`, `disks`, `volume`, `tags`, `ciphers`, `corruption`, `refused`,
+//! `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`, `figures` and `soak`;
 //! the other modules are what a test is written with.
 
 #![expect(
@@ -14,9 +15,12 @@
 
 mod artefacts;
 mod channel;
+mod ciphers;
+mod corruption;
 mod debian;
 mod disk;
 mod disks;
+mod faults;
 mod figures;
 mod firmware;
 mod good;
@@ -24,6 +28,9 @@ mod guest;
 mod refused;
 mod root;
 mod slots;
+mod soak;
+mod stalls;
+mod tags;
 mod tool;
 mod vm;
 mod volume;

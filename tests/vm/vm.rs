@@ -26,6 +26,7 @@ pub(crate) struct Vm {
     /// The arguments of a firmware that starts a disk, in place of kernel and initramfs.
     firmware: Vec<String>,
     memory: String,
+    processors: u32,
     /// The arguments that describe the disks and shares, in the order given.
     devices: Vec<String>,
     disks: usize,
@@ -42,6 +43,7 @@ impl Vm {
             append: "console=ttyS0 panic=-1".to_owned(),
             firmware: Vec::new(),
             memory: "1G".to_owned(),
+            processors: 2,
             devices: Vec::new(),
             disks: 0,
             shares: 0,
@@ -91,9 +93,27 @@ impl Vm {
         self
     }
 
+    pub(crate) fn processors(mut self, count: u32) -> Self {
+        self.processors = count;
+        self
+    }
+
     /// A disk on virtio-scsi.
     pub(crate) fn disk(self, disk: &Disk) -> Self {
         self.disk_on(Bus::VirtioScsi, disk.path())
+    }
+
+    /// A disk on virtio-scsi that answers as long as no more bytes than these are read and written,
+    /// and then no longer: the next request takes a second a byte.
+    pub(crate) fn disk_that_stalls(self, disk: &Disk, read: u64, written: u64) -> Self {
+        let mut vm = self.disk(disk);
+        let drive = vm.devices.iter_mut().rev().find(|argument| argument.starts_with("if=none"));
+        let drive = drive.expect("the disk has a drive");
+        for (way, bytes) in [("read", read), ("write", written)] {
+            let limit = format!(",throttling.bps-{way}=1,throttling.bps-{way}-max={bytes}");
+            drive.push_str(&limit);
+        }
+        vm
     }
 
     /// A disk that the VM gets later, by `Guest::plug_in`.
@@ -162,7 +182,7 @@ impl Vm {
         pair("-machine", "q35");
         pair("-accel", if kvm_works() { "kvm" } else { "tcg" });
         pair("-cpu", "max");
-        pair("-smp", "2");
+        pair("-smp", &self.processors.to_string());
         pair("-m", &self.memory);
         if self.firmware.is_empty() {
             pair("-kernel", &artefacts::kernel().to_string_lossy());

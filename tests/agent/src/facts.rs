@@ -151,7 +151,8 @@ fn unescape(field: &str) -> String {
 
 /// Every mapping of the device-mapper, in the order of its minor numbers.
 pub(crate) fn dm(_: &Args<'_>) -> Answer {
-    let control = Control::open().map_err(|error| Error::from(error.to_string()))?;
+    let node = "/dev/mapper/control";
+    let control = Control::open(Path::new(node)).map_err(Error::of(format!("open {node}")))?;
     let disks = fs::read_dir("/sys/block").map_err(Error::of("list the disks"))?;
     let mut found = BTreeMap::new();
     for disk in disks.flatten() {

@@ -1,0 +1,152 @@
+//! What lies on the disk, or is said of it.
+
+use std::io;
+
+use cvm_init::block::{self, Dev, Partition, SECTOR};
+use cvm_init::ext4;
+use cvm_init::hex;
+use cvm_init::verity::{BLOCK_SIZE, Params, SUPERBLOCK_SIZE};
+
+use super::{check_refusal, split_padded};
+
+/// 512 bytes of superblock, then the sizes of the data and of the hash device.
+pub fn verity_superblock(bytes: &[u8]) {
+    const DATA: Dev = Dev { major: 8, minor: 2 };
+    const HASH: Dev = Dev { major: 8, minor: 3 };
+    let (superblock, rest) = split_padded::<SUPERBLOCK_SIZE>(bytes);
+    let params = match Params::from_superblock(&superblock) {
+        Ok(params) => params,
+        Err(error) => return check_refusal(&error),
+    };
+    assert_eq!(superblock[..8], *b"verity\0\0");
+    assert_eq!(superblock[32..64], *b"sha256\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+    assert_eq!(superblock[88..][..params.salt.len()], params.salt);
+    assert_eq!(Params::new(params.salt.clone(), params.data_blocks).as_ref(), Ok(&params));
+
+    let root_hash = [0xab; 32];
+    let table = params.table(DATA, HASH, &root_hash);
+    let fields: Vec<_> = table.split(' ').collect();
+    let [kind, data, hash, data_size, hash_size, blocks, start, algorithm, root, salt] = fields[..]
+    else {
+        panic!("a table of ten fields: {table:?}");
+    };
+    assert_eq!([kind, data, hash, data_size, hash_size], ["1", "8:2", "8:3", "4096", "4096"]);
+    assert_eq!(blocks.parse(), Ok(params.data_blocks));
+    assert_eq!([start, algorithm, root], ["1", "sha256", &hex::encode(&root_hash)]);
+    match salt {
+        "-" => assert!(params.salt.is_empty()),
+        digits => assert_eq!(hex::decode(digits).as_ref(), Some(&params.salt)),
+    }
+
+    let (data_bytes, rest) = split_padded(rest);
+    let (hash_bytes, _) = split_padded(rest);
+    let (data_bytes, hash_bytes) = (u64::from_le_bytes(data_bytes), u64::from_le_bytes(hash_bytes));
+    match params.require_room(data_bytes, hash_bytes) {
+        Ok(()) => {
+            let mapped = params.sectors().checked_mul(SECTOR).expect("its bytes can be counted");
+            assert_eq!(mapped / u64::from(BLOCK_SIZE), params.data_blocks);
+            assert!(mapped <= data_bytes);
+            // A superblock, and a digest of 32 bytes of each data block.
+            assert!(u128::from(hash_bytes) >= 4096 + u128::from(params.data_blocks) * 32);
+        }
+        Err(error) => check_refusal(&error),
+    }
+}
+
+/// The first 2048 bytes of a file system.
+pub fn ext4_superblock(bytes: &[u8]) {
+    let (start, _) = split_padded::<{ ext4::SUPERBLOCK_END }>(bytes);
+    let is_ext4 =
+        start[0x438..0x43a] == [0x53, 0xef] && start[0x418] <= 6 && start[0x419..0x41c] == [0; 3];
+    match ext4::block_size(&start) {
+        Some(size) => {
+            assert!(is_ext4 && size.is_power_of_two());
+            assert_eq!(size.ilog2(), 10 + u32::from(start[0x418]));
+        }
+        None => assert!(!is_ext4),
+    }
+}
+
+/// Lines: the sectors of the disk, then `partition dev start size` of each partition, as sysfs
+/// shows them.
+pub fn partitions(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let mut lines = text.lines();
+    let Some(disk_sectors) = lines.next().and_then(|line| line.parse().ok()) else {
+        return;
+    };
+    let mut found = Vec::new();
+    for line in lines.take(32) {
+        let attributes: Vec<_> = line.split(' ').collect();
+        let read = |name: &str| {
+            let at = ["partition", "dev", "start", "size"].iter().position(|known| *known == name);
+            let value = at.and_then(|at| attributes.get(at)).ok_or(io::ErrorKind::NotFound)?;
+            Ok(format!("{value}\n"))
+        };
+        match Partition::from_attributes("sda", read) {
+            Ok(Some(partition)) => {
+                assert_eq!(attributes[0].trim_end().parse(), Ok(partition.number));
+                assert_eq!(Dev::parse(&partition.dev.to_string()), Some(partition.dev));
+                assert_eq!(partition.bytes(), partition.sectors.saturating_mul(512));
+                found.push(partition);
+            }
+            Ok(None) => assert!(attributes[0].trim_end().parse::<u64>().is_err()),
+            Err(error) => check_refusal(&error),
+        }
+    }
+    for one in &found {
+        for other in &found {
+            let overlap = one.overlaps(other);
+            assert_eq!(other.overlaps(one), overlap);
+            // One without a sector may be seen to overlap what it lies within.
+            let exact =
+                overlap == share_a_sector(one, other) || one.sectors.min(other.sectors) == 0;
+            assert!(exact, "{one:?} {other:?}");
+        }
+    }
+    if let Some(cocos) = found.iter().find(|partition| partition.number == 4) {
+        check_growth(cocos, disk_sectors, &found);
+    }
+}
+
+/// The same by arithmetic that cannot overflow.
+fn share_a_sector(one: &Partition, other: &Partition) -> bool {
+    let end = |partition: &Partition| u128::from(partition.start) + u128::from(partition.sectors);
+    let first = one.start.max(other.start);
+    u128::from(first) < end(one).min(end(other))
+}
+
+/// What a partition grows over must be nobody else's, and on the disk.
+fn check_growth(cocos: &Partition, disk_sectors: u64, all: &[Partition]) {
+    let others = || all.iter().filter(|other| *other != cocos);
+    if others().any(|other| other.overlaps(cocos)) {
+        return; // such a disk is refused
+    }
+    let Some(sectors) = cocos.length_to_end(disk_sectors, all) else {
+        return;
+    };
+    assert!(sectors > cocos.sectors);
+    let end = cocos.start.checked_add(sectors).expect("an end that is a sector");
+    assert!(end < disk_sectors, "{end} is not on a disk of {disk_sectors}");
+    let grown = Partition { sectors, ..cocos.clone() };
+    for other in others() {
+        assert!(!share_a_sector(&grown, other), "{grown:?} grew over {other:?}");
+    }
+}
+
+/// A page of vital product data, or a driver's attribute.
+pub fn disk_serial(bytes: &[u8]) {
+    let page = block::unit_serial_number(bytes);
+    if let Some(serial) = &page {
+        assert_eq!(serial.len(), usize::from(bytes[2]) << 8 | usize::from(bytes[3]));
+        assert_eq!(bytes[4..][..serial.len()], *serial);
+    }
+    for attribute in [Some(bytes), page.as_deref()].into_iter().flatten() {
+        let serial = block::parse_serial(attribute);
+        let padding = ['\0', ' ', '\n'];
+        assert!(!serial.starts_with(padding) && !serial.ends_with(padding), "{serial:?}");
+        assert!(String::from_utf8_lossy(attribute).contains(&serial));
+        // It is compared with what the command line asks for, and shown.
+        check_refusal(&format!("no usable disk with serial {serial:?}"));
+    }
+}

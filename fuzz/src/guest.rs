@@ -1,0 +1,139 @@
+//! Texts: the command line, what the shares are called, the fstab, and what is logged of all that.
+
+use cvm_init::config::{Config, DiskChoice};
+use cvm_init::fstab::{self, Share};
+use cvm_init::verity::Params;
+use cvm_init::{hex, kmsg, mount, share};
+
+use super::check_refusal;
+
+const SHARES: &[Share] = &[
+    Share { tag: "certs_share", target: "/etc/certs" },
+    Share { tag: "env_share", target: "/etc/cocos" },
+];
+
+/// `/proc/cmdline`.
+pub fn cmdline(bytes: &[u8]) {
+    let line = String::from_utf8_lossy(bytes);
+    let action = Config::on_failure(&line);
+    let behind = |words: &str| format!("{words} {line}");
+    assert_eq!(Config::on_failure(&behind("cvm.on_failure=explode quiet")), action);
+    let config = match Config::from_cmdline(&line) {
+        Ok(config) => config,
+        Err(error) => return check_refusal(&error),
+    };
+    assert_eq!(Config::from_cmdline(&behind("console=ttyS0")).as_ref(), Ok(&config));
+    // What is accepted leaves no room for another opinion.
+    let root_hash = hex::encode(&config.root_hash);
+    assert!(line.replace('"', "").to_ascii_lowercase().contains(&root_hash));
+    Config::from_cmdline(&behind(&format!("roothash={root_hash}")))
+        .expect_err("a second root hash");
+    Config::from_cmdline(&behind("cvm.unknown=1")).expect_err("an unknown key");
+    check_values(&config);
+    check_round_trip(&config);
+}
+
+fn check_values(config: &Config) {
+    assert!(config.init.starts_with('/'));
+    assert!((1..=3600).contains(&config.timeout.as_secs()));
+    if let Some(params) = &config.verity {
+        assert_eq!(Params::new(params.salt.clone(), params.data_blocks).as_ref(), Ok(params));
+    }
+    match &config.disk {
+        DiskChoice::Proof => {}
+        DiskChoice::Name(name) => assert!(!name.is_empty() && !name.contains('/'), "{name:?}"),
+        DiskChoice::Serial(serial) => assert!(!serial.is_empty()),
+    }
+}
+
+/// Its values written as words again are read as the same values.
+fn check_round_trip(config: &Config) {
+    let mut words = vec![
+        format!("roothash={}", hex::encode(&config.root_hash)),
+        format!("cvm.timeout={}", config.timeout.as_secs()),
+        format!("cvm.log={}", config.log.as_str().to_ascii_lowercase()),
+        format!("cvm.grow={}", if config.grow { "yes" } else { "no" }),
+        format!("init=\"{}\"", config.init),
+    ];
+    if let Some(Params { salt, data_blocks }) = &config.verity {
+        let salt = if salt.is_empty() { "-".into() } else { hex::encode(salt) };
+        words.push(format!("cvm.verity_salt={salt} cvm.verity_data_blocks={data_blocks}"));
+    }
+    match &config.disk {
+        DiskChoice::Proof => {}
+        DiskChoice::Name(name) => words.push(format!("cvm.disk=\"/dev/{name}\"")),
+        DiskChoice::Serial(serial) => words.push(format!("\"cvm.disk=serial:{serial}\"")),
+    }
+    let again = Config::from_cmdline(&words.join("\t")).expect("its own values");
+    let told = |config: &Config| {
+        let Config { root_hash, verity, disk, grow, timeout, log, init, .. } = config.clone();
+        (root_hash, verity, disk, grow, timeout, log, init)
+    };
+    assert_eq!(told(&again), told(config));
+}
+
+/// A `mount_tag` of sysfs.
+pub fn mount_tag(bytes: &[u8]) {
+    let tag = share::parse_tag(bytes);
+    assert!(!tag.contains(['\0', '\n']), "{tag:?}");
+    for share in SHARES {
+        let rest = bytes.strip_prefix(share.tag.as_bytes());
+        let is_it = rest.is_some_and(|rest| matches!(rest.first(), None | Some(0 | b'\n')));
+        assert_eq!(tag == share.tag, is_it, "{tag:?}");
+    }
+}
+
+/// The root's fstab, or the options of a line in it.
+pub fn fstab(bytes: &[u8]) {
+    let old = String::from_utf8_lossy(bytes);
+    mount_options(&old);
+    for mounted in [&[][..], &["certs_share"], &["certs_share", "env_share"]] {
+        let generate = |old: &str| {
+            fstab::generate(old, "/dev/mapper/root_verity", SHARES, mounted, "trans=virtio")
+        };
+        let new = generate(&old);
+        assert_eq!(generate(&new), new);
+        let lines: Vec<_> = new.lines().filter(|line| !line.starts_with('#')).collect();
+        let [root, shares @ ..] = &lines[..] else { panic!("no line: {new:?}") };
+        assert_eq!(*root, "/dev/mapper/root_verity / ext4 ro,defaults 0 0");
+        assert_eq!(shares.len(), SHARES.len(), "{new:?}");
+        for (line, share) in shares.iter().zip(SHARES) {
+            let fields: Vec<_> = line.split_ascii_whitespace().collect();
+            assert_eq!(fields[..3], [share.tag, share.target, "9p"]);
+            match share.line_of(&old) {
+                Some(kept) => assert_eq!(kept, *line),
+                None => assert_eq!(line.contains("noauto"), !mounted.contains(&share.tag)),
+            }
+            assert_eq!(share.options_of(&new), fields.get(3).copied());
+        }
+    }
+    for share in SHARES {
+        if let Some(options) = share.options_of(&old) {
+            mount_options(options);
+        }
+    }
+}
+
+/// What is left for the file system has nothing in it that mount(2) takes as a flag.
+fn mount_options(options: &str) {
+    let (flags, data) = mount::parse_options(options);
+    for (name, flag) in [("ro", mount::Flags::RDONLY), ("noexec", mount::Flags::NOEXEC)] {
+        assert_eq!(flags.contains(flag), options.split(',').any(|option| option == name));
+        assert!(!data.split(',').any(|option| option == name), "{data:?}");
+    }
+    assert_eq!(mount::parse_options(&data), (mount::Flags::empty(), data));
+}
+
+/// A severity, then a message.
+pub fn kmsg_record(bytes: &[u8]) {
+    let (severity, message) = bytes.split_first().unwrap_or((&0, &[]));
+    let message = String::from_utf8_lossy(message);
+    let record = kmsg::record(severity & 7, &message);
+    let line = record.strip_suffix('\n').expect("a line feed at its end");
+    let text = line.strip_prefix(&format!("<{}>cvm-init: ", severity & 7)).expect("its head");
+    assert!(text.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{text:?}");
+    // The kernel takes at most 1024 - 48 bytes (LOG_LINE_MAX).
+    assert!(record.len() < 976, "{} bytes", record.len());
+    let is_plain = message.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    assert!(!is_plain || text == message || text.ends_with("..."), "{text:?}");
+}

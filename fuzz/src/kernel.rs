@@ -1,0 +1,49 @@
+//! What the kernel says: its own words, but with lengths and names in them.
+
+use cvm_init::dm::wire::Message;
+use cvm_init::integrity;
+
+use super::check_refusal;
+
+/// The buffer of a device-mapper call as the kernel has left it.
+pub fn dm_answer(bytes: &[u8]) {
+    let answer = Message::answer(bytes.to_vec());
+    let _ = (answer.is_cut_short(), answer.device());
+    for name in answer.target_kinds().chain(answer.mapping_names()) {
+        assert!(!name.contains('\0'));
+        // A byte that is not UTF-8 is shown as a character of three.
+        assert!(name.len() <= 3 * bytes.len());
+    }
+    match answer.target() {
+        Ok(target) => {
+            assert!(!target.kind.contains('\0') && !target.params.contains('\0'));
+            assert_eq!(target.params.trim_end(), target.params);
+            integrity_words(&target.params);
+        }
+        Err(error) => check_refusal(&error),
+    }
+}
+
+/// The parameters of an answer, where they are the status or the table of dm-integrity.
+fn integrity_words(params: &str) {
+    const ASKED: &str = "8:4 32768 28 D 2 block_size:4096 journal_sectors:8";
+    match integrity::provided_data_sectors(params) {
+        Ok(sectors) => {
+            let field = params.split(' ').nth(1).expect("a second field");
+            assert_eq!(field.trim_start_matches('+').parse(), Ok(sectors));
+        }
+        Err(error) => check_refusal(&error),
+    }
+    let fields: Vec<_> = params.split(' ').collect();
+    let is_asked_for =
+        params.starts_with("8:4 32768 28 D ") && fields[5..].contains(&"block_size:4096");
+    assert_eq!(integrity::is_live_table(ASKED, params), is_asked_for, "{params}");
+}
+
+/// A message of the kernel's uevent socket.
+pub fn uevent(bytes: &[u8]) {
+    let appears = bytes.starts_with(b"add@") || bytes.starts_with(b"change@");
+    let text = [bytes, b"\0"].concat();
+    let of_block = text.windows(17).any(|window| window == b"\0SUBSYSTEM=block\0");
+    assert_eq!(cvm_init::uevent::is_block_event(bytes), appears && of_block);
+}

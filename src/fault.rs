@@ -1,0 +1,142 @@
+//! Faults on demand. Only builds with the cargo feature `fault`, which are for tests, have this.
+//!
+//! What a test asks for stands in PID 1's environment: the kernel hands a word `NAME=value` of its
+//! command line that it does not know itself to init, before any file system is mounted.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `CVM_FAULT="KIND:DOING#N"` | the fault that befalls the N-th effect (from 1) described as DOING |
+//! | `CVM_TEST_KEY=fixed` | the volume key is the one of [`fixed_key`] |
+//!
+//! What happens is told in lines that begin with [`MARK`]: `STAGE name` as a stage begins,
+//! `EFFECT file:line #N doing` before each effect, `INJECT KIND` when the fault
+//! strikes.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fmt::Display;
+use std::panic::Location;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use sha2::digest::Output;
+use sha2::{Digest, Sha256};
+
+use crate::kmsg;
+
+/// What every line of a fault build begins with, and no line of another.
+pub const MARK: &str = "fault build: ";
+
+/// Hashed for the blocks of the fixed key.
+const KEY_LABEL: &[u8] = b"cvm-init volume key for tests";
+
+/// What befalls an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It is not done and reports an error.
+    Fail,
+    /// It is done, and then reports an error.
+    Late,
+    /// The program panics in its place.
+    Panic,
+    /// It never returns.
+    Stall,
+}
+
+const KINDS: &[(&str, Kind)] =
+    &[("fail", Kind::Fail), ("late", Kind::Late), ("panic", Kind::Panic), ("stall", Kind::Stall)];
+
+/// Writes a line that a test reads.
+pub fn tell(what: &dyn Display) {
+    kmsg::tell(&format!("{MARK}{what}"));
+}
+
+/// Wraps `act`, the effect `doing`: it announces itself, and what `CVM_FAULT` asks for befalls it.
+///
+/// # Panics
+/// When that is asked for.
+#[track_caller]
+pub fn befalling<T, E: Display>(
+    doing: &str,
+    act: impl FnOnce() -> Result<T, E>,
+) -> impl FnOnce() -> Result<T, String> {
+    let caller = Location::caller();
+    move || {
+        let number = count(doing);
+        tell(&format_args!("EFFECT {}:{} #{number} {doing}", caller.file(), caller.line()));
+        let Some((name, kind)) = asked(doing, number) else {
+            return act().map_err(|cause| cause.to_string());
+        };
+        tell(&format_args!("INJECT {name}"));
+        match kind {
+            Kind::Fail => {}
+            // What it yields is lost to the program, and so is its destructor.
+            Kind::Late => drop(act().map(std::mem::forget)),
+            #[expect(clippy::panic, reason = "this is what is asked for")]
+            Kind::Panic => panic!("injected panic"),
+            Kind::Stall => loop {
+                thread::park();
+            },
+        }
+        Err("injected error".to_owned())
+    }
+}
+
+/// How many effects of this description there are now.
+fn count(doing: &str) -> usize {
+    static COUNTS: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
+    let mut counts = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = counts.entry(doing.to_owned()).or_default();
+    *count += 1;
+    *count
+}
+
+/// The fault that `CVM_FAULT` asks for, if it is for this effect.
+fn asked(doing: &str, number: usize) -> Option<(&'static str, Kind)> {
+    let asked = env::var("CVM_FAULT").ok()?;
+    let (kind, point) = asked.split_once(':')?;
+    if point != format!("{doing}#{number}") {
+        return None;
+    }
+    KINDS.iter().find(|(name, _)| *name == kind).copied()
+}
+
+/// Fills the volume key: at random, or as `CVM_TEST_KEY` asks.
+///
+/// # Errors
+/// When the generator fails.
+pub fn fill_key(key: &mut [u8]) -> Result<(), getrandom::Error> {
+    if env::var("CVM_TEST_KEY").is_ok_and(|value| value == "fixed") {
+        fixed_key(key);
+        return Ok(());
+    }
+    getrandom::fill(key)
+}
+
+/// The key that a test can find again: block after block of 32 bytes, each the SHA-256 of the text
+/// `cvm-init volume key for tests` and one byte, the number of the block from 0. It is made where
+/// it stays, so that no other copy of it is.
+pub fn fixed_key(key: &mut [u8]) {
+    for (block, number) in key.chunks_exact_mut(32).zip(0_u8..) {
+        if let Ok(block) = <&mut Output<Sha256>>::try_from(block) {
+            Sha256::new().chain_update(KEY_LABEL).chain_update([number]).finalize_into(block);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hex;
+
+    /// `printf 'cvm-init volume key for tests\0' | sha256sum`
+    #[test]
+    fn the_fixed_key_is_the_hash_of_its_label() {
+        let mut key = [0; 32];
+        fixed_key(&mut key);
+        assert_eq!(
+            hex::encode(&key),
+            "16424a500730dc462a26f80faea1b2a17c609b08ffdae58c05cee2430004ec09"
+        );
+    }
+}

@@ -1,0 +1,151 @@
+//! Loop devices on guest memory: block devices whose bytes the host never sees.
+//!
+//! Sources: loop(4), `memfd_create(2)`, `include/uapi/linux/loop.h`.
+
+#![expect(unsafe_code, reason = "rustix has no typed calls for loop devices")]
+
+use std::ffi::c_void;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, Setter, opcode};
+
+use crate::block::Dev;
+use crate::effect::effect;
+use crate::error::Result;
+
+const CONTROL: &str = "/dev/loop-control";
+const LOOP_CONFIGURE: Opcode = opcode::none(b'L', 0x0a);
+const LOOP_CTL_GET_FREE: Opcode = opcode::none(b'L', 0x82);
+/// The device lets go of its file when its last user has let go of it.
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+
+/// `struct loop_config` with its `struct loop_info64`. What is zero is a default: no offset, no
+/// limit, sectors of 512 bytes, reads and writes through the page cache.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    /// `lo_device`, `lo_inode`, `lo_rdevice`, `lo_offset`, `lo_sizelimit`
+    places: [u64; 5],
+    /// `lo_number`, `lo_encrypt_type`, `lo_encrypt_key_size`
+    numbers: [u32; 3],
+    flags: u32,
+    /// `lo_file_name`, `lo_crypt_name`, `lo_encrypt_key`
+    names: [u8; 64 + 64 + 32],
+    /// `lo_init`, and what is reserved
+    rest: [u64; 2 + 8],
+}
+
+/// A loop device on a file in memory.
+#[derive(Debug)]
+pub struct MemoryDevice {
+    node: PathBuf,
+    dev: Dev,
+    /// Keeps the device until it has another user.
+    device: File,
+}
+
+impl MemoryDevice {
+    /// A device of `bytes` zeros, for which memory is taken as they are written. `name` is what
+    /// /sys shows of its file, which has no place in any file system.
+    ///
+    /// # Errors
+    /// When the kernel has no loop devices or no such files.
+    pub fn create(name: &str, bytes: u64) -> Result<Self> {
+        let file = effect("make a file in memory", || {
+            memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map(File::from)
+        })?;
+        effect(format!("give the file in memory {bytes} bytes"), || file.set_len(bytes))?;
+        // Whoever comes by a descriptor of it can neither shorten nor lengthen the device.
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        effect("seal the file in memory", || fcntl_add_seals(&file, seals))?;
+
+        let control = effect(format!("open {CONTROL}"), || open(Path::new(CONTROL)))?;
+        let number = effect("get a loop device", || {
+            // SAFETY: the call takes no argument, and the answer is a number.
+            unsafe { ioctl::ioctl(&control, GetFree) }
+        })?;
+        let node = PathBuf::from(format!("/dev/loop{number}"));
+        let (device, dev) = effect(format!("open {}", node.display()), || {
+            let device = open(&node)?;
+            let dev = Dev::from_rdev(device.metadata()?.rdev());
+            Ok::<_, io::Error>((device, dev))
+        })?;
+        let config = LoopConfig {
+            fd: file.as_raw_fd().cast_unsigned(),
+            block_size: 0,
+            places: [0; 5],
+            numbers: [0; 3],
+            flags: LO_FLAGS_AUTOCLEAR,
+            names: [0; 160],
+            rest: [0; 10],
+        };
+        effect(format!("put the file in memory behind {}", node.display()), || {
+            // SAFETY: LOOP_CONFIGURE reads this structure, as long as the kernel's, and keeps
+            // nothing of it; the file that it names is open.
+            unsafe { ioctl::ioctl(&device, Setter::<LOOP_CONFIGURE, _>::new(config)) }
+        })?;
+        Ok(Self { node, dev, device })
+    }
+
+    /// Its device number.
+    #[must_use]
+    pub fn dev(&self) -> Dev {
+        self.dev
+    }
+
+    /// Takes its name away and leaves it to its other user, with whom it goes. The number stays
+    /// taken, so that whoever asks for a loop device gets another.
+    ///
+    /// # Errors
+    /// When the node cannot be removed.
+    pub fn hand_over(self) -> Result<()> {
+        let Self { node, device, .. } = self;
+        drop(device);
+        effect(format!("remove the node {}", node.display()), || fs::remove_file(node))
+    }
+}
+
+fn open(node: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(node)
+}
+
+struct GetFree;
+
+// SAFETY: LOOP_CTL_GET_FREE takes no argument and answers with the number of the device.
+unsafe impl Ioctl for GetFree {
+    type Output = IoctlOutput;
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        LOOP_CTL_GET_FREE
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(
+        number: IoctlOutput,
+        _: *mut c_void,
+    ) -> rustix::io::Result<IoctlOutput> {
+        Ok(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_sizes_are_those_of_the_kernels_header() {
+        assert_eq!((LOOP_CONFIGURE, LOOP_CTL_GET_FREE), (0x4c0a, 0x4c82));
+        assert_eq!(size_of::<LoopConfig>(), 304);
+        assert_eq!(std::mem::offset_of!(LoopConfig, flags), 8 + 52);
+    }
+}

@@ -1,0 +1,58 @@
+//! A root that the host alters under the running guest, and what the kernel is told to do then.
+
+use crate::disk::{Disk, Part};
+use crate::guest::{Ending, Guest};
+use crate::root::{Node, Root};
+use crate::vm::Vm;
+use serde_json::json;
+
+const EIO: i32 = 5;
+
+/// In no other file, and long enough to lie in blocks of its own.
+const CONTENT: &str = "a file of the root that the host alters while the guest runs\n";
+const FILE: &str = "/usr/lib/altered";
+
+/// Boots, and flips a bit of a file that nobody has read yet.
+fn altered(words: &str) -> (Guest, Disk) {
+    let root = Root::builder().with(Node::file(&FILE[1..], CONTENT.repeat(200))).build();
+    let disk = Disk::builder().root(&root).build();
+    let mut guest = Vm::of(&disk).append(words).boot();
+    guest.hello();
+    let size = usize::try_from(disk.size(Part::Root)).unwrap();
+    let bytes = disk.read(Part::Root, 0, size);
+    let found = bytes.windows(CONTENT.len()).position(|window| window == CONTENT.as_bytes());
+    let place = found.unwrap();
+    disk.write(Part::Root, place as u64, &[bytes[place] ^ 1]);
+    guest.ask("drop_caches", json!({}));
+    (guest, disk)
+}
+
+#[test]
+fn an_altered_root_is_an_io_error_and_the_guest_goes_on() {
+    let (mut guest, _disk) = altered("");
+    let refused = guest.call("read", json!({ "path": FILE }));
+    assert_eq!(refused.unwrap_err().errno, Some(EIO));
+    let mappings = guest.ask("dm", json!({}));
+    // The target's status: a block was found corrupted.
+    assert_eq!(mappings[0]["status"], "C");
+    assert_eq!(guest.read("/etc/hostname"), "verified\n");
+    guest.power_off();
+}
+
+#[test]
+fn an_altered_root_can_restart_the_machine() {
+    let (mut guest, _disk) = altered("cvm.verity_on_corruption=restart");
+    assert_eq!(guest.end_by("read", json!({ "path": FILE })), Ending::Reset);
+    let serial = guest.serial();
+    assert!(serial.contains("reboot: Restarting system with command 'dm-verity device corrupted'"));
+    assert!(!serial.contains("Kernel panic"));
+}
+
+#[test]
+fn an_altered_root_can_panic_the_kernel() {
+    let (mut guest, _disk) = altered("cvm.verity_on_corruption=panic");
+    // The command line says panic=-1: restart at once.
+    assert_eq!(guest.end_by("read", json!({ "path": FILE })), Ending::Reset);
+    let panic = "Kernel panic - not syncing: dm-verity device corrupted";
+    assert!(guest.serial().contains(panic));
+}
