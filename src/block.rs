@@ -126,6 +126,13 @@ impl Partition {
         (length > self.sectors).then_some(length)
     }
 
+    /// Whether all of it lies on a disk of `disk_sectors`. The kernel takes a table's word for a
+    /// partition that ends before it starts, whose length is then nearly 2^64.
+    #[must_use]
+    pub fn lies_within(&self, disk_sectors: u64) -> bool {
+        self.start.checked_add(self.sectors).is_some_and(|end| end <= disk_sectors)
+    }
+
     /// Whether the two share a sector.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
@@ -269,6 +276,20 @@ mod tests {
         assert!(partition(0, 10).overlaps(&partition(9, 1)));
         assert!(!partition(0, 10).overlaps(&partition(10, 5)));
         assert!(partition(5, u64::MAX).overlaps(&partition(1 << 40, 1)));
+    }
+
+    #[test]
+    fn a_partition_lies_within_its_disk_or_not() {
+        let partition = |start, sectors| Partition {
+            name: "sda4".into(),
+            number: 4,
+            dev: Dev { major: 8, minor: 4 },
+            start,
+            sectors,
+        };
+        assert!(partition(10, 90).lies_within(100));
+        assert!(!partition(10, 91).lies_within(100));
+        assert!(!partition(10, u64::MAX - 5).lies_within(100));
     }
 
     #[test]

@@ -44,6 +44,7 @@ fn run() -> Result<Infallible> {
     let start = Instant::now();
     let mut report = Report::default();
     let cmdline = stage(&mut report, Stage::Platform, |_| {
+        kmsg::open()?;
         start_watchdog()?;
         platform::prepare()
     })?;

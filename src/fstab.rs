@@ -15,19 +15,24 @@ impl Share {
     /// Its line of an fstab, if there is one.
     #[must_use]
     pub fn line_of<'a>(&self, fstab: &'a str) -> Option<&'a str> {
-        fstab.lines().find(|line| self.is_line(line))
+        fstab.split('\n').find(|line| self.is_line(line))
     }
 
     /// The mount options that an fstab gives it.
     #[must_use]
     pub fn options_of<'a>(&self, fstab: &'a str) -> Option<&'a str> {
-        self.line_of(fstab)?.split_ascii_whitespace().nth(3)
+        fields(self.line_of(fstab)?).nth(3)
     }
 
     fn is_line(&self, line: &str) -> bool {
-        let mut fields = line.split_ascii_whitespace();
+        let mut fields = fields(line);
         [self.tag, self.target, "9p"].into_iter().all(|field| fields.next() == Some(field))
     }
+}
+
+/// The fields of a line: what stands between tabs and blanks, and nothing else parts them.
+fn fields(line: &str) -> impl Iterator<Item = &str> {
+    line.split([' ', '\t']).filter(|field| !field.is_empty())
 }
 
 /// Writes the fstab anew. Of the old one, the line of each share is kept word for word, because

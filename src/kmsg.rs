@@ -7,9 +7,15 @@ use std::io::Write;
 use std::sync::OnceLock;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use rustix::io::Errno;
 
 use crate::effect::effect;
 use crate::error::Result;
+
+const NODE: &str = "/dev/kmsg";
+/// Major and minor number (`Documentation/admin-guide/devices.txt`).
+const DEVICE: (u32, u32) = (1, 11);
 
 /// Syslog severity of the fatal line: `LOG_CRIT`. `quiet` hides severities 4 to 7 only.
 const FATAL: u8 = 2;
@@ -22,17 +28,27 @@ static LOGGER: KmsgLogger = KmsgLogger;
 
 struct KmsgLogger;
 
-/// Opens the kernel log and makes it the program's logger at level `info`.
+/// Opens the kernel log and makes it the program's logger at level `info`. There may be no devtmpfs
+/// yet: what happens before it is mounted must be told too.
 ///
 /// # Errors
-/// When `/dev/kmsg` cannot be opened.
+/// When `/dev/kmsg` cannot be made or opened.
 pub fn open() -> Result<()> {
-    let file = effect("open /dev/kmsg", || OpenOptions::new().write(true).open("/dev/kmsg"))?;
+    effect(format!("make {NODE}"), make_node)?;
+    let file = effect(format!("open {NODE}"), || OpenOptions::new().write(true).open(NODE))?;
     // A second call would find both already set to the same thing.
     let _ = KMSG.set(file);
     let _ = log::set_logger(&LOGGER);
     set_level(LevelFilter::Info);
     Ok(())
+}
+
+fn make_node() -> rustix::io::Result<()> {
+    let mode = Mode::RUSR | Mode::WUSR;
+    match mknodat(CWD, NODE, FileType::CharacterDevice, mode, makedev(DEVICE.0, DEVICE.1)) {
+        Err(Errno::EXIST) => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// Changes the level from which on lines are written.

@@ -24,6 +24,7 @@ pub mod fstab;
 pub mod hex;
 pub mod integrity;
 pub mod key;
+pub mod keyboard;
 pub mod kmsg;
 pub mod loopdev;
 pub mod luks2;

@@ -56,10 +56,14 @@ pub fn stop_at_latest(action: Action, limit: Duration) {
         Action::PowerOff | Action::Reboot => b"b",
         Action::Halt | Action::Panic => b"c",
     };
-    // Without a thread, or without the kernel's help, the orderly way is all there is.
+    // Without a thread, or without the kernel's help, the orderly way is all there is; then it does
+    // not wait for who stands still elsewhere, as in a write to a console that the host has paused.
     let _ = thread::Builder::new().spawn(move || {
         thread::sleep(limit);
-        AT_ONCE.get().map(|mut trigger| trigger.write_all(key))
+        match AT_ONCE.get() {
+            Some(mut trigger) => trigger.write_all(key),
+            None => stop(action),
+        }
     });
 }
 

@@ -55,8 +55,8 @@ pub const REACTIONS: &[(&str, OnCorruption)] = &[
 ///
 /// The root hash does not cover the number of data blocks. A larger one leads dm-verity to digests
 /// that are not there, so that what is behind the data reads as an error. A smaller one makes a
-/// shorter device: either its tree has fewer levels and no block matches, or it is too short for its
-/// ext4, which the kernel then refuses to mount (`ext4_check_geometry`).
+/// shorter device: either its tree has another shape and no block matches, or it is too short for its
+/// ext4, which says in its verified superblock how many blocks it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Params {
     /// Salt, 0 to 256 bytes.

@@ -5,7 +5,7 @@ use std::io;
 use cvm_init::block::{self, Dev, Partition, SECTOR};
 use cvm_init::ext4;
 use cvm_init::hex;
-use cvm_init::verity::{BLOCK_SIZE, Params, SUPERBLOCK_SIZE};
+use cvm_init::verity::{BLOCK_SIZE, OnCorruption, Params, SUPERBLOCK_SIZE};
 
 use super::{check_refusal, split_padded};
 
@@ -24,7 +24,7 @@ pub fn verity_superblock(bytes: &[u8]) {
     assert_eq!(Params::new(params.salt.clone(), params.data_blocks).as_ref(), Ok(&params));
 
     let root_hash = [0xab; 32];
-    let table = params.table(DATA, HASH, &root_hash);
+    let table = params.table(DATA, HASH, &root_hash, OnCorruption::IoError);
     let fields: Vec<_> = table.split(' ').collect();
     let [kind, data, hash, data_size, hash_size, blocks, start, algorithm, root, salt] = fields[..]
     else {

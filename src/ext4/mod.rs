@@ -52,7 +52,7 @@ mod probe;
 mod superblock;
 
 pub use layout::{BLOCK_BYTES, Layout, LayoutError, MAX_BYTES, MIN_BYTES};
-pub use probe::{SUPERBLOCK_END, block_size};
+pub use probe::{SUPERBLOCK_END, block_size, blocks};
 
 use output::Output;
 

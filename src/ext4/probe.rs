@@ -4,8 +4,14 @@
 pub const SUPERBLOCK_END: usize = 2048;
 
 const SUPERBLOCK_AT: usize = 1024;
+const S_BLOCKS_COUNT_LO: usize = SUPERBLOCK_AT + 0x4;
 const S_LOG_BLOCK_SIZE: usize = SUPERBLOCK_AT + 0x18;
 const S_MAGIC: usize = SUPERBLOCK_AT + 0x38;
+const S_FEATURE_INCOMPAT: usize = SUPERBLOCK_AT + 0x60;
+const S_BLOCKS_COUNT_HI: usize = SUPERBLOCK_AT + 0x150;
+
+/// The upper half of the number of blocks counts.
+const INCOMPAT_64BIT: u32 = 0x80;
 
 /// Bytes in a block of the ext2, ext3 or ext4 file system that starts like this; `None` when it
 /// is none.
@@ -14,9 +20,21 @@ pub fn block_size(start: &[u8; SUPERBLOCK_END]) -> Option<u32> {
     if start.get(S_MAGIC..)?.first_chunk()? != &[0x53, 0xef] {
         return None;
     }
-    let log = u32::from_le_bytes(*start.get(S_LOG_BLOCK_SIZE..)?.first_chunk()?);
+    let log = u32_at(start, S_LOG_BLOCK_SIZE)?;
     // 64 KiB is the largest that ext4 knows.
     (log <= 6).then(|| 1024 << log)
+}
+
+/// Blocks that such a file system has.
+#[must_use]
+pub fn blocks(start: &[u8; SUPERBLOCK_END]) -> Option<u64> {
+    let wide = u32_at(start, S_FEATURE_INCOMPAT)? & INCOMPAT_64BIT != 0;
+    let high = if wide { u32_at(start, S_BLOCKS_COUNT_HI)? } else { 0 };
+    Some(u64::from(high) << 32 | u64::from(u32_at(start, S_BLOCKS_COUNT_LO)?))
+}
+
+fn u32_at(start: &[u8; SUPERBLOCK_END], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*start.get(at..)?.first_chunk()?))
 }
 
 #[cfg(test)]
@@ -28,6 +46,16 @@ mod tests {
         start[0x438..0x43a].copy_from_slice(&[0x53, 0xef]);
         start[0x418..0x41c].copy_from_slice(&log.to_le_bytes());
         start
+    }
+
+    #[test]
+    fn the_upper_half_of_the_number_of_blocks_counts_where_the_feature_says_so() {
+        let mut start = start(2);
+        start[0x404..0x408].copy_from_slice(&4096_u32.to_le_bytes());
+        start[0x550..0x554].copy_from_slice(&3_u32.to_le_bytes());
+        assert_eq!(blocks(&start), Some(4096));
+        start[0x460] = 0x80;
+        assert_eq!(blocks(&start), Some(3 << 32 | 4096));
     }
 
     #[test]

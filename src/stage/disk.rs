@@ -151,6 +151,10 @@ fn examine(config: &Config, disk: &block::Disk) -> Verdict {
         }
     };
     // What is written to the volume must not reach anything else.
+    if !cocos.lies_within(disk.sectors) {
+        let error = format!("partition {COCOS} does not lie within the disk");
+        return Verdict::Refused(Error::new(error));
+    }
     let others = partitions.iter().filter(|other| *other != cocos);
     if let Some(other) = others.into_iter().find(|other| other.overlaps(cocos)) {
         return Verdict::Refused(Error::new(format!(

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::effect::{effect, optional};
 use crate::error::Result;
 use crate::mount::{self, Flags};
-use crate::{kmsg, module, power};
+use crate::{keyboard, module, power};
 
 /// A pseudo file system of the initramfs.
 struct Pseudo {
@@ -64,7 +64,7 @@ const MODULES: &str = "/modules";
 /// Prepares the platform and returns the kernel command line.
 ///
 /// # Errors
-/// When a file system, the kernel log or a module is not to be had.
+/// When a file system or a module is not to be had.
 pub fn prepare() -> Result<String> {
     mount_pseudo(&PROC)?;
     if exists(SYSRQ_OFF.file)? {
@@ -74,7 +74,10 @@ pub fn prepare() -> Result<String> {
     for pseudo in PSEUDO {
         mount_pseudo(pseudo)?;
     }
-    kmsg::open()?;
+    // Missing in kernels without virtual terminals.
+    if exists(keyboard::TERMINAL)? {
+        effect("switch the keyboard off", keyboard::switch_off)?;
+    }
     optional("lift the limit of the kernel log", || set(&KMSG_UNLIMITED));
     optional("prepare to stop at once", power::prepare);
     log::info!("version {}", env!("CARGO_PKG_VERSION"));

@@ -40,7 +40,7 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
         ),
     };
     control.activate(&root, &target, |asked, live| asked == live)?;
-    require_ext4()?;
+    require_ext4(disk.params.data_blocks)?;
     effect(format!("make {NEW_ROOT}"), || mount::ensure_dir(Path::new(NEW_ROOT), 0o755))?;
     effect(format!("mount the root on {NEW_ROOT}"), || {
         mount::mount(&node(mapping::ROOT), Path::new(NEW_ROOT), "ext4", Flags::RDONLY, "")
@@ -52,8 +52,9 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Says what is wrong with the root where the kernel would say EINVAL.
-fn require_ext4() -> Result<()> {
+/// Says what is wrong with the root where the kernel would say EINVAL. How many blocks are
+/// verified is the one thing about a hash tree that its root hash leaves open.
+fn require_ext4(verified: u64) -> Result<()> {
     let start = effect("read the root's superblock", || {
         let mut start = [0; ext4::SUPERBLOCK_END];
         File::open(node(mapping::ROOT))?.read_exact_at(&mut start, 0)?;
@@ -61,7 +62,12 @@ fn require_ext4() -> Result<()> {
     })?;
     // dm-verity's device has the hash block size as its logical block size.
     match ext4::block_size(&start) {
-        Some(size) if size == verity::BLOCK_SIZE => Ok(()),
+        Some(size) if size == verity::BLOCK_SIZE => match ext4::blocks(&start) {
+            Some(blocks) if blocks > verified => Err(Error::new(format!(
+                "the root's ext4 has {blocks} blocks, but only {verified} are verified"
+            ))),
+            _ => Ok(()),
+        },
         Some(size) => Err(Error::new(format!(
             "the root's ext4 has blocks of {size} bytes, dm-verity needs {}: \
              make it with mke2fs -b {}",

@@ -6,13 +6,16 @@ use std::sync::OnceLock;
 
 use rustix::process::{chroot, fchdir};
 
-use super::{CONTROL, NEW_ROOT, in_new_root, mapping};
+use super::{CONTROL, NEW_ROOT, mapping};
 use crate::dm::Control;
 use crate::{fd, key, mount};
 
 /// Where the new root is mounted, with all that is mounted in it: before it is moved, and from
 /// then on, when it is this process's working directory.
 const MOUNTS: &[&str] = &[NEW_ROOT, "."];
+
+/// What /dev may lie in by now: it moves to the new root, and the new root moves.
+const PLACES_OF_DEV: &[&str] = &["/", NEW_ROOT, "."];
 
 /// From the top one down, since each uses the next. A loop device goes with the one that uses it.
 const MAPPINGS: &[&str] = &[mapping::VOLUME, mapping::INTEGRITY, mapping::DATA, mapping::ROOT];
@@ -30,9 +33,10 @@ pub fn keep_way_back(initramfs: File) -> &'static File {
 pub fn run() {
     // A panic leaves it behind; any other failure has removed it on the way here.
     let _ = key::forget_all();
-    // Its node moves with /dev, and goes with the mounts.
-    let control =
-        Control::open(Path::new(CONTROL)).or_else(|_| Control::open(&in_new_root(CONTROL)));
+    // Before its node goes with the mounts.
+    let control = PLACES_OF_DEV.iter().find_map(|place| {
+        Control::open(&Path::new(place).join(CONTROL.trim_start_matches('/'))).ok()
+    });
     // What the failed stage had open, when it does not return to close it.
     fd::close_on_disks();
     for target in MOUNTS {
@@ -42,7 +46,7 @@ pub fn run() {
     if let Some(initramfs) = WAY_BACK.get() {
         let _ = fchdir(initramfs).and_then(|()| chroot("."));
     }
-    let Ok(control) = control else {
+    let Some(control) = control else {
         return;
     };
     for mapping in MAPPINGS {

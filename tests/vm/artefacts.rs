@@ -2,9 +2,11 @@
 //! scripts that a user runs. All of it is made once a test run, and only what a test asks for.
 
 use crate::tool::{Scratch, command, run};
+use cvm_init::luks2;
 use serde_json::Value;
 use std::env;
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -144,18 +146,36 @@ pub(crate) struct Image {
 /// The unit that makes the agent a service of a root with systemd.
 const AGENT_UNIT: &str = "[Service]\nExecStart=/usr/lib/agent/init\n";
 
-/// What makes an image of the Debian root `$1`, the agent `$2` and its unit `$3` in the folder
-/// `$4`, by the script `$5` and its arguments. Owners are kept by root or fakeroot only.
+/// What makes an image of the Debian root `$1`, the agent with the files beside it in the folder
+/// `$2` and its unit `$3` in the folder `$4`, by the script `$5` and its arguments. Owners are kept
+/// by root or fakeroot only.
 const DEBIAN_IMAGE: &str = r#"
     mkdir -p "$4/root"
     bsdtar -xpf "$1" -C "$4/root"
-    mkdir "$4/root/usr/lib/agent"
-    cp "$2" "$4/root/usr/lib/agent/init"
+    cp -r "$2" "$4/root/usr/lib/agent"
     units=$4/root/etc/systemd/system
     cp "$3" "$units/agent.service"
     ln -s ../agent.service "$units/multi-user.target.wants/agent.service"
     exec "$5" --rootfs "$4/root" "${@:6}"
 "#;
+
+/// A volume that asks for what cryptsetup does not know, `volume`, and its key, `key`.
+fn write_volume_with_tags_elsewhere(folder: &Path) {
+    let key = [0x42; 32];
+    let header = luks2::Header {
+        uuid: [0x24; 16],
+        cipher: DEFAULT_CIPHER,
+        integrity: Some("aead"),
+        requirement: Some("cvm-init-tags-in-memory"),
+        sector_size: 4096,
+        digest: luks2::KeyDigest::new(&key, [1; 32]),
+        checksum_salts: [[2; 64], [3; 64]],
+    };
+    let volume = File::create(folder.join("volume")).expect("the folder is ours");
+    volume.set_len(2 * luks2::DATA_OFFSET).expect("a sparse file");
+    volume.write_all_at(&header.encode().expect("it fits"), 0).expect("room for a header");
+    fs::write(folder.join("key"), key).expect("room for a key");
+}
 
 /// The Debian root of `scripts/boot`, which starts the agent.
 pub(crate) fn debian_image(scratch: &Scratch) -> Image {
@@ -163,10 +183,23 @@ pub(crate) fn debian_image(scratch: &Scratch) -> Image {
     let unit = scratch.join("agent.service");
     fs::write(&unit, AGENT_UNIT).expect("the folder is ours");
     let folder = scratch.join("image");
+    let beside = scratch.join("agent");
+    fs::create_dir(&beside).expect("the folder is ours");
+    let cryptsetup = command("cryptsetup");
+    for (from, name) in [
+        (agent(), "init"),
+        (Path::new(cryptsetup.get_program()), "cryptsetup"),
+        // The one of its libraries that the root does not have already.
+        (Path::new("/usr/lib/x86_64-linux-gnu/libpopt.so.0"), "libpopt.so.0"),
+    ] {
+        fs::copy(from, beside.join(name))
+            .unwrap_or_else(|e| panic!("cannot copy {}: {e}", from.display()));
+    }
+    write_volume_with_tags_elsewhere(&beside);
     run(command("fakeroot")
         .args(["bash", "-euc", DEBIAN_IMAGE, "-"])
         .arg(target().join("debian/rootfs.tar"))
-        .arg(agent())
+        .arg(&beside)
         .arg(&unit)
         .arg(&folder)
         .arg(Path::new(TREE).join("scripts/image"))

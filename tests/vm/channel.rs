@@ -42,6 +42,11 @@ impl Channel {
         None
     }
 
+    /// The socket alone, for what is not JSON. To be asked for before anything is received.
+    pub(crate) fn into_stream(self) -> UnixStream {
+        self.stream.into_inner()
+    }
+
     /// False when the other side is gone.
     pub(crate) fn send(&mut self, message: &Value) -> bool {
         self.stream.get_mut().write_all(format!("{message}\n").as_bytes()).is_ok()

@@ -61,6 +61,8 @@ fn a_debian_guest_keeps_what_the_boot_has_made() {
         run(&mut guest, disturbance);
         check_devices_and_mounts(&mut guest, disturbance);
     }
+    check_loop_devices(&mut guest);
+    check_that_cryptsetup_refuses(&mut guest);
     assert_eq!(guest.read("/etc/certs/name"), "certs");
     assert_eq!(guest.read("/etc/cocos/name"), "env");
 
@@ -117,6 +119,31 @@ fn check_devices_and_mounts(guest: &mut Guest, after: &str) {
         let properties = run(guest, &format!("udevadm info --query=property --name={node}"));
         assert!(!properties.contains("SYSTEMD_READY=0"), "{node} after {after}: {properties}");
     }
+    // The device of the tags: udev makes no node anew, and its links lead nowhere.
+    run(guest, "test -e /sys/block/loop0/loop && test ! -b /dev/loop0 && test ! -b /dev/block/7:0");
+}
+
+/// The device of the tags is in nobody's way, and nobody's tool takes it away.
+fn check_loop_devices(guest: &mut Guest) {
+    let other = run(guest, "losetup --find --show /usr/lib/agent/volume");
+    assert!(other.starts_with("/dev/loop") && other != "/dev/loop0\n", "{other}");
+    run(guest, &format!("blkid -p {other}"));
+    run(guest, "losetup --detach-all");
+    run(guest, "test -e /sys/block/loop0/loop");
+    run(guest, "echo written >/cocos/written && sync && echo 3 >/proc/sys/vm/drop_caches");
+    assert_eq!(guest.read("/cocos/written"), "written\n");
+}
+
+/// A volume whose tags are not on its disk is opened by nobody who does not know that.
+fn check_that_cryptsetup_refuses(guest: &mut Guest) {
+    let header = run(guest, "udevadm info --query=property --name=/dev/sda4");
+    assert!(header.contains("ID_FS_TYPE=crypto_LUKS\n"), "{header}");
+    let command = "cd /usr/lib/agent && LD_LIBRARY_PATH=. ./cryptsetup open --key-size 256 \
+                   --volume-key-file key volume other";
+    let refused = guest.ask("run", json!({ "command": command }));
+    assert_ne!(refused["status"], 0, "{refused}");
+    let reason = refused["stderr"].as_str().unwrap();
+    assert!(reason.contains("Unmet LUKS2 requirements detected"), "{reason}");
 }
 
 #[test]

@@ -159,6 +159,11 @@ impl Disk {
         self.extent(part).size
     }
 
+    /// Where a byte of a partition lies on the disk.
+    pub(crate) fn place(&self, part: Part, offset: u64) -> u64 {
+        self.extent(part).start + offset
+    }
+
     /// The partition table at the start of the disk.
     pub(crate) fn table(&self) -> Vec<u8> {
         let mut bytes = vec![0; 34 * 512];

@@ -1,35 +1,183 @@
-//! Boots of the fault build: an effect fails, panics or never returns, and the machine is off.
+//! The fault matrix: boots of the fault build in which one effect fails, fails when it is done,
+//! panics or never returns. Each ends with one line of reason, nothing left, and the machine off.
 
-use crate::artefacts;
 use crate::disk::Disk;
-use crate::guest::Ending;
+use crate::guest::Guest;
+use crate::matrix::{Kind, Row, Setup, print, run};
+use crate::points::{Point, points, sites};
+use crate::tool::Scratch;
 use crate::vm::Vm;
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
 use std::time::Duration;
 
-/// From power-on to power-off, emulated.
-const LIMIT: Duration = Duration::from_secs(120);
+/// Places that call for an effect and that no boot below reaches, by what stands in their line.
+const UNREACHED: &[(&str, &str)] = &[];
 
-fn vm(disk: &Disk) -> Vm {
-    Vm::of(disk).initramfs(artefacts::initramfs_with_faults())
+/// Files of which each effect is as good as the next: loading one module is loading another. They
+/// all fail once; what else befalls them befalls the first.
+const ALIKE: &str = "load /modules/";
+
+/// What the kernel's timing decides: how often the disks are looked at.
+const ONCE: &str = "disk";
+
+/// Rows that cannot be, and why.
+const IMPOSSIBLE: &[(Kind, &str, &str)] = &[
+    (Kind::Late, "run /sbin/init", "when it is done, this program is no more"),
+    (Kind::Stall, "make /dev/kmsg", BEFORE_WATCHDOG),
+    (Kind::Stall, "open /dev/kmsg", BEFORE_WATCHDOG),
+    (Kind::Stall, "make the keyring", BEFORE_WATCHDOG),
+    (Kind::Stall, "start the watchdog", BEFORE_WATCHDOG),
+];
+
+const BEFORE_WATCHDOG: &str = "there is no watchdog yet, and nothing that the host has a say in";
+
+/// Boots that together reach every place. The first gives all its effects, each other one those
+/// that were not seen before.
+fn setups() -> Vec<Setup> {
+    vec![
+        Setup {
+            name: "shares",
+            words: |_| String::new(),
+            disk: || Disk::builder().build(),
+            attach: |vm, disk, host| {
+                vm.disk(disk).share("certs_share", host).share("env_share", host)
+            },
+            then: |_| {},
+        },
+        Setup {
+            name: "grown disk, found by its serial, parameters on the command line",
+            words: |disk| format!("cvm.disk=serial:disk0 {}", disk.verity_parameters),
+            disk: || Disk::builder().grown(64 << 20).build(),
+            attach: |vm, disk, _| vm.disk(disk),
+            then: |_| {},
+        },
+        Setup {
+            name: "tags on the disk",
+            words: |_| "cvm.tags=disk".to_owned(),
+            disk: || Disk::builder().build(),
+            attach: |vm, disk, _| vm.disk(disk),
+            then: |_| {},
+        },
+        Setup {
+            name: "disk plugged in late",
+            words: |_| String::new(),
+            disk: || Disk::builder().build(),
+            attach: |vm, disk, _| vm.disk_not_plugged_in(disk),
+            then: |guest: &mut Guest| {
+                guest.wait_serial("#1 wait for a block device", Duration::from_secs(100));
+                guest.plug_in(0);
+            },
+        },
+    ]
 }
 
-#[test]
-fn a_good_boot_tells_its_effects() {
-    let disk = Disk::builder().build();
-    let mut guest = vm(&disk).boot();
-    guest.hello();
-    let serial = guest.serial();
-    for effect in ["#1 mount proc on /proc", "#1 open /dev/kmsg", "#1 run /sbin/init"] {
-        assert!(serial.contains(effect), "{effect}");
+/// The points of every setup, each with the setup that reaches it.
+fn all_points() -> Vec<(usize, Point)> {
+    let mut all: Vec<(usize, Point)> = Vec::new();
+    for (index, setup) in setups().iter().enumerate() {
+        let serial = setup.good_boot();
+        let known: BTreeSet<_> = all.iter().map(|(_, point)| point.name()).collect();
+        let fresh = points(&serial).into_iter().filter(|point| {
+            (point.number == 1 || point.stage != ONCE) && !known.contains(&point.name())
+        });
+        all.extend(fresh.map(|point| (index, point)));
     }
-    guest.power_off();
+    all
 }
 
+/// Every place that calls for an effect is reached, or stands in a table.
+fn check_sites(points: &[(usize, Point)]) {
+    let reached: BTreeSet<_> = points.iter().map(|(_, point)| point.site.clone()).collect();
+    let missed: Vec<_> = sites().into_iter().filter(|site| !reached.contains(site)).collect();
+    let unknown: Vec<_> = missed
+        .iter()
+        .filter(|site| !UNREACHED.iter().any(|(known, _)| site.starts_with(known)))
+        .collect();
+    assert!(unknown.is_empty(), "no boot reaches {unknown:?}");
+    println!("{} places call for an effect, {} of them reached", sites().len(), reached.len());
+}
+
+fn rows(points: &[(usize, Point)]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut alike = false;
+    for (setup, point) in points {
+        let again = point.doing.starts_with(ALIKE) && std::mem::replace(&mut alike, true);
+        let kinds = if again { &Kind::ALL[..1] } else { &Kind::ALL[..] };
+        for &kind in kinds {
+            let mut impossible = IMPOSSIBLE.iter();
+            match impossible.find(|(k, doing, _)| *k == kind && *doing == point.doing) {
+                Some((_, doing, why)) => println!("no row for {kind:?} of {doing}: {why}"),
+                None => {
+                    rows.push(Row { setup: *setup, point: point.clone(), kind, index: rows.len() });
+                }
+            }
+        }
+    }
+    rows
+}
+
+/// One row of each stage and kind, where it hurts most.
+const SLICE: &[(Kind, &str)] = &[
+    (Kind::Fail, "mount proc on /proc#1"),
+    (Kind::Panic, "list /modules#1"),
+    (Kind::Fail, "read the top hash block of sda3#1"),
+    (Kind::Stall, "list the disks#1"),
+    (Kind::Late, "mount the root on /root#1"),
+    (Kind::Panic, "resume the mapping root_verity#1"),
+    (Kind::Late, "add the volume key to the keyring#1"),
+    (Kind::Panic, "load the crypt table of cocos_crypt#1"),
+    (Kind::Stall, "write the file system#1"),
+    (Kind::Fail, "bind /cocos/docker to /var/lib/docker#1"),
+    (Kind::Late, "mount the share certs_share on /etc/certs#1"),
+    (Kind::Stall, "copy /cocos_init to /cocos/cocos_init#1"),
+    (Kind::Late, "move /proc to the new root#1"),
+    (Kind::Panic, "change the root#1"),
+    (Kind::Fail, "run /sbin/init#1"),
+];
+
 #[test]
-fn an_effect_that_reports_failure_when_it_is_done() {
-    let disk = Disk::builder().build();
-    let mut guest = vm(&disk).append("\"CVM_FAULT=late:write the file system#1\"").boot();
-    assert_eq!(guest.wait_ending(LIMIT), Ending::PowerOff);
-    assert_eq!(guest.fatal_line(), "volume: cannot write the file system: injected error");
-    assert!(guest.serial().contains("fault build: LOOKED"));
+fn every_effect_is_reached_and_a_slice_of_them_fails_as_it_must() {
+    let points = all_points();
+    check_sites(&points);
+    let all = rows(&points);
+    let slice = SLICE.iter().map(|(kind, name)| {
+        let found = all.iter().find(|row| row.kind == *kind && row.point.name() == *name);
+        found.unwrap_or_else(|| panic!("no boot reaches {name}")).clone()
+    });
+    let outcomes = run(&setups(), slice.collect());
+    print(&outcomes);
+}
+
+/// With `CVM_TEST_ROWS` set, only the rows whose name begins with one of its texts, which are parted
+/// by commas: "handoff: panic,disk: fail open".
+#[test]
+#[ignore = "hours: scripts/test --all"]
+fn every_effect_fails_as_it_must() {
+    let points = all_points();
+    check_sites(&points);
+    let mut rows = rows(&points);
+    if let Ok(texts) = env::var("CVM_TEST_ROWS") {
+        let all = rows.len();
+        rows.retain(|row| texts.split(',').any(|text| row.name().starts_with(text)));
+        println!("only {} rows of {all}: {texts}", rows.len());
+        assert!(!rows.is_empty(), "no row's name begins so");
+    }
+    print(&run(&setups(), rows));
+}
+
+/// One folder for both shares of a boot.
+pub(crate) fn host_folder() -> Scratch {
+    let host = Scratch::new("shares");
+    fs::write(host.join("name"), "host").unwrap();
+    host
+}
+
+/// So that a wait for a disk that never proves ends soon, and no line is dropped.
+pub(crate) const WORDS: &str = "cvm.timeout=3 printk.devkmsg=on";
+
+pub(crate) fn vm(disk: &Disk) -> Vm {
+    let words = format!("roothash={} {WORDS}", disk.roothash);
+    Vm::new().processors(1).initramfs(crate::artefacts::initramfs_with_faults()).append(&words)
 }

@@ -122,7 +122,7 @@ fn shares_on_offer_are_mounted_and_their_fstab_lines_kept() {
 }
 
 /// Sorted by target.
-fn mounts(guest: &mut Guest) -> Vec<String> {
+pub(crate) fn mounts(guest: &mut Guest) -> Vec<String> {
     let table = guest.ask("mounts", json!({}));
     let mut lines: Vec<_> = table
         .as_array()

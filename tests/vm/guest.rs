@@ -2,9 +2,12 @@
 
 use crate::channel::{Channel, Received, listen};
 use crate::slots::Slots;
+use crate::terminals::{Sockets, Terminals};
 use crate::tool::{Scratch, command};
+use crate::vm::device_id;
 use serde_json::{Value, json};
 use std::fs::{self, File};
+use std::path::Path;
 use std::process::{self, Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,25 +46,32 @@ pub(crate) struct Guest {
     monitor: Channel,
     hello: Option<Value>,
     ending: Option<Ending>,
+    terminals: Option<Terminals>,
     scratch: Scratch,
     /// Given back when QEMU is gone.
     _slots: Slots,
 }
 
 impl Guest {
-    pub(crate) fn launch(slots: Slots, machine: &[String]) -> Self {
+    /// A VM with `terminals` has them to be typed on; without, its console is a file.
+    pub(crate) fn launch(slots: Slots, machine: &[String], terminals: bool) -> Self {
         let scratch = Scratch::new("vm");
         let folder = scratch.path().file_name().unwrap_or_default().display().to_string();
-        let name = |what| format!("cvm-init-{}-{folder}-{what}", process::id());
+        let name = |what: &str| format!("cvm-init-{}-{folder}-{what}", process::id());
         let (agent_name, monitor_name) = (name("agent"), name("monitor"));
         let (agent_listener, monitor_listener) = (listen(&agent_name), listen(&monitor_name));
+        let sockets = terminals.then(|| Sockets::listen(name));
+        let console = match &sockets {
+            Some(sockets) => sockets.arguments(),
+            None => ["-serial", "file:serial.log"].map(str::to_owned).to_vec(),
+        };
         // A test program that is killed runs no destructor: the kernel then ends QEMU.
         let mut qemu = command("setpriv")
             .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
             .args(machine)
             // The state after the end stays to be asked for, a reset included.
             .args(["-no-shutdown", "-no-reboot"])
-            .args(["-serial", "file:serial.log"])
+            .args(console)
             .args(["-device", "virtio-serial-pci"])
             .args(["-device", "virtserialport,chardev=agent,name=cvm.test"])
             .arg("-chardev")
@@ -75,19 +85,26 @@ impl Guest {
             .spawn()
             .expect("setpriv runs");
         let start = Instant::now();
-        let mut accept = |listener| {
-            Channel::accept(listener, || {
-                matches!(qemu.try_wait(), Ok(None)) && start.elapsed() < QEMU
-            })
-        };
-        let channels = (accept(&agent_listener), accept(&monitor_listener));
-        let (Some(agent), Some(monitor)) = channels else {
+        let mut alive = || matches!(qemu.try_wait(), Ok(None)) && start.elapsed() < QEMU;
+        let agent = Channel::accept(&agent_listener, &mut alive);
+        let monitor = Channel::accept(&monitor_listener, &mut alive);
+        let terminals = sockets.as_ref().map(|sockets| sockets.accept(&mut alive));
+        let (Some(agent), Some(monitor), None | Some(Some(_))) = (agent, monitor, &terminals)
+        else {
             let _ = qemu.kill();
             let _ = qemu.wait();
             panic!("cannot start QEMU: {}", read(&scratch, "qemu.log"));
         };
-        let mut guest =
-            Self { qemu, agent, monitor, hello: None, ending: None, scratch, _slots: slots };
+        let mut guest = Self {
+            qemu,
+            agent,
+            monitor,
+            hello: None,
+            ending: None,
+            terminals: terminals.flatten(),
+            scratch,
+            _slots: slots,
+        };
         guest.qmp("qmp_capabilities");
         guest
     }
@@ -100,6 +117,25 @@ impl Guest {
             self.hello = Some(message["hello"].clone());
         }
         self.hello.clone().unwrap_or_default()
+    }
+
+    /// Waits until the guest has booted or has ended, whichever comes: `None` when it has booted.
+    pub(crate) fn booted_or_ended(&mut self) -> Option<Ending> {
+        let start = Instant::now();
+        while start.elapsed() < BOOT {
+            match self.agent.receive(GLANCE) {
+                Received::Message(message) => {
+                    self.hello = Some(message["hello"].clone());
+                    return None;
+                }
+                Received::Nothing => self.notice_ending(),
+                Received::Closed => panic!("QEMU ended: {}", read(&self.scratch, "qemu.log")),
+            }
+            if self.ending.is_some() {
+                return self.ending.clone();
+            }
+        }
+        panic!("the guest neither booted nor ended within {} s", BOOT.as_secs())
     }
 
     /// Has the agent do something: `tests/agent/src/verbs.rs` lists the verbs and arguments.
@@ -179,6 +215,11 @@ impl Guest {
         }
     }
 
+    /// What a VM of `Vm::with_terminals` can be typed on, once.
+    pub(crate) fn terminals(&mut self) -> Terminals {
+        self.terminals.take().expect("a VM with terminals")
+    }
+
     /// Plugs in a disk of `Vm::disk_not_plugged_in`, the first disk being 0.
     pub(crate) fn plug_in(&mut self, disk: usize) {
         let arguments = json!({
@@ -190,15 +231,31 @@ impl Guest {
         self.qmp_with("device_add", &arguments);
     }
 
+    /// Takes a disk away, the first being 0. QEMU answers when the disk's last request is over, so
+    /// what ends that request is done in between.
+    pub(crate) fn unplug(&mut self, disk: usize, meanwhile: impl FnOnce()) {
+        self.tell("device_del", &json!({ "id": device_id(disk) }));
+        meanwhile();
+        self.answer("device_del");
+    }
+
     /// Performs a command of QEMU's monitor that takes no arguments.
     pub(crate) fn qmp(&mut self, execute: &str) -> Value {
         self.qmp_with(execute, &json!({}))
     }
 
-    fn qmp_with(&mut self, execute: &str, arguments: &Value) -> Value {
-        let start = Instant::now();
+    pub(crate) fn qmp_with(&mut self, execute: &str, arguments: &Value) -> Value {
+        self.tell(execute, arguments);
+        self.answer(execute)
+    }
+
+    fn tell(&mut self, execute: &str, arguments: &Value) {
         let command = json!({ "execute": execute, "arguments": arguments });
         assert!(self.monitor.send(&command), "QEMU is gone");
+    }
+
+    fn answer(&mut self, execute: &str) -> Value {
+        let start = Instant::now();
         while start.elapsed() < QEMU {
             match self.monitor.receive(GLANCE) {
                 Received::Message(mut message) if message.get("return").is_some() => {
@@ -213,6 +270,11 @@ impl Guest {
             }
         }
         panic!("QEMU did not answer {execute} for {} s", QEMU.as_secs())
+    }
+
+    /// A folder of this VM's.
+    pub(crate) fn scratch(&self) -> &Path {
+        self.scratch.path()
     }
 
     /// Bytes that the guest has written to a disk so far, the first being 0.

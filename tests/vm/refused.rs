@@ -17,7 +17,7 @@ const PINNED: &str = "cvm.disk=/dev/sda quiet";
 
 /// Boots to the end that a failure must have, and returns its fatal line.
 #[track_caller]
-fn refusal(vm: Vm) -> String {
+pub(crate) fn refusal(vm: Vm) -> String {
     let mut guest = vm.boot();
     assert_eq!(guest.wait_ending(LIMIT), Ending::PowerOff);
     guest.fatal_line()

@@ -121,6 +121,7 @@ pub(crate) struct Root {
 pub(crate) struct Builder {
     nodes: Vec<Node>,
     block_size: u32,
+    size: &'static str,
     salt: String,
 }
 
@@ -128,6 +129,12 @@ impl Builder {
     /// Of ext4; that of dm-verity stays 4096.
     pub(crate) fn block_size(mut self, bytes: u32) -> Self {
         self.block_size = bytes;
+        self
+    }
+
+    /// Of the whole file system, as mke2fs spells it.
+    pub(crate) fn size(mut self, size: &'static str) -> Self {
+        self.size = size;
         self
     }
 
@@ -169,7 +176,7 @@ impl Builder {
             .args(["-q", "-t", "ext4", "-m", "0", "-U", UUID, "-b", &self.block_size.to_string()])
             .args(["-E", "root_owner=0:0", "-d"])
             .args([&files, &data])
-            .arg(SIZE));
+            .arg(self.size));
         let script = scratch.join("edits");
         fs::write(&script, edits).unwrap();
         let debugfs =
@@ -223,7 +230,7 @@ fn edit(node: &Node) -> String {
 
 impl Root {
     pub(crate) fn builder() -> Builder {
-        Builder { nodes: standard_nodes(), block_size: 4096, salt: SALT.to_owned() }
+        Builder { nodes: standard_nodes(), block_size: 4096, size: SIZE, salt: SALT.to_owned() }
     }
 
     /// The root that every test boots which has no wish of its own.

@@ -3,6 +3,7 @@
 use crate::artefacts;
 use crate::disk::Disk;
 use crate::guest::Guest;
+use crate::served::Served;
 use crate::slots::Slots;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -31,22 +32,25 @@ pub(crate) struct Vm {
     devices: Vec<String>,
     disks: usize,
     shares: usize,
+    terminals: bool,
     slots: fn() -> Slots,
 }
 
 impl Vm {
     /// No disk: `console=ttyS0` is all that the command line holds, and `panic=-1`, which
-    /// makes a kernel panic an end that is noticed.
+    /// makes a kernel panic an end that is noticed. On a busy machine an emulated timer can be so
+    /// late that the kernel takes it for broken: `no_timer_check`.
     pub(crate) fn new() -> Self {
         Self {
             initramfs: PathBuf::new(),
-            append: "console=ttyS0 panic=-1".to_owned(),
+            append: "console=ttyS0 panic=-1 no_timer_check".to_owned(),
             firmware: Vec::new(),
             memory: "1G".to_owned(),
             processors: 2,
             devices: Vec::new(),
             disks: 0,
             shares: 0,
+            terminals: false,
             slots: Slots::one,
         }
     }
@@ -124,24 +128,33 @@ impl Vm {
         vm
     }
 
+    /// A disk on virtio-scsi that `served` answers for.
+    pub(crate) fn disk_served(self, served: &Served) -> Self {
+        let source = format!(
+            "file.driver=nbd,file.server.type=unix,file.server.abstract=on,file.server.path={}",
+            served.socket()
+        );
+        self.drive(Bus::VirtioScsi, &source)
+    }
+
     /// A disk from any raw file. The first has the serial number `disk0`, the second `disk1`; QEMU
     /// knows them by the same names.
-    pub(crate) fn disk_on(mut self, bus: Bus, path: &Path) -> Self {
-        let name = format!("disk{}", self.disks);
+    pub(crate) fn disk_on(self, bus: Bus, path: &Path) -> Self {
         // What is on the disk lives for one test, so no write need reach the host's.
-        self.devices.extend([
-            "-drive".to_owned(),
-            format!(
-                "if=none,id={name},format=raw,cache=unsafe,discard=unmap,file={}",
-                path.display()
-            ),
-        ]);
+        self.drive(bus, &format!("cache=unsafe,discard=unmap,file={}", path.display()))
+    }
+
+    fn drive(mut self, bus: Bus, source: &str) -> Self {
+        let name = format!("disk{}", self.disks);
+        let drive = format!("if=none,id={name},format=raw,{source}");
+        self.devices.extend(["-drive".to_owned(), drive]);
         let device = match bus {
             Bus::VirtioScsi => format!("scsi-hd,bus=scsi.0,scsi-id={}", self.disks),
             Bus::VirtioBlk => "virtio-blk-pci".to_owned(),
             Bus::Nvme => "nvme".to_owned(),
         };
-        self.devices.extend(["-device".to_owned(), format!("{device},drive={name},serial={name}")]);
+        let device = format!("{device},drive={name},serial={name},id={}", device_id(self.disks));
+        self.devices.extend(["-device".to_owned(), device]);
         self.disks += 1;
         self
     }
@@ -159,6 +172,15 @@ impl Vm {
         self
     }
 
+    /// A virtio console, a screen, a second serial line for the log alone, and a way to type on
+    /// everything. The kernel is told to use all consoles; PID 1 has the one that `last` names.
+    pub(crate) fn with_terminals(mut self, last: &str) -> Self {
+        self.terminals = true;
+        let all = ["tty0", "ttyS0", "hvc0"].into_iter().filter(|console| *console != last);
+        let words: Vec<_> = all.chain([last]).map(|console| format!("console={console}")).collect();
+        self.append(&format!("earlyprintk=ttyS1,115200,keep loglevel=8 {}", words.join(" ")))
+    }
+
     /// Runs alone, so that its times can be compared.
     pub(crate) fn measuring(mut self) -> Self {
         self.slots = Slots::all;
@@ -170,7 +192,7 @@ impl Vm {
             self.initramfs = artefacts::initramfs();
         }
         let slots = (self.slots)();
-        Guest::launch(slots, &self.arguments())
+        Guest::launch(slots, &self.arguments(), self.terminals)
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -194,6 +216,11 @@ impl Vm {
         arguments.extend_from_slice(&self.devices);
         arguments
     }
+}
+
+/// What QEMU knows a disk's device by, the first being 0.
+pub(crate) fn device_id(disk: usize) -> String {
+    format!("device{disk}")
 }
 
 /// A /dev/kvm that opens is no proof: on nested hosts without the processor flag it can hang.

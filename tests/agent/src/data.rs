@@ -1,10 +1,11 @@
 //! Verbs that write and check bytes.
 
+use crate::pattern::pattern;
 use crate::verbs::{Answer, Args, Error};
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
 use std::fs::{self, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 /// Direct I/O wants the memory aligned as the device's blocks are; a page suits them all.
@@ -18,28 +19,23 @@ pub(crate) fn write(args: &Args<'_>) -> Answer {
     Ok(Value::Null)
 }
 
+/// A terminal takes input only while somebody has it open.
+pub(crate) fn hold(args: &Args<'_>) -> Answer {
+    let path = args.text("path")?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::NOCTTY.bits().cast_signed())
+        .open(path)
+        .map_err(Error::of(format!("open {path}")))?;
+    std::mem::forget(file);
+    Ok(Value::Null)
+}
+
 pub(crate) fn mkdir(args: &Args<'_>) -> Answer {
     let path = args.text("path")?;
     fs::create_dir_all(path).map_err(Error::of(format!("make directory {path}")))?;
     Ok(Value::Null)
-}
-
-/// Bytes that follow from the seed and the place alone, so that any part can be checked by itself.
-/// The offset is taken down to a multiple of 8.
-pub(crate) fn pattern(seed: u64, offset: u64, bytes: &mut [u8]) {
-    for (word, place) in bytes.chunks_mut(8).zip(offset / 8..) {
-        for (byte, random) in word.iter_mut().zip(mix(seed ^ mix(place)).to_le_bytes()) {
-            *byte = random;
-        }
-    }
-}
-
-/// The output function of splitmix64.
-pub(crate) fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// A buffer whose first byte is aligned: part of a vector with room to shift.
@@ -126,6 +122,40 @@ pub(crate) fn pattern_read(args: &Args<'_>) -> Answer {
         }
     }
     Ok(Value::Null)
+}
+
+/// Reads a device block by block, past every cache, and holds it against another one: which blocks
+/// cannot be read, and which say something else.
+pub(crate) fn compare(args: &Args<'_>) -> Answer {
+    let open = |name: &str| {
+        let path = args.text(name)?;
+        let flags = OFlags::DIRECT.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+        file.map_err(Error::of(format!("open {path}")))
+    };
+    let (device, original) = (open("path")?, open("with")?);
+    let (mut have, mut want) = (Aligned::new(), Aligned::new());
+    let (mut unreadable, mut differing) = (Vec::new(), Vec::new());
+    let end = (&original).seek(SeekFrom::End(0)).map_err(Error::of("find the original's end"))?;
+    let (mut at, block) = (0, ALIGNMENT as u64);
+    while at < end {
+        let length = usize::try_from(end - at).map_or(CHUNK, |left| left.min(CHUNK));
+        let want = want.bytes(length);
+        original.read_exact_at(want, at).map_err(Error::of("read the original"))?;
+        let have = have.bytes(length);
+        // One block that cannot be read fails the whole call: then each is asked for by itself.
+        let whole = device.read_exact_at(have, at).is_ok();
+        let places = (at / block..).zip(have.chunks_mut(ALIGNMENT).zip(want.chunks(ALIGNMENT)));
+        for (number, (have, want)) in places {
+            if !whole && device.read_exact_at(have, number * block).is_err() {
+                unreadable.push(number);
+            } else if have != want {
+                differing.push(number);
+            }
+        }
+        at += length as u64;
+    }
+    Ok(json!({ "unreadable": unreadable, "differing": differing }))
 }
 
 /// Whether a file holds `size` bytes of the pattern and no more.

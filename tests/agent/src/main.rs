@@ -8,6 +8,8 @@
 mod data;
 mod facts;
 mod kernel;
+mod memory;
+mod pattern;
 mod process;
 mod rootfs;
 mod tree;

@@ -1,7 +1,8 @@
 //! A tree of files that makes a file system work: sizes from nothing to megabytes, links, renames
 //! and deletions. It follows from its seed alone, so that it can be checked after a remount.
 
-use crate::data::{holds_pattern, mix, pattern};
+use crate::data::holds_pattern;
+use crate::pattern::{mix, pattern};
 use crate::verbs::{Answer, Args, Error};
 use serde_json::json;
 use std::fs;

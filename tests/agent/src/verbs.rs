@@ -1,6 +1,6 @@
 //! The table of verbs, their arguments and their errors.
 
-use crate::{data, facts, kernel, process, rootfs, tree};
+use crate::{data, facts, kernel, memory, process, rootfs, tree};
 use serde_json::Value;
 use std::fmt::Display;
 use std::io;
@@ -43,6 +43,12 @@ impl<'a> Args<'a> {
         self.0.get(name).and_then(Value::as_u64).ok_or_else(|| missing(name, "number"))
     }
 
+    pub(crate) fn numbers(&self, name: &str) -> Result<impl Iterator<Item = u64>, Error> {
+        let list =
+            self.0.get(name).and_then(Value::as_array).ok_or_else(|| missing(name, "list"))?;
+        Ok(list.iter().filter_map(Value::as_u64))
+    }
+
     /// An absent flag is false.
     pub(crate) fn flag(&self, name: &str) -> bool {
         self.0.get(name).and_then(Value::as_bool).unwrap_or(false)
@@ -67,15 +73,21 @@ const VERBS: &[(&str, Verb)] = &[
     ("keys", facts::keys),                  // -> the text of /proc/keys
     ("rootfs", rootfs::entries), // -> {type, entries: [{path, type, size}]}, left of the initramfs
     ("write", data::write),      // path, text
+    ("hold", data::hold),        // path: opened, and kept open for good
     ("mkdir", data::mkdir),      // path, parents too
     ("pattern_write", data::pattern_write), // path, offset, bytes, seed, direct
     ("pattern_read", data::pattern_read), // the same -> the first offset that differs, or null
+    // path and with, two devices -> {unreadable, differing}: numbers of blocks of 4096 bytes
+    ("compare", data::compare),
     ("fill", tree::fill),        // dir, files, seed -> {files, bytes}
     ("fill_check", tree::check), // the same
     ("sync", kernel::sync),
     ("drop_caches", kernel::drop_caches), // writes back, then drops page, dentry and inode caches
     ("mount", kernel::mount),             // source, target, fstype, options
     ("umount", kernel::umount),           // target
+    ("pages", memory::pages),             // frames -> [flags]
+    ("plant", memory::plant),             // seed, bytes, pages -> the bytes, now in each page
+    ("unplant", memory::unplant),         // frees those pages as they are
     ("run", process::run),                // command -> {status, stdout, stderr}
     ("poweroff", kernel::power_off),      // does not answer
 ];

@@ -1,0 +1,247 @@
+//! Rows of the fault matrix: what is asked for, and what must come of it.
+
+use crate::disk::Disk;
+use crate::faults::{host_folder, vm};
+use crate::guest::{Ending, Guest};
+use crate::points::{Point, points, told};
+use crate::vm::Vm;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// From power-on to the fatal line; the longest limit of an effect is 30 s.
+const LIMIT: Duration = Duration::from_secs(180);
+/// From the fatal line to the end of the machine.
+const END: Duration = Duration::from_secs(10);
+
+/// VMs at once, as many as there are slots.
+const WORKERS: usize = 2;
+
+/// As in `src/fault.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Fail,
+    Late,
+    Panic,
+    Stall,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 4] = [Self::Fail, Self::Late, Self::Panic, Self::Stall];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Late => "late",
+            Self::Panic => "panic",
+            Self::Stall => "stall",
+        }
+    }
+}
+
+/// A machine to boot.
+pub(crate) struct Setup {
+    pub(crate) name: &'static str,
+    pub(crate) disk: fn() -> Disk,
+    pub(crate) words: fn(&Disk) -> String,
+    pub(crate) attach: fn(Vm, &Disk, &Path) -> Vm,
+    /// What is done to the machine while it boots.
+    pub(crate) then: fn(&mut Guest),
+}
+
+impl Setup {
+    /// Boots with words more, and hands the running guest over.
+    fn boot<T>(&self, words: &str, look: impl FnOnce(&mut Guest) -> T) -> T {
+        let (disk, host) = ((self.disk)(), host_folder());
+        let vm = vm(&disk).append(&(self.words)(&disk)).append(words);
+        let mut guest = (self.attach)(vm, &disk, host.path()).boot();
+        look(&mut guest)
+    }
+
+    /// What the console shows of a boot without a fault.
+    pub(crate) fn good_boot(&self) -> String {
+        self.boot("", |guest| {
+            (self.then)(guest);
+            guest.hello();
+            let serial = guest.serial();
+            guest.power_off();
+            println!("{}: {} effects", self.name, points(&serial).len());
+            serial
+        })
+    }
+}
+
+/// One boot, and the fault that befalls it.
+#[derive(Clone)]
+pub(crate) struct Row {
+    pub(crate) setup: usize,
+    pub(crate) point: Point,
+    pub(crate) kind: Kind,
+    pub(crate) index: usize,
+}
+
+/// What `cvm.on_failure=` asks for, and how that ends; most rows keep the default.
+const ACTIONS: &[(&str, Option<Ending>)] = &[
+    ("poweroff", Some(Ending::PowerOff)),
+    ("reboot", Some(Ending::Reset)),
+    ("poweroff", Some(Ending::PowerOff)),
+    ("halt", None),
+    ("poweroff", Some(Ending::PowerOff)),
+    // The command line says panic=-1: restart at once.
+    ("panic", Some(Ending::Reset)),
+    ("poweroff", Some(Ending::PowerOff)),
+];
+
+/// Effects before which there is no command line to ask, so that the default is taken.
+const BEFORE_PROC: &[&str] = &[
+    "make /dev/kmsg",
+    "open /dev/kmsg",
+    "make the keyring",
+    "start the watchdog",
+    "make /proc",
+    "mount proc on /proc",
+];
+
+/// What may be mounted when the machine stops: the initramfs and what the kernel fills.
+const MOUNTS: &[&str] = &[
+    "rootfs / rootfs",
+    "none / rootfs",
+    "proc /proc proc",
+    "sysfs /sys sysfs",
+    "devtmpfs /dev devtmpfs",
+    "devpts /dev/pts devpts",
+    "tmpfs /run tmpfs",
+    "configfs /sys/kernel/config configfs",
+];
+
+impl Row {
+    pub(crate) fn name(&self) -> String {
+        format!("{}: {} {}", self.point.stage, self.kind.name(), self.point.name())
+    }
+
+    fn check(&self, setup: &Setup) {
+        let default = BEFORE_PROC.contains(&self.point.doing.as_str());
+        let (action, ending) = &ACTIONS[if default { 0 } else { self.index % ACTIONS.len() }];
+        let fault = format!("\"CVM_FAULT={}:{}\"", self.kind.name(), self.point.name());
+        setup.boot(&format!("{fault} cvm.on_failure={action}"), |guest| {
+            (setup.then)(guest);
+            if self.point.is_optional() && matches!(self.kind, Kind::Fail | Kind::Late) {
+                self.check_good_boot(guest);
+            } else {
+                self.check_failed_boot(guest, ending.as_ref());
+            }
+        });
+    }
+
+    fn check_good_boot(&self, guest: &mut Guest) {
+        guest.hello();
+        let serial = guest.serial();
+        assert_eq!(told(&serial).filter(|line| line.starts_with("INJECT")).count(), 1);
+        let warning = format!("cannot {}: injected error (going on without)", self.point.doing);
+        assert!(serial.contains(&warning), "no warning");
+        guest.report();
+        guest.power_off();
+    }
+
+    fn check_failed_boot(&self, guest: &mut Guest, ending: Option<&Ending>) {
+        guest.wait_serial("FATAL", LIMIT);
+        let start = Instant::now();
+        match ending {
+            Some(ending) => assert_eq!(&guest.wait_ending(END), ending),
+            None => guest.wait_serial("reboot: System halted", END),
+        }
+        assert!(start.elapsed() < END, "it took {} ms", start.elapsed().as_millis());
+        self.check_reason(&guest.fatal_line());
+        let serial = guest.serial();
+        let told: Vec<_> = told(&serial).collect();
+        let injected = told.iter().position(|line| line.starts_with("INJECT"));
+        let after = &told[injected.expect("the fault struck") + 1..];
+        let further: Vec<_> = after.iter().filter(|line| line.starts_with("STAGE")).collect();
+        assert!(further.is_empty(), "{further:?}");
+        assert_eq!(after.iter().filter(|line| **line == "LOOKED").count(), 1, "{after:?}");
+        let left: Vec<_> = after.iter().filter(|line| is_left(line)).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    fn check_reason(&self, line: &str) {
+        let cannot = format!("cannot {}: ", self.point.doing);
+        let (names, cause) = match self.kind {
+            Kind::Fail | Kind::Late => (cannot.as_str(), "injected error"),
+            Kind::Panic => ("panicked at src/fault.rs:", "injected panic"),
+            Kind::Stall => (cannot.as_str(), "no end within "),
+        };
+        assert!(line.starts_with(&format!("{}: ", self.point.stage)), "{line}");
+        assert!(line.contains(names) && line.contains(cause), "{line}");
+    }
+}
+
+fn is_left(line: &str) -> bool {
+    line.strip_prefix("LEFT ").is_some_and(|left| {
+        let mount = left.strip_prefix("mount ").unwrap_or_default();
+        !MOUNTS.iter().any(|known| mount.starts_with(known))
+    })
+}
+
+/// What became of a row: nothing, or why it is not as it must be.
+pub(crate) type Outcome = (Row, Option<String>);
+
+/// Runs rows, two at a time.
+pub(crate) fn run(setups: &[Setup], rows: Vec<Row>) -> Vec<Outcome> {
+    let todo = Mutex::new(rows.into_iter().rev().collect::<Vec<_>>());
+    let done = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                loop {
+                    let Some(row) = todo.lock().unwrap().pop() else { break };
+                    let start = Instant::now();
+                    let outcome = catch_unwind(AssertUnwindSafe(|| row.check(&setups[row.setup])));
+                    let fault = outcome.err().map(|panic| {
+                        let text = panic.downcast_ref::<String>().cloned();
+                        text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned()))
+                            .unwrap_or_default()
+                    });
+                    let verdict = if fault.is_none() { "passed" } else { "FAILED" };
+                    println!("{verdict} {:>3} s  {}", start.elapsed().as_secs(), row.name());
+                    done.lock().unwrap().push((row, fault));
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap()
+}
+
+/// The matrix as a table; fails when a row has.
+pub(crate) fn print(outcomes: &[Outcome]) {
+    let mut counts: BTreeMap<(usize, &str, Kind), (usize, usize)> = BTreeMap::new();
+    let mut order: Vec<&str> = Vec::new();
+    let mut sorted: Vec<_> = outcomes.iter().collect();
+    sorted.sort_by_key(|(row, _)| row.index);
+    for (row, fault) in &sorted {
+        if !order.contains(&row.point.stage.as_str()) {
+            order.push(&row.point.stage);
+        }
+        let place = order.iter().position(|stage| *stage == row.point.stage).unwrap_or_default();
+        let (passed, failed) = counts.entry((place, &row.point.stage, row.kind)).or_default();
+        *(if fault.is_none() { passed } else { failed }) += 1;
+    }
+    println!("\nstage      kind    points  passed  failed");
+    for ((_, stage, kind), (passed, failed)) in &counts {
+        let points = passed + failed;
+        println!("{stage:<10} {:<6} {points:>7} {passed:>7} {failed:>7}", kind.name());
+    }
+    let failed: Vec<_> = sorted.iter().filter(|(_, fault)| fault.is_some()).collect();
+    println!(
+        "all        {:>14} {:>7} {:>7}",
+        sorted.len(),
+        sorted.len() - failed.len(),
+        failed.len()
+    );
+    for (row, fault) in &failed {
+        println!("FAILED {}: {}", row.name(), fault.as_deref().unwrap_or_default());
+    }
+    assert!(failed.is_empty(), "{} rows failed", failed.len());
+}
