@@ -107,12 +107,12 @@ fn rows(points: &[(usize, Point)]) -> Vec<Row> {
         let kinds = if again { &Kind::ALL[..1] } else { &Kind::ALL[..] };
         for &kind in kinds {
             let mut impossible = IMPOSSIBLE.iter();
-            match impossible.find(|(k, doing, _)| *k == kind && *doing == point.doing) {
-                Some((_, doing, why)) => println!("no row for {kind:?} of {doing}: {why}"),
-                None => {
-                    rows.push(Row { setup: *setup, point: point.clone(), kind, index: rows.len() });
-                }
+            let why = impossible.find(|(k, doing, _)| *k == kind && *doing == point.doing);
+            if let Some((_, doing, why)) = why {
+                println!("no row for {kind:?} of {doing}: {why}");
+                continue;
             }
+            rows.push(Row { setup: *setup, point: point.clone(), kind, index: rows.len() });
         }
     }
     rows
