@@ -179,6 +179,10 @@ fn a_bench_is_refused_by_what_is_wrong_with_it() {
     refuses(script("bench").args(["--runs", "0"]), 2, "--runs 0 is not a number");
     refuses(script("bench").args(["--sizes", "64"]), 2, "64 is not a size");
     refuses(script("bench").args(["--sizes", "32M"]), 2, "needs 64M at least");
+    for partly in [["--quick"].as_slice(), &["--only", "data"], &["--ways", "shell"]] {
+        let whole_only = "--publish is for a whole measurement";
+        refuses(script("bench").arg("--publish").args(partly), 2, whole_only);
+    }
     refuses(script("bench").arg("--from").arg(dir.join("none")), 1, "no such file");
     assert_empty(&dir);
 }
