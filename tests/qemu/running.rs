@@ -201,7 +201,8 @@ fn a_plain_vm_boots_from_the_kernel() {
     let dir = image("kernel");
     with_guest(dir.path());
     fs::write(dir.path().join("img/cmdline"), "quiet from=cmdline\n").unwrap();
-    let facts = facts(dir.path(), &["--boot", "kernel", "--append", "console=ttyS0 panic=-1"]);
+    let words = "console=ttyS0 panic=-1 no_timer_check";
+    let facts = facts(dir.path(), &["--boot", "kernel", "--append", words]);
     assert_eq!(
         facts,
         [
@@ -209,7 +210,7 @@ fn a_plain_vm_boots_from_the_kernel() {
             "certs_share certs".to_owned(),
             format!("sectors {}", (64 * MIB + GIB) / 512),
             "processors 2".to_owned(),
-            "cmdline quiet from=cmdline console=ttyS0 panic=-1".to_owned(),
+            format!("cmdline quiet from=cmdline {words}"),
         ]
     );
     let disk = fs::read(dir.path().join("img/disk.img")).unwrap();

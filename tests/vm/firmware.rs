@@ -4,7 +4,7 @@ use crate::artefacts;
 use crate::guest::{Ending, Guest};
 use crate::root::Root;
 use crate::tool::{Scratch, command, run};
-use crate::vm::{Bus, Vm};
+use crate::vm::{Bus, Vm, WORDS};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -36,8 +36,7 @@ fn image(folder: &Scratch) -> Command {
         .arg(artefacts::kernel())
         .arg("--initramfs")
         .arg(artefacts::initramfs())
-        .args(["--cocos-size", "64M", "--append"])
-        .arg("console=ttyS0 panic=-1")
+        .args(["--cocos-size", "64M", "--append", WORDS])
         .arg("-o")
         .arg(folder.path());
     image

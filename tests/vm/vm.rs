@@ -8,6 +8,10 @@ use crate::slots::Slots;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 
+/// What every command line has: a console, and a kernel panic that is noticed because it is an end.
+/// On a busy machine an emulated timer can be so late that the kernel takes it for broken.
+pub(crate) const WORDS: &str = "console=ttyS0 panic=-1 no_timer_check";
+
 /// How a disk is attached.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bus {
@@ -37,13 +41,11 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// No disk: `console=ttyS0` is all that the command line holds, and `panic=-1`, which
-    /// makes a kernel panic an end that is noticed. On a busy machine an emulated timer can be so
-    /// late that the kernel takes it for broken: `no_timer_check`.
+    /// No disk, and no other words than [`WORDS`] on the command line.
     pub(crate) fn new() -> Self {
         Self {
             initramfs: PathBuf::new(),
-            append: "console=ttyS0 panic=-1 no_timer_check".to_owned(),
+            append: WORDS.to_owned(),
             firmware: Vec::new(),
             memory: "1G".to_owned(),
             processors: 2,
