@@ -81,6 +81,14 @@ attempt() {
     said=$("$@" 2>&1) || die "cannot $what: ${said##*$'\n'}"
 }
 
+# in_own_mounts COMMAND ARGUMENT...: what it mounts is gone when it ends, however it ends. As root
+# mmdebstrap mounts /proc, /sys and more in its root, and who kills it has them left in $scratch,
+# where the cleaning up would go into them. Without root it has a namespace of its own.
+in_own_mounts() {
+    ((EUID != 0)) || set -- unshare --mount "$@"
+    "$@"
+}
+
 # kvm_works: may QEMU use KVM? A /dev/kvm that opens is no proof: on a nested host without
 # the processor's flag it can hang a guest.
 kvm_works() {

@@ -73,7 +73,6 @@ fn what_does_not_exist_is_seen() {
         "vm::good::no_such_test",
         "vm::nowhere::a_disk_and_its_root_hash_are_enough",
         "lib::verity::tests::superblock", // no test, but a function
-        "vm::soak::every_boot_is_good",   // scripts/soak runs it
     ] {
         assert!(!exists(citation), "{citation}");
     }

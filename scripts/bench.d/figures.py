@@ -1,0 +1,248 @@
+#!/usr/bin/python3
+"""Sums up the runs of scripts/bench: medians with their spread, as one JSON document.
+
+usage: figures.py FACTS FOOTPRINTS RUNS >FIGURES
+
+FACTS says where and with what was measured, FOOTPRINTS how large each initramfs is, RUNS what
+guest and QEMU said about each boot; one JSON object a line. Times are in microseconds unless
+a name ends otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+Run = dict[str, Any]
+Row = dict[str, Any]
+Spread = dict[str, float]
+
+# The ways whose time grows with the partition: they wipe it.
+EXTRAPOLATED = ("shell",)
+
+# What fio measures: the name of the job, which side of it counts, and in what.
+JOBS = (
+    ("sequential-write", "write", "MiB/s"),
+    ("sequential-read", "read", "MiB/s"),
+    ("random-read", "read", "IOPS"),
+    ("random-write", "write", "IOPS"),
+    ("fsync", "write", "IOPS"),
+)
+
+
+def spread(values: Iterable[float | None]) -> Spread | None:
+    """Median, lowest and highest; nothing where a run has no value."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return {"median": median(known), "min": min(known), "max": max(known)}
+
+
+def grouped(runs: Iterable[Run], key: Callable[[Run], Hashable]) -> list[list[Run]]:
+    """Runs of the same key, in the order of their first."""
+    groups: dict[Hashable, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[key(run)].append(run)
+    return list(groups.values())
+
+
+def of_job(runs: list[Run], job: str) -> list[Run]:
+    return [run for run in runs if run["job"] == job]
+
+
+def boot_us(run: Run) -> int:
+    """From the kernel's line that it runs /init to the first line of the new init."""
+    start, end = (round(float(stamp) * 1_000_000) for stamp in run["stamps"].split())
+    return end - start
+
+
+def is_module(effect: Row) -> bool:
+    return str(effect["doing"]).startswith("load /modules/")
+
+
+def modules_us(run: Run) -> int | None:
+    """Only where /init says what it does."""
+    if run["boot"] is None:
+        return None
+    return sum(int(effect["us"]) for effect in run["boot"]["effects"] if is_module(effect))
+
+
+def measured(run: Run) -> Row:
+    """What a timed boot has one number of."""
+    total, modules = boot_us(run), modules_us(run)
+    return {
+        "total_us": total,
+        "modules_us": modules,
+        "rest_us": None if modules is None else total - modules,
+        "written_bytes": run["disk"]["open"]["bytes"],
+        "written_requests": run["disk"]["open"]["requests"],
+        "flushes": run["disk"]["open"]["flushes"],
+        "written_after_sync_bytes": run["disk"]["closed"]["bytes"],
+        "user_us": run["self"]["user_us"] + run["children"]["user_us"],
+        "peak_kib": run["boot"]["peak_memory_kib"] if run["boot"] else run["self"]["peak_kib"],
+        "children_peak_kib": run["children"]["peak_kib"] or None,
+    }
+
+
+def stages(runs: list[Run]) -> list[Row]:
+    """Each stage of the boot, without the kernel modules that the first one loads."""
+    if runs[0]["boot"] is None:
+        return []
+    rows = [{"stage": "modules", "us": spread(modules_us(run) for run in runs)}]
+    for name in [stage["stage"] for stage in runs[0]["boot"]["stages"]]:
+        took = [
+            stage["us"] - ((modules_us(run) or 0) if name == "platform" else 0)
+            for run in runs
+            for stage in run["boot"]["stages"]
+            if stage["stage"] == name
+        ]
+        rows.append({"stage": name, "us": spread(took)})
+    return rows
+
+
+def provisioning_row(runs: list[Run]) -> Row:
+    all_measured = [measured(run) for run in runs]
+    return {
+        "way": runs[0]["way"],
+        "partition_mib": runs[0]["partition_mib"],
+        "runs": len(runs),
+        "extrapolated": False,
+        **{key: spread(row[key] for row in all_measured) for key in all_measured[0]},
+        "stages": stages(runs),
+    }
+
+
+def extrapolate(rows: list[Row], sizes_mib: list[int]) -> list[Row]:
+    """A row for each size above those measured, on the line through the two largest of them."""
+    if len(rows) < 2:
+        return []
+    near, far = sorted(rows, key=lambda row: row["partition_mib"])[-2:]
+    added = []
+    for mib in sizes_mib:
+        if mib <= far["partition_mib"]:
+            continue
+        steps = (mib - far["partition_mib"]) / (far["partition_mib"] - near["partition_mib"])
+        row: Row = {
+            "way": far["way"],
+            "partition_mib": mib,
+            "runs": 0,
+            "extrapolated": True,
+            "stages": [],
+        }
+        for key in ("total_us", "rest_us", "written_bytes"):
+            last = far[key]["median"]
+            value = round(last + steps * (last - near[key]["median"]))
+            row[key] = {"median": value, "min": value, "max": value}
+        added.append(row)
+    return added
+
+
+def provisioning(runs: list[Run], sizes_mib: list[int]) -> list[Row]:
+    groups = grouped(of_job(runs, "provisioning"), lambda run: (run["way"], run["partition_mib"]))
+    rows = [provisioning_row(group) for group in groups]
+    for way in EXTRAPOLATED:
+        rows += extrapolate([row for row in rows if row["way"] == way], sizes_mib)
+    return sorted(rows, key=lambda row: row["partition_mib"])
+
+
+def effects(runs: list[Run]) -> list[Row]:
+    """What a boot of cvm-init does and how long it takes, the costliest first.
+
+    Of the smallest partition that was measured; the modules count as one.
+    """
+    boots = [run for run in of_job(runs, "provisioning") if run["way"] == "cvm-memory"]
+    if not boots:
+        return []
+    smallest = min(run["partition_mib"] for run in boots)
+    boots = [run for run in boots if run["partition_mib"] == smallest]
+    took: dict[str, list[float]] = defaultdict(list)
+    for run in boots:
+        count = sum(is_module(effect) for effect in run["boot"]["effects"])
+        took[f"load {count} kernel modules"].append(modules_us(run) or 0)
+        for effect in run["boot"]["effects"]:
+            if not is_module(effect):
+                took[effect["doing"]].append(effect["us"])
+    rows = [{"doing": doing, "us": spread(us)} for doing, us in took.items()]
+    return sorted(rows, key=lambda row: -row["us"]["median"])
+
+
+def cost(runs: list[Run]) -> Row:
+    """System calls and processor time of one way, from boots in which the kernel counted."""
+    per_call: dict[str, int] = defaultdict(int)
+    for entry in runs[0]["calls"]:
+        per_call[entry["call"]] += entry["count"]
+    return {
+        "way": runs[0]["way"],
+        "partition_mib": runs[0]["partition_mib"],
+        "runs": len(runs),
+        "system_calls": spread(sum(entry["count"] for entry in run["calls"]) for run in runs),
+        "programs": len({entry["program"] for entry in runs[0]["calls"]}),
+        "user_us": spread(run["self"]["user_us"] for run in runs),
+        "kernel_us": spread(run["runtime_us"] - run["self"]["user_us"] for run in runs),
+        "children_user_us": spread(run["children"]["user_us"] for run in runs),
+        "children_kernel_us": spread(run["children"]["kernel_us"] for run in runs),
+        "calls": dict(sorted(per_call.items(), key=lambda item: (-item[1], item[0]))),
+    }
+
+
+def volume(run: Run) -> Row:
+    """Which volume it is, as the guest itself said."""
+    facts = (run["boot"] or {}).get("volume") or {}
+    return {"way": run["way"], **{key: facts.get(key) for key in ("cipher", "integrity", "tags")}}
+
+
+def data(runs: list[Run]) -> list[Row]:
+    rows = []
+    for run in of_job(runs, "data"):
+        jobs = run["fio"]["jobs"]
+        for name, side, unit in JOBS:
+            values = [
+                job[side]["bw_bytes"] / 2**20 if unit == "MiB/s" else job[side]["iops"]
+                for job in jobs
+                if job["jobname"] == name
+            ]
+            row = {"job": name, "unit": unit, "runs": len(values), "value": spread(values)}
+            rows.append({**volume(run), **row})
+    return rows
+
+
+def unpacked(runs: list[Run]) -> list[Row]:
+    return [
+        {
+            **volume(run),
+            "runs": len(run["unpack_s"]),
+            "seconds": spread(run["unpack_s"]),
+            "disk_errors": run["disk_errors"],
+        }
+        for run in of_job(runs, "unpack")
+    ]
+
+
+def lines(path: str) -> list[Row]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def main() -> None:
+    facts_path, footprints_path, runs_path = sys.argv[1:]
+    facts, runs = json.loads(Path(facts_path).read_text()), lines(runs_path)
+    figures = {
+        "made": facts,
+        "provisioning": provisioning(runs, facts["sizes_mib"]),
+        "effects": effects(runs),
+        "costs": [cost(group) for group in grouped(of_job(runs, "costs"), lambda run: run["way"])],
+        "footprints": lines(footprints_path),
+        "data": data(runs),
+        "unpack": unpacked(runs),
+        "all": runs,
+    }
+    json.dump(figures, sys.stdout, indent=1)
+    print()
+
+
+if __name__ == "__main__":
+    main()
