@@ -26,8 +26,11 @@ const GIB: u64 = 1 << 30;
 /// The launcher in a folder, with flags, variables of the Manager (without what all their names
 /// begin with), and no variable of the caller's but `PATH`.
 fn qemu(dir: &Path, flags: &[&str], variables: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(Path::new(TREE).join("scripts/qemu"));
+    // Whoever runs the tests in the background may ignore signals, and bash traps none of those.
+    let mut command = Command::new("/usr/bin/env");
     command
+        .arg("--default-signal")
+        .arg(Path::new(TREE).join("scripts/qemu"))
         .args(flags)
         .current_dir(dir)
         .env_clear()

@@ -70,7 +70,7 @@ impl Halted {
         assert!(Path::new(&format!("/proc/{}", self.qemu)).exists());
         let launcher = Pid::from_raw(self.launcher.id().cast_signed()).unwrap();
         kill_process(launcher, signal).unwrap();
-        let status = self.launcher.wait().unwrap().code();
+        let status = until("the launcher ends", || self.launcher.try_wait().unwrap()).code();
         assert!(!Path::new(&format!("/proc/{}", self.qemu)).exists());
         status
     }
