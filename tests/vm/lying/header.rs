@@ -166,14 +166,6 @@ fn another_tag_size_in_the_superblock_at_any_moment() {
     is_held(OTHER_TAG_SIZE, [Some(REFUSED), Some(REFUSED), Some(REFUSED), None, None]);
 }
 
-/// The kernel computes by itself how much it provides; what it finds before it has formatted keeps
-/// it from writing the tags anew, so that none of them is right.
-#[test]
-#[ignore = "scripts/test --all"]
-fn fewer_provided_sectors_in_the_superblock_at_any_moment() {
-    is_held(FEWER_SECTORS, [Some(UNUSABLE), None, None, None, None]);
-}
-
 #[test]
 #[ignore = "scripts/test --all"]
 fn another_interleave_in_the_superblock_at_any_moment() {

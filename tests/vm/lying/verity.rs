@@ -163,20 +163,6 @@ fn an_untouched_root_reads_as_it_was_made() {
     assert_eq!(refused_blocks_with(&[]), Vec::<u64>::new());
 }
 
-/// Flipped in each block of a level by itself, the root's first blocks aside, without which there
-/// is no boot.
-#[test]
-#[ignore = "scripts/test --all"]
-fn every_flipped_hash_block_takes_its_own_blocks_with_it() {
-    let blocks_below: Vec<_> = (66..132).collect();
-    let flips: Vec<_> = blocks_below
-        .iter()
-        .map(|block| (Part::Verity, LOWEST + block * BLOCK + block * 31))
-        .collect();
-    let expected: Vec<_> = (66 * 128..16896).collect();
-    assert_eq!(refused_blocks_with(&flips), expected);
-}
-
 /// The first read of a block is answered truly, all later ones are not.
 #[test]
 fn data_that_differs_on_the_second_read_is_an_io_error() {
