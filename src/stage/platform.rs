@@ -11,7 +11,7 @@ use rustix::thread::sched_getaffinity;
 use crate::effect::{effect, optional};
 use crate::error::Result;
 use crate::mount::{self, Flags};
-use crate::{keyboard, module, power};
+use crate::{keyboard, module, power, rcu};
 
 /// A pseudo file system of the initramfs.
 struct Pseudo {
@@ -75,6 +75,7 @@ const MODULES: &str = "/modules";
 pub fn prepare() -> Result<String> {
     mount_pseudo(&PROC)?;
     mount_pseudo(&SYSFS)?;
+    optional("hurry the kernel's grace periods", rcu::hurry);
     if exists(SYSRQ_OFF.file)? {
         effect("switch SysRq off", || set(&SYSRQ_OFF))?;
     }
