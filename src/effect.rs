@@ -106,8 +106,8 @@ pub fn set_limit(limit: Duration) {
     }
 }
 
-/// Sleeps until an effect lasts longer than it may, and says which one. It may go on, or end, but
-/// whoever began it begins no other.
+/// Sleeps until an effect lasts longer than it may, and says which ones are going on. They may go
+/// on, or end, but whoever began them begins no other.
 #[must_use]
 pub fn overdue() -> Error {
     journal().watchdog = Some(thread::current());
@@ -117,9 +117,12 @@ pub fn overdue() -> Error {
         // What begins later is due later: it is enough to look again then.
         let oldest = journal.running.first();
         let left = oldest.map_or(allowed, |oldest| allowed.saturating_sub(oldest.start.elapsed()));
-        if let (Some(oldest), true) = (oldest, left.is_zero()) {
+        if left.is_zero() {
+            // Those beside the oldest wait for the same thing as likely as not.
+            let doing: Vec<_> =
+                journal.running.iter().map(|running| running.doing.as_str()).collect();
             let cause = format!("no end within {} s", journal.limit.as_secs());
-            let error = Error::cannot(&oldest.doing, &cause);
+            let error = Error::cannot(&doing.join(" and "), &cause);
             journal.closed = true;
             return error;
         }
