@@ -56,7 +56,7 @@ def of_job(runs: list[Run], job: str) -> list[Run]:
 
 
 def boot_us(run: Run) -> int:
-    """From the kernel's line that it runs /init to the first line of the new init."""
+    """From the kernel's event that it has executed /init to that of the new init."""
     start, end = (round(float(stamp) * 1_000_000) for stamp in run["stamps"].split())
     return end - start
 
@@ -66,10 +66,15 @@ def is_module(effect: Row) -> bool:
 
 
 def modules_us(run: Run) -> int | None:
-    """Only where /init says what it does."""
+    """How long modules were being loaded, several at a time; only where /init says what it does."""
     if run["boot"] is None:
         return None
-    return sum(int(effect["us"]) for effect in run["boot"]["effects"] if is_module(effect))
+    total = done = 0
+    loads = [effect for effect in run["boot"]["effects"] if is_module(effect)]
+    for start, us in sorted((effect["at_us"], effect["us"]) for effect in loads):
+        total += max(0, start + us - max(start, done))
+        done = max(done, start + us)
+    return total
 
 
 def measured(run: Run) -> Row:

@@ -13,6 +13,18 @@ machine=(
     -kernel "$kernel/vmlinuz"
 )
 
+# Of the kernel command line of each.
+append=(
+    # Messages of the kernel are kept, but not on the console: an emulated one takes its time.
+    console=ttyS0 quiet
+    panic=-1
+    # On a busy machine an emulated timer can be so late that the kernel takes it for broken.
+    no_timer_check
+    # Each exec is stamped, by a clock that all processors share: guest/report.
+    trace_event=sched:sched_process_exec trace_clock=global
+    init=/sbin/measure
+)
+
 # make_root DIR [NAME...]: busybox, the measuring init, what a boot mounts on, and programs.
 make_root() {
     local dir=$1 module
@@ -39,11 +51,9 @@ make_root() {
 make_disk() {
     [[ ! -e $disks/$1-$2 ]] || return 0
     note "making a disk with $2 MiB of partition 4"
-    # Messages of the kernel are kept, but not on the console: an emulated one takes its time. On a
-    # busy machine an emulated timer can be so late that the kernel takes it for broken.
     quietly "$here/image" --rootfs "$scratch/$1" --kernel "$kernel/vmlinuz" \
         --initramfs "$ramfs/cvm-init.modules" --cocos-size "$2M" \
-        --append "console=ttyS0 quiet panic=-1 no_timer_check init=/sbin/measure" -o "$disks/$1-$2"
+        --append "${append[*]}" -o "$disks/$1-$2"
 }
 
 guest_pid=

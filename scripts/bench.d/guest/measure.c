@@ -1,8 +1,6 @@
 /*
- * The new init of a measured guest. It stamps the kernel log before anything else, so that the
- * way from the kernel's own "Run /init" line is measured alike for everything that can be an
- * /init, and tells the script that it becomes what the process has cost so far: exec keeps
- * these counters.
+ * The new init of a measured guest. It tells the script that it becomes what the process has cost
+ * so far: exec keeps these counters.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -49,11 +47,8 @@ int main(void)
 	/* The words of initramfs/count.c, with one more: the kernel finds what counts by keys and filter. */
 	static const char pause[] =
 		"hist:keys=common_pid.execname,id.syscall:size=4096:pause if comm != \"measure\"";
-	static const char stamp[] = "bench: new init\n";
 	char text[4096];
-	int log = must(open("/dev/kmsg", O_WRONLY | O_CLOEXEC), "bench: cannot open the kernel log");
 
-	must(write(log, stamp, strlen(stamp)), "bench: cannot write to the kernel log");
 	tell(RUSAGE_SELF, "BENCH_SELF");
 	tell(RUSAGE_CHILDREN, "BENCH_CHILDREN");
 	contents("/proc/self/schedstat", text, sizeof text);
