@@ -87,6 +87,32 @@ fn what_a_way_does_not_tell_is_no_zero() {
 }
 
 #[test]
+fn modules_that_load_side_by_side_count_once() {
+    let (figures, _) = figures(&scratch("side"));
+    // One from 1 to 801 ms, the other from 701 to 901.
+    assert_eq!(row(&figures, "cvm-memory", 64)["modules_us"]["median"], 900_000);
+    assert_eq!(figures["effects"][0]["doing"], "load 2 kernel modules");
+    assert_eq!(figures["effects"][0]["us"]["median"], 900_000);
+}
+
+#[test]
+fn a_choice_that_the_kernel_refuses_has_its_word_and_no_figures() {
+    let (figures, _) = figures(&scratch("refusal"));
+    let choice = |name| {
+        let mut rows = figures["choices"].as_array().unwrap().iter();
+        rows.find(|row| row["choice"] == name).unwrap()
+    };
+    let base = choice("base");
+    assert_eq!(base["seconds"], json!({ "median": 9.1, "min": 9.0, "max": 9.2 }));
+    assert_eq!(base["fio"][0]["value"]["median"], 11.0);
+    assert_eq!(base["refused"], Value::Null);
+    let discard = choice("discard");
+    assert_eq!(discard["refused"], "Discard can be only used with internal hash");
+    assert_eq!(discard["seconds"], Value::Null);
+    assert_eq!(discard["fio"], json!([]));
+}
+
+#[test]
 fn the_figures_become_the_tables_that_are_known() {
     let dir = scratch("tables");
     let (_, file) = figures(&dir);

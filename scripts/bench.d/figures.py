@@ -201,19 +201,25 @@ def volume(run: Run) -> Row:
     return {"way": run["way"], **{key: facts.get(key) for key in ("cipher", "integrity", "tags")}}
 
 
-def data(runs: list[Run]) -> list[Row]:
+def throughput(reports: Iterable[Row]) -> list[Row]:
+    """What fio's reports have of each job that it was asked for."""
+    done = [job for report in reports for job in report["jobs"]]
     rows = []
-    for run in of_job(runs, "data"):
-        jobs = run["fio"]["jobs"]
-        for name, side, unit in JOBS:
-            values = [
-                job[side]["bw_bytes"] / 2**20 if unit == "MiB/s" else job[side]["iops"]
-                for job in jobs
-                if job["jobname"] == name
-            ]
-            row = {"job": name, "unit": unit, "runs": len(values), "value": spread(values)}
-            rows.append({**volume(run), **row})
+    for name, side, unit in JOBS:
+        values = [
+            job[side]["bw_bytes"] / 2**20 if unit == "MiB/s" else job[side]["iops"]
+            for job in done
+            if job["jobname"] == name
+        ]
+        if values:
+            rows.append({"job": name, "unit": unit, "runs": len(values), "value": spread(values)})
     return rows
+
+
+def data(runs: list[Run]) -> list[Row]:
+    return [
+        {**volume(run), **row} for run in of_job(runs, "data") for row in throughput([run["fio"]])
+    ]
 
 
 def unpacked(runs: list[Run]) -> list[Row]:
@@ -226,6 +232,23 @@ def unpacked(runs: list[Run]) -> list[Row]:
         }
         for run in of_job(runs, "unpack")
     ]
+
+
+def choice(tries: list[Row]) -> Row:
+    """One choice of mount, file system or dm-crypt, or the kernel's word why it cannot be made."""
+    return {
+        "choice": tries[0]["choice"],
+        "refused": tries[0].get("refused"),
+        "runs": len(tries),
+        "seconds": spread(each.get("unpack_s") for each in tries),
+        "written_bytes": spread(each.get("written_bytes") for each in tries),
+        "fio": throughput(each["fio"] for each in tries if "fio" in each),
+    }
+
+
+def choices(runs: list[Run]) -> list[Row]:
+    tries = [each for run in of_job(runs, "choices") for each in run["choices"]]
+    return [choice(group) for group in grouped(tries, lambda each: each["choice"])]
 
 
 def lines(path: str) -> list[Row]:
@@ -243,6 +266,7 @@ def main() -> None:
         "footprints": lines(footprints_path),
         "data": data(runs),
         "unpack": unpacked(runs),
+        "choices": choices(runs),
         "all": runs,
     }
     json.dump(figures, sys.stdout, indent=1)

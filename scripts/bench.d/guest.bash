@@ -35,7 +35,7 @@ make_root() {
     # systemd takes no root without it.
     echo 'ID=bench' >"$dir/etc/os-release"
     cp "$parts/guest/report" "$dir/sbin"
-    cp "$parts/guest/jobs.fio" "$dir/lib/bench"
+    cp "$parts/guest/"{jobs.fio,choices} "$dir/lib/bench"
     build "$parts/guest/measure.c" "$dir/sbin/measure"
     # What scripts/image asks of a root; the guests have init=/sbin/measure.
     ln -s measure "$dir/sbin/init"

@@ -36,7 +36,22 @@ PICTURES = {
 }
 
 # What is published is whole.
-SECTIONS = ("provisioning", "effects", "costs", "data", "unpack")
+SECTIONS = ("provisioning", "effects", "costs", "data", "unpack", "choices")
+
+# What is tried in guest/choices.
+CHOICES = {
+    "base": "as cvm-init does it",
+    "journal": "with a journal",
+    "relatime": "times of access, `relatime`",
+    "init-itable": "inode tables zeroed in the background, `init_itable`",
+    "nobarrier": "no flushes, `nobarrier`",
+    "inodes-4096": "an inode for each 4 KiB",
+    "inodes-65536": "an inode for each 64 KiB",
+    "workqueues": "dm-crypt `no_read_workqueue no_write_workqueue`",
+    "same-cpu": "dm-crypt `same_cpu_crypt`",
+    "submit": "dm-crypt `submit_from_crypt_cpus`",
+    "discard": "`discard`, dm-crypt and dm-integrity `allow_discards`",
+}
 
 
 def size(mib: int) -> str:
@@ -232,6 +247,38 @@ def unpack(figures: Row) -> Iterator[str]:
     )
 
 
+def choices(figures: Row) -> Iterator[str]:
+    rows = figures["choices"]
+    if not rows:
+        return
+    jobs = {each["job"]: each["unit"] for row in rows for each in row["fio"]}
+
+    def cells(row: Row) -> list[str]:
+        if row["refused"]:
+            return [f"the kernel refuses: {row['refused']}", *["-"] * (1 + len(jobs))]
+        of_job = {each["job"]: each["value"] for each in row["fio"]}
+        return [
+            figure(row["seconds"]),
+            figure(row["written_bytes"], 1 << 20),
+            *(figure(of_job[job]) for job in jobs),
+        ]
+
+    yield from paragraph(
+        "The same, and some of the jobs of fio, with one other choice of mount, file system or "
+        "dm-crypt at a time, on volumes that mke2fs makes one after the other in one boot. What is "
+        "written is the file system, the image, and what reading it back makes of it:"
+    )
+    yield from table(
+        [
+            "choice",
+            "image, seconds",
+            "written, MiB",
+            *(f"{job.replace('-', ' ')}, {unit}" for job, unit in jobs.items()),
+        ],
+        ([CHOICES[row["choice"]], *cells(row)] for row in rows),
+    )
+
+
 def ratio(over: Row | None, under: Row | None) -> float | None:
     if not over or not under or not under["median"]:
         return None
@@ -290,7 +337,7 @@ def made(figures: Row) -> Iterator[str]:
 def document(figures: Row) -> list[str]:
     return [
         line
-        for section in (provisioning, ratios, costs, effects, data, unpack, made)
+        for section in (provisioning, ratios, costs, effects, data, unpack, choices, made)
         for line in section(figures)
     ]
 
