@@ -264,10 +264,10 @@ def choices(figures: Row) -> Iterator[str]:
         ]
 
     yield from paragraph(
-        "What of that image lies below `/usr/share`, and some of the jobs of fio on a smaller file, "
-        "with one other choice of mount, file system or dm-crypt at a time, on volumes that mke2fs "
-        "makes one after the other in one boot. What is written is the file system, the image, and "
-        "what reading it back makes of it:"
+        "What of that image lies below `/usr/share`, and some of the jobs of fio, with one other "
+        "choice of mount, file system or dm-crypt at a time, on volumes that mke2fs makes one after "
+        "the other in one boot. What is written is the file system, the image, and what reading it "
+        "back makes of it:"
     )
     yield from table(
         [
