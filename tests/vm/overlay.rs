@@ -10,6 +10,7 @@ use crate::vm::Vm;
 use cvm_init::hex;
 use serde_json::{Value, json};
 use std::fs;
+use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
 const VOLUME: &str = "/dev/mapper/cocos_crypt";
@@ -25,6 +26,12 @@ const MERGED: &str = "/var/lib/docker/merged";
 
 /// The overlay lies on a bind of the volume, and so does a copy of the root's scripts.
 const ON_THE_VOLUME: [&str; 3] = ["/var/lib/docker", "/cocos_init", "/cocos"];
+
+const COMPLAINTS: [&str; 6] =
+    ["INTEGRITY", "I/O error", "EXT4-fs error", "EXT4-fs warning", "overlayfs", "Out of memory"];
+
+/// Until the kernel must have begun to zero tables, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A block group and its descriptor, in bytes; the descriptors are from the second block on. The
 /// offset of `bg_flags`, and the flag for a table of inodes that was zeroed (kernel document
@@ -46,21 +53,22 @@ fn root() -> Root {
         .build()
 }
 
-/// What the kernel has to complain of: wrong tags, disks, the file system, a want of memory.
+/// Lines of the kernel's log on wrong tags, disks, the file system and a want of memory. What else
+/// it warns of may be but a busy machine.
 fn complaints(guest: &mut Guest) -> Vec<String> {
     let log = guest.ask("kmsg", json!({}));
     let lines = log.as_array().unwrap().iter().map(|line| line["text"].as_str().unwrap());
-    let bad = ["INTEGRITY", "I/O error", "EXT4-fs error", "EXT4-fs warning", "Out of memory"];
-    lines.filter(|text| bad.iter().any(|bad| text.contains(bad))).map(str::to_owned).collect()
+    lines.filter(|line| COMPLAINTS.iter().any(|it| line.contains(it))).map(str::to_owned).collect()
 }
 
 /// Groups whose table of inodes was zeroed, as the kernel has it in memory.
-fn zeroed_groups(guest: &mut Guest, groups: u64) -> usize {
+fn zeroed_groups(guest: &mut Guest, groups: u64) -> u64 {
     let length = groups * DESCRIPTOR as u64;
     let table =
         guest.ask("bytes", json!({ "path": VOLUME, "offset": DESCRIPTORS_AT, "bytes": length }));
     let table = hex::decode(table.as_str().unwrap()).unwrap();
-    table.chunks(DESCRIPTOR).filter(|group| group[FLAGS] & INODE_ZEROED != 0).count()
+    let zeroed = table.chunks(DESCRIPTOR).filter(|group| group[FLAGS] & INODE_ZEROED != 0);
+    zeroed.count() as u64
 }
 
 /// The image: a layer that is there, and what the overlay makes of it and puts beside it.
@@ -85,31 +93,21 @@ impl Image {
         }
     }
 
-    /// Calls `after` behind each step.
-    fn unpack(&self, guest: &mut Guest, mut after: impl FnMut(&mut Guest)) {
+    fn unpack(&self, guest: &mut Guest) {
         for dir in [LOWER, UPPER, WORK, MERGED] {
             guest.ask("mkdir", json!({ "path": dir }));
         }
-        for (verb, arguments) in [
-            ("fill", &self.base),
-            ("mount", &overlay()),
-            ("alter", &self.altered),
-            ("fill", &self.added),
-            ("pattern_write", &self.large),
-        ] {
-            let start = std::time::Instant::now();
-            let answer = guest.ask(verb, arguments.clone());
-            println!("{verb} took {:?}, {answer}", start.elapsed());
-            after(guest);
-        }
+        guest.ask("fill", self.base.clone());
+        guest.ask("mount", overlay());
+        guest.ask("alter", self.altered.clone());
+        guest.ask("fill", self.added.clone());
+        guest.ask("pattern_write", self.large.clone());
     }
 
     fn check(&self, guest: &mut Guest) {
-        let start = std::time::Instant::now();
         guest.ask("fill_check", self.altered.clone());
         guest.ask("fill_check", self.added.clone());
         assert_eq!(guest.ask("pattern_read", self.large.clone()), Value::Null);
-        println!("check took {:?}", start.elapsed());
     }
 }
 
@@ -130,8 +128,49 @@ fn assert_layered(guest: &mut Guest) {
     assert_eq!(upper("5-renamed")["xattrs"]["trusted.overlay.redirect"], "5");
 }
 
+/// Has the kernel zero the tables of inodes in the background, and waits until it does.
+fn start_zeroing(guest: &mut Guest, groups: u64) {
+    // Between two groups lies thirty times the time that one took, so that it lasts.
+    let options = "remount,noatime,init_itable=30";
+    guest.ask(
+        "mount",
+        json!({ "source": "", "target": "/cocos", "fstype": "", "options": options }),
+    );
+    // It starts at a moment of its choice within five seconds, and tells nobody.
+    let start = Instant::now();
+    while zeroed_groups(guest, groups) == 0 {
+        assert!(start.elapsed() < LIMIT, "no table of inodes is zeroed");
+    }
+}
+
+/// Pages that the kernel took back because it was short of them.
+fn reclaimed_pages(guest: &mut Guest) -> u64 {
+    let counters = guest.read("/proc/vmstat");
+    let fields = counters.lines().filter_map(|line| line.split_once(' '));
+    fields
+        .filter(|(name, _)| ["pgsteal_kswapd", "pgsteal_direct"].contains(name))
+        .map(|(_, value)| value.parse::<u64>().unwrap())
+        .sum()
+}
+
+/// Takes down what lies on the volume, and has e2fsck look at it.
+fn check_file_system(guest: &mut Guest) {
+    for target in [MERGED].into_iter().chain(ON_THE_VOLUME) {
+        guest.ask("umount", json!({ "target": target }));
+    }
+    // What the kernel reads ahead of a program has never been written, and has no tag.
+    let mappings = guest.ask("dm", json!({}));
+    let mapping = mappings.as_array().unwrap().iter().find(|it| it["name"] == "cocos_crypt");
+    let device = mapping.unwrap()["device"].as_str().unwrap();
+    let readahead = format!("/sys/dev/block/{device}/queue/read_ahead_kb");
+    guest.ask("write", json!({ "path": readahead, "text": "0" }));
+    let command = format!("/usr/sbin/e2fsck -fn {VOLUME}");
+    let checked = guest.ask("run", json!({ "command": command }));
+    assert_eq!(checked["status"], 0, "{}{}", checked["stdout"], checked["stderr"]);
+}
+
 /// Boots, unpacks the image, reads it back and has the file system checked.
-fn an_image_is_unpacked(tags: &str, lazy: bool) {
+fn unpacks_an_image(tags: &str, while_zeroing: bool) {
     let root = root();
     let disk = Disk::builder().root(&root).cocos(COCOS).build();
     let mut guest = Vm::of(&disk)
@@ -142,46 +181,43 @@ fn an_image_is_unpacked(tags: &str, lazy: bool) {
     let volume = guest.report()["volume"].clone();
     assert_eq!(volume["tags"], tags);
     let groups = volume["bytes"].as_u64().unwrap() / GROUP;
-    let mut zeroed = vec![zeroed_groups(&mut guest, groups)];
-    if lazy {
-        // The kernel's own pace: ten times the time that a group took lies between two.
-        guest.ask("mount", json!({
-            "source": "", "target": "/cocos", "fstype": "", "options": "remount,noatime,init_itable=10",
-        }));
+    assert_eq!(zeroed_groups(&mut guest, groups), 0);
+    if while_zeroing {
+        start_zeroing(&mut guest, groups);
     }
+    let mut zeroed = vec![zeroed_groups(&mut guest, groups)];
     let image = Image::new();
-    image.unpack(&mut guest, |guest| zeroed.push(zeroed_groups(guest, groups)));
+    image.unpack(&mut guest);
+    assert!(reclaimed_pages(&mut guest) > 0, "the guest has more memory than the image needs");
+    zeroed.push(zeroed_groups(&mut guest, groups));
     assert_layered(&mut guest);
     guest.ask("drop_caches", json!({}));
     image.check(&mut guest);
     zeroed.push(zeroed_groups(&mut guest, groups));
-    println!("of {groups} groups zeroed after each step: {zeroed:?}");
-
-    assert_eq!(complaints(&mut guest), [""; 0]);
-    guest.ask("umount", json!({ "target": MERGED }));
-    for target in ON_THE_VOLUME {
-        guest.ask("umount", json!({ "target": target }));
+    println!("tables of inodes zeroed before, after and at the end: {zeroed:?} of {groups}");
+    if while_zeroing {
+        let ever_more = zeroed.is_sorted_by(|earlier, later| earlier < later);
+        assert!(ever_more && zeroed[2] < groups, "{zeroed:?} of {groups}");
+    } else {
+        assert_eq!(zeroed, [0; 3]);
     }
-    let start = std::time::Instant::now();
-    let checked =
-        guest.ask("run", json!({ "command": format!("/usr/sbin/e2fsck -fn {VOLUME} 2>&1") }));
-    println!("{checked} {:?}", start.elapsed());
-    assert_eq!(checked["status"], 0, "{}", checked["stdout"]);
-    println!("{:?}", complaints(&mut guest));
+    check_file_system(&mut guest);
+    assert_eq!(complaints(&mut guest), [""; 0]);
     guest.power_off();
 }
 
 #[test]
 fn an_image_is_unpacked_on_little_memory() {
-    an_image_is_unpacked("memory", false);
+    unpacks_an_image("memory", false);
 }
 
 #[test]
 fn an_image_is_unpacked_on_little_memory_while_the_inode_tables_are_zeroed() {
-    an_image_is_unpacked("memory", true);
+    unpacks_an_image("memory", true);
 }
 
 #[test]
+#[ignore = "scripts/test --all"]
 fn an_image_is_unpacked_on_little_memory_with_tags_on_the_disk() {
-    an_image_is_unpacked("disk", true);
+    unpacks_an_image("disk", true);
 }
