@@ -138,10 +138,12 @@ pub(crate) fn initramfs_without(modules: &[&str]) -> PathBuf {
     pack(&format!("without-{}", modules.join("-")), &binaries().init, DEFAULT_CIPHER, modules)
 }
 
-/// The same with modules that a real root has itself.
-pub(crate) fn initramfs_with(modules: &[&str]) -> PathBuf {
-    let name = format!("with-{}", modules.join("-"));
-    pack_with(&name, &binaries().init, DEFAULT_CIPHER, &[], modules)
+/// The same with what a container engine would load from its root.
+pub(crate) fn initramfs_with_overlay() -> PathBuf {
+    static OVERLAY: OnceLock<PathBuf> = OnceLock::new();
+    OVERLAY
+        .get_or_init(|| pack_with("overlay", &binaries().init, DEFAULT_CIPHER, &[], &["overlay"]))
+        .clone()
 }
 
 /// The same for another cipher.

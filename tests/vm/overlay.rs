@@ -15,9 +15,11 @@ use std::time::{Duration, Instant};
 const MIB: u64 = 1 << 20;
 const VOLUME: &str = "/dev/mapper/cocos_crypt";
 
-/// The most, in round figures, whose tags fit into a quarter of [`MEMORY`].
-const COCOS: u64 = 6 << 30;
 const MEMORY: &str = "256M";
+
+/// Its tags may take 42 MiB, and a quarter of [`MEMORY`] is little more. Zeroing its tables of
+/// inodes lasts longer than all else.
+const COCOS: u64 = 6 << 30;
 
 const LOWER: &str = "/var/lib/docker/lower";
 const UPPER: &str = "/var/lib/docker/upper";
@@ -81,14 +83,13 @@ struct Image {
 
 impl Image {
     fn new() -> Self {
-        let tree = |dir: String, files: u64, seed: u64| json!({ "dir": dir, "files": files, "seed": seed });
-        let mut altered = tree(format!("{MERGED}/base"), 3000, 11);
-        altered["altered"] = json!(true);
-        let large = format!("{MERGED}/large");
+        let [base, altered, added, large] =
+            [(LOWER, "base"), (MERGED, "base"), (MERGED, "added"), (MERGED, "large")]
+                .map(|(layer, name)| format!("{layer}/{name}"));
         Self {
-            base: tree(format!("{LOWER}/base"), 3000, 11),
-            altered,
-            added: tree(format!("{MERGED}/added"), 2500, 12),
+            base: json!({ "dir": base, "files": 3000, "seed": 11 }),
+            altered: json!({ "dir": altered, "files": 3000, "seed": 11, "altered": true }),
+            added: json!({ "dir": added, "files": 2500, "seed": 12 }),
             large: json!({ "path": large, "offset": 0, "bytes": 100 * MIB, "seed": 13 }),
         }
     }
@@ -132,10 +133,8 @@ fn assert_layered(guest: &mut Guest) {
 fn start_zeroing(guest: &mut Guest, groups: u64) {
     // Between two groups lies thirty times the time that one took, so that it lasts.
     let options = "remount,noatime,init_itable=30";
-    guest.ask(
-        "mount",
-        json!({ "source": "", "target": "/cocos", "fstype": "", "options": options }),
-    );
+    let remount = json!({ "source": "", "target": "/cocos", "fstype": "", "options": options });
+    guest.ask("mount", remount);
     // It starts at a moment of its choice within five seconds, and tells nobody.
     let start = Instant::now();
     while zeroed_groups(guest, groups) == 0 {
@@ -175,7 +174,7 @@ fn unpacks_an_image(tags: &str, while_zeroing: bool) {
     let disk = Disk::builder().root(&root).cocos(COCOS).build();
     let mut guest = Vm::of(&disk)
         .memory(MEMORY)
-        .initramfs(artefacts::initramfs_with(&["overlay"]))
+        .initramfs(artefacts::initramfs_with_overlay())
         .append(&format!("cvm.tags={tags}"))
         .boot();
     let volume = guest.report()["volume"].clone();
