@@ -1,7 +1,7 @@
 //! The seam through which every effect on the outside goes.
 //!
 //! It gives the error its object and the boot report its timing, so a good boot lists all that
-//! it did by itself; and it knows which effect is going on, so that none can last for ever.
+//! it did by itself; and it knows which effects are going on, so that none can last for ever.
 
 use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,14 +19,25 @@ const GRACE: Duration = Duration::from_secs(1);
 pub struct Entry {
     /// What was done, as in the error had it failed: "mount proc on /proc".
     pub doing: String,
+    /// When it began.
+    pub start: Instant,
     /// How long it took.
     pub took: Duration,
+}
+
+/// An effect that is going on, in one of the threads.
+struct Running {
+    number: u64,
+    doing: String,
+    start: Instant,
 }
 
 /// What was done, and what is going on.
 struct Journal {
     done: Vec<Entry>,
-    running: Option<(String, Instant)>,
+    /// The one that began first comes first.
+    running: Vec<Running>,
+    begun: u64,
     limit: Duration,
     /// Who waits in [`overdue`].
     watchdog: Option<Thread>,
@@ -36,7 +47,8 @@ struct Journal {
 
 static JOURNAL: Mutex<Journal> = Mutex::new(Journal {
     done: Vec::new(),
-    running: None,
+    running: Vec::new(),
+    begun: 0,
     limit: Duration::MAX,
     watchdog: None,
     closed: false,
@@ -54,13 +66,14 @@ pub fn effect<T, E: Display>(
     let doing = doing.into();
     #[cfg(feature = "fault")]
     let act = crate::fault::befalling(&doing, act);
-    begin(&doing);
+    let number = begin(&doing);
     let outcome = act();
-    end();
+    end(number);
     outcome.map_err(|cause| Error::cannot(&doing, &cause))
 }
 
-fn begin(doing: &str) {
+/// Returns the number to end it with.
+fn begin(doing: &str) -> u64 {
     let mut journal = journal();
     if journal.closed {
         drop(journal);
@@ -68,15 +81,19 @@ fn begin(doing: &str) {
             thread::park();
         }
     }
-    journal.running = Some((doing.to_owned(), Instant::now()));
+    journal.begun = journal.begun.wrapping_add(1);
+    let number = journal.begun;
+    journal.running.push(Running { number, doing: doing.to_owned(), start: Instant::now() });
+    number
 }
 
-fn end() {
+fn end(number: u64) {
     let mut journal = journal();
-    if let Some((doing, start)) = journal.running.take() {
+    if let Some(at) = journal.running.iter().position(|running| running.number == number) {
+        let Running { doing, start, .. } = journal.running.remove(at);
         let took = start.elapsed();
         log::debug!("{doing}: {} us", micros(took));
-        journal.done.push(Entry { doing, took });
+        journal.done.push(Entry { doing, start, took });
     }
 }
 
@@ -89,8 +106,8 @@ pub fn set_limit(limit: Duration) {
     }
 }
 
-/// Sleeps until an effect lasts longer than it may, and says which one. It may go on, or end, but
-/// whoever began it begins no other.
+/// Sleeps until an effect lasts longer than it may, and says which ones are going on. They may go
+/// on, or end, but whoever began them begins no other.
 #[must_use]
 pub fn overdue() -> Error {
     journal().watchdog = Some(thread::current());
@@ -98,13 +115,14 @@ pub fn overdue() -> Error {
         let mut journal = journal();
         let allowed = journal.limit.saturating_add(GRACE);
         // What begins later is due later: it is enough to look again then.
-        let left = match &journal.running {
-            Some((_, start)) => allowed.saturating_sub(start.elapsed()),
-            None => allowed,
-        };
-        if let (Some((doing, _)), true) = (&journal.running, left.is_zero()) {
+        let oldest = journal.running.first();
+        let left = oldest.map_or(allowed, |oldest| allowed.saturating_sub(oldest.start.elapsed()));
+        if left.is_zero() {
+            // Those beside the oldest wait for the same thing as likely as not.
+            let doing: Vec<_> =
+                journal.running.iter().map(|running| running.doing.as_str()).collect();
             let cause = format!("no end within {} s", journal.limit.as_secs());
-            let error = Error::cannot(doing, &cause);
+            let error = Error::cannot(&doing.join(" and "), &cause);
             journal.closed = true;
             return error;
         }
@@ -128,7 +146,7 @@ pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// All effects so far, in order.
+/// All effects so far, in the order of their ends.
 #[must_use]
 pub fn entries() -> Vec<Entry> {
     journal().done.clone()

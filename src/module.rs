@@ -2,7 +2,6 @@
 //!
 //! Source: `finit_module(2)`.
 
-use std::collections::BTreeSet;
 use std::ffi::c_int;
 use std::fs::{self, File};
 use std::io;
@@ -37,13 +36,15 @@ pub enum Loaded {
 ///
 /// # Errors
 /// When the directory cannot be read, or holds what is no module.
-pub fn list(dir: &Path) -> io::Result<BTreeSet<PathBuf>> {
+pub fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    entries.map(|entry| Ok(entry?.path())).collect()
+    let mut files = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    files.sort_unstable();
+    Ok(files)
 }
 
 /// Loads one module.
@@ -62,6 +63,17 @@ pub fn load(file: &Path) -> io::Result<Loaded> {
         )),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether two files of the list may be loaded at the same time: they are of one generation, which
+/// is what stands before the first dash of their names. Without a dash, nothing is known.
+#[must_use]
+pub fn are_independent(one: &Path, other: &Path) -> bool {
+    generation(one).is_some_and(|generation_of_one| generation(other) == Some(generation_of_one))
+}
+
+fn generation(file: &Path) -> Option<&str> {
+    Some(file.file_name()?.to_str()?.split_once('-')?.0)
 }
 
 fn flags(file: &Path) -> Option<c_int> {
@@ -85,7 +97,15 @@ mod tests {
     }
 
     #[test]
+    fn modules_of_one_generation_are_independent() {
+        let independent = |one, other| are_independent(Path::new(one), Path::new(other));
+        assert!(independent("/modules/01-024-ext4.ko", "/modules/01-025-scsi_mod.ko"));
+        assert!(!independent("/modules/01-024-ext4.ko", "/modules/02-036-9p.ko"));
+        assert!(!independent("/modules/ext4.ko", "/modules/jbd2.ko"));
+    }
+
+    #[test]
     fn no_directory_is_no_module() {
-        assert_eq!(list(Path::new("/nonexistent")).unwrap(), BTreeSet::new());
+        assert_eq!(list(Path::new("/nonexistent")).unwrap(), Vec::<PathBuf>::new());
     }
 }

@@ -132,6 +132,8 @@ struct StageTime {
 #[derive(Debug, Serialize)]
 struct EffectTime {
     doing: String,
+    /// From the program's start; effects of several threads overlap.
+    at_us: u64,
     us: u64,
 }
 
@@ -156,7 +158,11 @@ impl Report {
         self.peak_memory_kib = peak_memory_kib;
         self.effects = effect::entries()
             .into_iter()
-            .map(|entry| EffectTime { us: micros(entry.took), doing: entry.doing })
+            .map(|entry| EffectTime {
+                at_us: micros(entry.start.saturating_duration_since(start)),
+                us: micros(entry.took),
+                doing: entry.doing,
+            })
             .collect();
         serde_json::to_string(self)
     }

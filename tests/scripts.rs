@@ -62,7 +62,7 @@ fn without_a_nightly_toolchain_nothing_is_fuzzed_and_it_is_said_how_to_get_one()
 }
 
 /// What stands for the kernel modules: `top` needs `mid-dle` and `bottom`, `mid-dle` needs
-/// `bottom`; each is compressed in its own way.
+/// `bottom`; `lone` wants to find `mid-dle`. Each is compressed in its own way.
 fn modules(dir: &Path) -> PathBuf {
     let modules = dir.join("modules");
     fs::create_dir_all(modules.join("kernel")).unwrap();
@@ -87,6 +87,13 @@ fn modules(dir: &Path) -> PathBuf {
     )
     .unwrap();
     fs::write(modules.join("modules.builtin"), "kernel/fs/built-in.ko\n").unwrap();
+    // The second cannot be had: top needs bottom.
+    fs::write(
+        modules.join("modules.softdep"),
+        "softdep lone pre: an-algorithm absent post: bottom\nsoftdep bottom pre: top\n",
+    )
+    .unwrap();
+    fs::write(modules.join("modules.alias"), "# aliases\nalias an-algorithm mid_dle\n").unwrap();
     modules
 }
 
@@ -154,14 +161,15 @@ fn modules_are_unpacked_and_named_in_the_order_of_their_dependencies() {
         .into_iter()
         .filter(|entry| entry.contains("modules/0"))
         .collect();
-    // Sizes are those of the unpacked files, which hold their own names.
+    // Sizes are those of the unpacked files, which hold their own names. The larger of a generation
+    // comes first.
     assert_eq!(
         packed,
         [
-            "-rw-r--r-- 0:0 7 modules/000-lone.ko",
-            "-rw-r--r-- 0:0 9 modules/001-bottom.ko",
-            "-rw-r--r-- 0:0 10 modules/002-mid_dle.ko",
-            "-rw-r--r-- 0:0 6 modules/003-top.ko",
+            "-rw-r--r-- 0:0 9 modules/00-000-bottom.ko",
+            "-rw-r--r-- 0:0 10 modules/01-001-mid_dle.ko",
+            "-rw-r--r-- 0:0 7 modules/02-002-lone.ko",
+            "-rw-r--r-- 0:0 6 modules/02-003-top.ko",
         ]
     );
 }
@@ -224,12 +232,12 @@ fn only_the_modules_of_the_ciphers_asked_for_are_packed() {
         let dir = scratch("ciphers");
         run(initramfs(&dir, list).args(ciphers));
         let entries = entries(&dir.join("rootfs.cpio.gz")).into_iter();
-        entries.filter_map(|entry| Some(entry.split_once("modules/0")?.1.to_owned())).collect()
+        entries.filter_map(|entry| Some(entry.split_once(" modules/0")?.1.to_owned())).collect()
     };
-    let gcm = ["00-bottom.ko", "01-mid_dle.ko", "02-top.ko"];
+    let gcm = ["0-000-bottom.ko", "1-001-mid_dle.ko", "2-002-top.ko"];
     assert_eq!(packed(&[]), gcm);
     assert_eq!(packed(&["--cipher", "aes-gcm-random"]), gcm);
-    assert_eq!(packed(&["--cipher", "chacha20-random"]), ["00-lone.ko", "01-bottom.ko"]);
+    assert_eq!(packed(&["--cipher", "chacha20-random"]), ["0-000-bottom.ko", "0-001-lone.ko"]);
     let both = ["--cipher", "chacha20-random", "--cipher", "aes-gcm-random"];
     assert_eq!(packed(&both).len(), 4);
     for unknown in ["rot13", "", "20-random"] {

@@ -18,6 +18,7 @@ use crate::effect::{effect, optional};
 use crate::error::{Error, Result};
 use crate::exec::exec;
 use crate::mount;
+use crate::rcu;
 use crate::report::{Report, Stage};
 use crate::tree;
 
@@ -59,6 +60,7 @@ pub fn switch_root(init: &str, start: Instant, mut report: Report) -> Result<Inf
         fs::write(report_file, text)
     })?;
     optional("hand the console on", hand_console_on);
+    optional("let grace periods take their time", rcu::be_patient);
     log::info!("handing over to {init}");
     effect(format!("run {init}"), || Err(exec(init, env::args_os().skip(1))))
 }

@@ -1,12 +1,17 @@
 //! Stage 1: what every later stage stands on.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use rustix::thread::sched_getaffinity;
 
 use crate::effect::{effect, optional};
 use crate::error::Result;
 use crate::mount::{self, Flags};
-use crate::{keyboard, module, power};
+use crate::{keyboard, module, power, rcu};
 
 /// A pseudo file system of the initramfs.
 struct Pseudo {
@@ -19,9 +24,11 @@ struct Pseudo {
 /// First of all, because it holds the switches of the console's special keys.
 const PROC: Pseudo = Pseudo { kind: "proc", target: "/proc", flags: mount::DATA_ONLY, data: "" };
 
+/// Before these switches are used, because it holds what makes them quick.
+const SYSFS: Pseudo = Pseudo { kind: "sysfs", target: "/sys", flags: mount::DATA_ONLY, data: "" };
+
 /// In this order: a mount point may lie in the one before. All move on into the new root.
 const PSEUDO: &[Pseudo] = &[
-    Pseudo { kind: "sysfs", target: "/sys", flags: mount::DATA_ONLY, data: "" },
     Pseudo { kind: "devtmpfs", target: "/dev", flags: Flags::NOSUID, data: "mode=0755" },
     Pseudo {
         kind: "devpts",
@@ -67,6 +74,8 @@ const MODULES: &str = "/modules";
 /// When a file system or a module is not to be had.
 pub fn prepare() -> Result<String> {
     mount_pseudo(&PROC)?;
+    mount_pseudo(&SYSFS)?;
+    optional("hurry the kernel's grace periods", rcu::hurry);
     if exists(SYSRQ_OFF.file)? {
         effect("switch SysRq off", || set(&SYSRQ_OFF))?;
     }
@@ -107,10 +116,37 @@ fn set(switch: &Switch) -> std::io::Result<()> {
 
 fn load_modules() -> Result<()> {
     let files = effect(format!("list {MODULES}"), || module::list(Path::new(MODULES)))?;
-    for file in &files {
-        let loaded = effect(format!("load {}", file.display()), || module::load(file))?;
-        log::debug!("{}: {loaded:?}", file.display());
+    for generation in files.chunk_by(|one, other| module::are_independent(one, other)) {
+        load_together(generation)?;
     }
     log::info!("{} kernel modules", files.len());
     Ok(())
+}
+
+/// Loads modules that need nothing of each other, on all processors: most of the time goes into
+/// what each does when it starts, as an algorithm that tests itself or a driver that looks for
+/// its devices.
+fn load_together(files: &[PathBuf]) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let failure = OnceLock::new();
+    let work = || {
+        while let (None, Some(file)) =
+            (failure.get(), files.get(next.fetch_add(1, Ordering::Relaxed)))
+        {
+            match effect(format!("load {}", file.display()), || module::load(file)) {
+                Ok(loaded) => log::debug!("{}: {loaded:?}", file.display()),
+                // Only the first counts.
+                Err(error) => drop(failure.set(error)),
+            }
+        }
+    };
+    let processors = sched_getaffinity(None).map_or(1, |set| set.count() as usize);
+    thread::scope(|scope| {
+        for _ in 1..processors.min(files.len()) {
+            // Without this thread the others do its part.
+            let _ = thread::Builder::new().spawn_scoped(scope, work);
+        }
+        work();
+    });
+    failure.into_inner().map_or(Ok(()), Err)
 }

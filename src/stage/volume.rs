@@ -30,9 +30,12 @@ const MOUNT_POINT: &str = "/cocos";
 /// The volume dies with the boot: nobody will ask when a file was last read.
 const MOUNT_FLAGS: Flags = Flags::NOATIME;
 
-/// The kernel would write zeros to 1/64 of the disk in the background, to protect a later repair
-/// of a file system that has no later.
-const MOUNT_DATA: &str = "noinit_itable";
+/// Options of ext4(5).
+const MOUNT_OPTIONS: &[&str] = &[
+    // The kernel would write zeros to 1/64 of the disk in the background, to protect a later repair
+    // of a file system that has no later.
+    "noinit_itable",
+];
 
 /// Sixteen megabytes of header, and as much again to make the rest worth its name.
 const PARTITION_MIN: u64 = 2 * luks2::DATA_OFFSET;
@@ -81,11 +84,13 @@ pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()
         )));
     }
     let volume = open(config, &partition)?;
-    let layout = make_file_system(&volume)?;
+    let (layout, device) = make_file_system(&volume)?;
     effect(format!("mount the volume on {MOUNT_POINT}"), || {
-        let (device, target) = (node(mapping::VOLUME), in_new_root(MOUNT_POINT));
-        mount::mount(&device, &target, "ext4", MOUNT_FLAGS, MOUNT_DATA)
+        let (node, target) = (node(mapping::VOLUME), in_new_root(MOUNT_POINT));
+        mount::mount(&node, &target, "ext4", MOUNT_FLAGS, &MOUNT_OPTIONS.join(","))
     })?;
+    // Not earlier: with its last user gone the device would be read for what memory holds now.
+    drop(device);
     let (tags, tags_memory_max) = volume.tags;
     log::info!(
         "volume of {} bytes, {} with {}, tags: {tags}, on {}",
@@ -192,8 +197,9 @@ fn open_crypt(
     effect("revoke the volume key", || logon.forget())
 }
 
-/// Makes the file system, metadata only: the cost does not grow with the disk.
-fn make_file_system(volume: &Volume) -> Result<Layout> {
+/// Makes the file system, metadata only: the cost does not grow with the disk. Returns the volume's
+/// device as well.
+fn make_file_system(volume: &Volume) -> Result<(Layout, File)> {
     let layout = Layout::new(volume.bytes)
         .map_err(|cause| Error::cannot(&"lay out the file system", &cause))?;
     let now = clock_gettime(ClockId::Realtime).tv_sec;
@@ -210,16 +216,22 @@ fn make_file_system(volume: &Volume) -> Result<Layout> {
         layout.write(&options, |offset, bytes| device.write_all_at(bytes, offset))
     })?;
     effect("sync the file system", || device.sync_all())?;
-    Ok(layout)
+    Ok((layout, device))
 }
 
 fn zero_probed(device: &File, bytes: u64) -> io::Result<()> {
-    let zeros = [0; crypt::SECTOR_SIZE as usize];
-    let blocks = bytes / zeros.len() as u64;
+    let block = u64::from(crypt::SECTOR_SIZE);
+    let blocks = bytes / block;
+    let zeros = vec![0; 16 * crypt::SECTOR_SIZE as usize];
     let back = (blocks.saturating_sub(PROBED_BACK), PROBED_BACK);
     for (first, count) in PROBED_FRONT.iter().copied().chain([back]) {
-        for block in (first..first.saturating_add(count)).take_while(|block| *block < blocks) {
-            device.write_all_at(&zeros, block * zeros.len() as u64)?;
+        let end = first.saturating_add(count).min(blocks) * block;
+        let mut at = first * block;
+        while at < end {
+            let left = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let zeros = zeros.get(..left).unwrap_or(&zeros);
+            device.write_all_at(zeros, at)?;
+            at += zeros.len() as u64;
         }
     }
     Ok(())

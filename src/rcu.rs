@@ -1,0 +1,33 @@
+//! The kernel's grace periods, waits until every processor has passed a point where it holds
+//! nothing.
+//!
+//! Source: `rcupdate.rcu_expedited` in `Documentation/admin-guide/kernel-parameters.txt`.
+
+use std::fs;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const EXPEDITED: &str = "/sys/kernel/rcu_expedited";
+
+static OURS: AtomicBool = AtomicBool::new(false);
+
+/// Asks the processors to pass at once, as the kernel itself does up to its first program. Later
+/// it waits for the clock to tick some times; to nobody's good while there is but one program.
+///
+/// # Errors
+/// When the kernel has no such switch, as one for a single processor.
+pub fn hurry() -> io::Result<()> {
+    if fs::read_to_string(EXPEDITED)?.trim_end() == "0" {
+        fs::write(EXPEDITED, "1")?;
+        OURS.store(true, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Leaves it as it was before [`hurry`].
+///
+/// # Errors
+/// When the switch cannot be written.
+pub fn be_patient() -> io::Result<()> {
+    if OURS.swap(false, Ordering::Relaxed) { fs::write(EXPEDITED, "0") } else { Ok(()) }
+}
