@@ -102,17 +102,16 @@ pub(super) fn inode_bitmap(layout: &Layout) -> Block {
     bitmap(USED_INODES, layout.inodes_per_group)
 }
 
-/// A bitmap with its first `used` bits set, and all from `end` on, where nothing exists.
+/// A bitmap with its first `used` bits set, and all from `end` on, where nothing exists. Most are
+/// of groups that are used up by metadata, and have no bit to clear.
 fn bitmap(used: u16, end: u16) -> Block {
-    std::array::from_fn(|byte| bits_below(used, byte) | !bits_below(end, byte))
-}
-
-/// Byte `byte` of a bitmap in which the bits below `limit` are set.
-fn bits_below(limit: u16, byte: usize) -> u8 {
-    match usize::from(limit).saturating_sub(byte * 8) {
-        bits @ 0..8 => (1 << bits) - 1,
-        _ => 0xff,
+    let mut bitmap = [0xff; BLOCK_LEN];
+    for bit in used..end {
+        if let Some(byte) = bitmap.get_mut(usize::from(bit / 8)) {
+            *byte &= !(1 << (bit % 8));
+        }
     }
+    bitmap
 }
 
 #[cfg(test)]

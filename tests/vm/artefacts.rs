@@ -85,6 +85,10 @@ const DEFAULT_CIPHER: &str = "aes-gcm-random";
 
 /// An initramfs whose `/init` is `init`, with all modules for a cipher but those named.
 fn pack(name: &str, init: &Path, cipher: &str, without: &[&str]) -> PathBuf {
+    pack_with(name, init, cipher, without, &[])
+}
+
+fn pack_with(name: &str, init: &Path, cipher: &str, without: &[&str], with: &[&str]) -> PathBuf {
     let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let list = tmp.join(format!("{name}.modules"));
     let all = fs::read_to_string(Path::new(TREE).join("initramfs/modules"))
@@ -103,7 +107,9 @@ fn pack(name: &str, init: &Path, cipher: &str, without: &[&str]) -> PathBuf {
         .arg(init)
         .arg("--modules-list")
         .arg(list)
-        .args(["--cipher", cipher, "--extra-module", AGENT_MODULE, "-o"])
+        .args(["--cipher", cipher])
+        .args([AGENT_MODULE].iter().chain(with).flat_map(|module| ["--extra-module", module]))
+        .arg("-o")
         .arg(&archive));
     archive
 }
@@ -130,6 +136,14 @@ pub(crate) fn initramfs_with_faults() -> PathBuf {
 /// The same for a kernel that lacks the modules named.
 pub(crate) fn initramfs_without(modules: &[&str]) -> PathBuf {
     pack(&format!("without-{}", modules.join("-")), &binaries().init, DEFAULT_CIPHER, modules)
+}
+
+/// The same with what a container engine would load from its root.
+pub(crate) fn initramfs_with_overlay() -> PathBuf {
+    static OVERLAY: OnceLock<PathBuf> = OnceLock::new();
+    OVERLAY
+        .get_or_init(|| pack_with("overlay", &binaries().init, DEFAULT_CIPHER, &[], &["overlay"]))
+        .clone()
 }
 
 /// The same for another cipher.

@@ -146,7 +146,7 @@ fn every_effect_is_reached_and_a_slice_of_them_fails_as_it_must() {
 /// With `CVM_TEST_ROWS` set, only the rows whose name begins with one of its texts, which are parted
 /// by commas: "handoff: panic,disk: fail open".
 #[test]
-#[ignore = "hours: scripts/test --all"]
+#[ignore = "an hour: scripts/test --all"]
 fn every_effect_fails_as_it_must() {
     let points = all_points();
     check_sites(&points);

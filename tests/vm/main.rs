@@ -1,9 +1,9 @@
 //! Boots in QEMU: the real initramfs, a stock distribution kernel, disks made with the real tools.
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
-//! those. The tests are in `good`, `disks`, `volume`, `tags`, `ciphers`, `corruption`, `refused`,
-//! `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`, `figures` and `soak`;
-//! the other modules are what a test is written with.
+//! those. The tests are in `good`, `disks`, `volume`, `tags`, `ciphers`, `corruption`, `overlay`,
+//! `refused`, `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`, `figures` and
+//! `soak`; the other modules are what a test is written with.
 
 #![expect(
     clippy::unwrap_used,
@@ -29,6 +29,7 @@ mod guest;
 mod lying;
 mod matrix;
 mod memory;
+mod overlay;
 mod points;
 mod refused;
 mod root;

@@ -2,6 +2,7 @@
 
 use crate::pattern::pattern;
 use crate::verbs::{Answer, Args, Error};
+use cvm_init::hex;
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
 use std::fs::{self, OpenOptions};
@@ -122,6 +123,16 @@ pub(crate) fn pattern_read(args: &Args<'_>) -> Answer {
         }
     }
     Ok(Value::Null)
+}
+
+/// What a file or device holds, by way of the page cache.
+pub(crate) fn bytes(args: &Args<'_>) -> Answer {
+    let (path, offset) = (args.text("path")?, args.number("offset")?);
+    let mut found = vec![0; usize::try_from(args.number("bytes")?).unwrap_or_default()];
+    fs::File::open(path)
+        .and_then(|file| file.read_exact_at(&mut found, offset))
+        .map_err(Error::of(format!("read {path} at {offset}")))?;
+    Ok(json!(hex::encode(&found)))
 }
 
 /// Reads a device block by block, past every cache, and holds it against another one: which blocks

@@ -32,16 +32,24 @@ pub(crate) fn drop_caches(_: &Args<'_>) -> Answer {
 pub(crate) fn mount(args: &Args<'_>) -> Answer {
     let (source, target, fstype) =
         (args.text("source")?, args.text("target")?, args.text("fstype")?);
-    let (mut flags, mut rest) = (MountFlags::empty(), Vec::new());
+    let (mut flags, mut rest, mut remount) = (MountFlags::empty(), Vec::new(), false);
     for option in args.text("options")?.split(',').filter(|option| !option.is_empty()) {
+        if option == "remount" {
+            remount = true;
+            continue;
+        }
         match FLAGS.iter().find(|(name, _)| *name == option) {
             Some((_, flag)) => flags |= *flag,
             None => rest.push(option),
         }
     }
     let rest = CString::new(rest.join(",")).unwrap_or_default();
-    rustix::mount::mount(source, target, fstype, flags, rest.as_c_str())
-        .map_err(Error::of(format!("mount {source} on {target}")))?;
+    if remount {
+        rustix::mount::mount_remount(target, flags, rest.as_c_str())
+    } else {
+        rustix::mount::mount(source, target, fstype, flags, rest.as_c_str())
+    }
+    .map_err(Error::of(format!("mount {source} on {target}")))?;
     Ok(Value::Null)
 }
 

@@ -77,10 +77,12 @@ const VERBS: &[(&str, Verb)] = &[
     ("mkdir", data::mkdir),      // path, parents too
     ("pattern_write", data::pattern_write), // path, offset, bytes, seed, direct
     ("pattern_read", data::pattern_read), // the same -> the first offset that differs, or null
+    ("bytes", data::bytes),      // path, offset, bytes -> hexadecimal text
     // path and with, two devices -> {unreadable, differing}: numbers of blocks of 4096 bytes
     ("compare", data::compare),
     ("fill", tree::fill),        // dir, files, seed -> {files, bytes}
-    ("fill_check", tree::check), // the same
+    ("alter", tree::alter),      // the same: as a second layer of an image changes it
+    ("fill_check", tree::check), // the same, altered -> {files, bytes}
     ("sync", kernel::sync),
     ("drop_caches", kernel::drop_caches), // writes back, then drops page, dentry and inode caches
     ("mount", kernel::mount),             // source, target, fstype, options
