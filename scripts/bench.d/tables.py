@@ -44,7 +44,7 @@ CHOICES = {
     "journal": "with a journal",
     "relatime": "times of access, `relatime`",
     "init-itable": "inode tables zeroed in the background, `init_itable`",
-    "nobarrier": "no flushes, `nobarrier`",
+    "barrier": "with flushes, `barrier`",
     "inodes-4096": "an inode for each 4 KiB",
     "inodes-65536": "an inode for each 64 KiB",
     "workqueues": "dm-crypt `no_read_workqueue no_write_workqueue`",

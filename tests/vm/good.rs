@@ -58,6 +58,7 @@ fn a_disk_and_its_root_hash_are_enough() {
     assert_eq!(hello["files"], json!(["/dev/console", "/dev/console", "/dev/console"]));
 
     assert_eq!(mounts(&mut guest), MOUNTS);
+    check_options_of_the_volume(&mut guest);
     check_fstab(
         &mut guest,
         &[
@@ -136,6 +137,16 @@ pub(crate) fn mounts(guest: &mut Guest) -> Vec<String> {
         .collect();
     lines.sort();
     lines
+}
+
+/// What a volume that dies with the boot need not pay for.
+fn check_options_of_the_volume(guest: &mut Guest) {
+    let mounts = guest.ask("mounts", json!({}));
+    let cocos = mounts.as_array().unwrap().iter().find(|mount| mount["target"] == "/cocos");
+    let options = cocos.unwrap()["super"].as_str().unwrap().to_owned();
+    for option in ["nobarrier", "noinit_itable"] {
+        assert!(options.split(',').any(|given| given == option), "no {option} in {options}");
+    }
 }
 
 fn check_fstab(guest: &mut Guest, shares: &[&str]) {
