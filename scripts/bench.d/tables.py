@@ -223,8 +223,9 @@ def data(figures: Row) -> Iterator[str]:
     found = {(volume(row), row["job"]): row for row in rows}
     made = figures["made"]
     yield from paragraph(
-        f"fio on `/cocos`: a file of {made['fio_size'].removesuffix('M')} MiB past the page cache, "
-        "1 MiB at a time in sequence, 4 KiB at random, and 4 KiB with an fsync after each:"
+        f"fio on `/cocos`: a file of {made['fio_size'].removesuffix('M')} MiB written until it is "
+        "on the disk; past the page cache, read 1 MiB at a time in sequence, and read and written 4 "
+        "KiB at random; and 4 KiB written with an fsync after each:"
     )
     yield from table(
         ["volume", *(f"{job.replace('-', ' ')}, {unit}" for job, unit in jobs.items())],
