@@ -88,7 +88,7 @@ initramfs_for() {
 # make_counter: $ramfs/counter, to be unpacked over the initramfs of any way.
 make_counter() {
     local tree=$scratch/counter
-    mkdir -p "$tree"/{bench/proc,bench/tracing,dev}
+    mkdir -p "$tree"/{bench/tracing,dev}
     build "$parts/initramfs/count.c" "$tree/bench/measure"
     pack "$tree" "$ramfs/counter" kmsg 1,11
 }
