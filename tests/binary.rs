@@ -69,7 +69,8 @@ const EXEC: &[(&str, &str)] = &[
 ];
 
 /// How a thread begins, blanks left out: all that may be spawned.
-const THREAD: &str = "thread::Builder::new().spawn(";
+const THREADS: &[&str] =
+    &["thread::Builder::new().spawn(", "thread::Builder::new().spawn_scoped(scope,"];
 
 /// System calls that make a process or run a program, and how often each may stand in the program
 /// (`arch/x86/entry/syscalls/syscall_64.tbl`). Threads are made by one clone.
@@ -278,11 +279,14 @@ fn the_source_has_one_exec_and_starts_threads_only() {
     by_number.sort_unstable();
     by_number.dedup();
     assert_eq!(by_number, BY_NUMBER);
-    let mut threads = 0;
+    let mut seen = [0; THREADS.len()];
     for (name, text) in &sources {
-        let blankless: String = text.split_whitespace().collect();
-        threads += blankless.matches(THREAD).count();
-        assert!(!blankless.replace(THREAD, "").contains("spawn"), "{name} spawns another thing");
+        let mut rest: String = text.split_whitespace().collect();
+        for (seen, thread) in seen.iter_mut().zip(THREADS) {
+            *seen += rest.matches(thread).count();
+            rest = rest.replace(thread, "");
+        }
+        assert!(!rest.contains("spawn"), "{name} spawns another thing");
     }
-    assert!(threads > 0, "the teardown has a thread");
+    assert!(!seen.contains(&0), "each form stands somewhere: {seen:?}");
 }
