@@ -25,11 +25,13 @@ fn pattern(path: &str, seed: u64, direct: bool) -> Value {
     json!({ "path": path, "offset": 0, "bytes": LENGTH, "seed": seed, "direct": direct })
 }
 
-/// Writes a file anew in its place, past the page cache and to the disk.
+/// Writes a file anew in its place, past the page cache and to the disk. Without barriers the file
+/// system never asks for that, and tags stay in memory.
 #[track_caller]
 fn write(guest: &mut Guest, path: &str, seed: u64) {
     guest.ask("pattern_write", pattern(path, seed, true));
     guest.ask("sync", json!({}));
+    guest.ask("flush", json!({ "path": "/dev/mapper/cocos_crypt" }));
 }
 
 /// Whether a file holds what was written with this seed, as far as it can be read from the disk:

@@ -57,6 +57,15 @@ impl Aligned {
     }
 }
 
+/// Has a device write what it still keeps, and what lies below it.
+pub(crate) fn flush(args: &Args<'_>) -> Answer {
+    let path = args.text("path")?;
+    fs::File::open(path)
+        .and_then(|device| device.sync_all())
+        .map_err(Error::of(format!("flush {path}")))?;
+    Ok(Value::Null)
+}
+
 /// What both pattern verbs are told: `bytes` from `offset` on of the file or device at `path`.
 struct Span<'a> {
     path: &'a str,
