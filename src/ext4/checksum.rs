@@ -3,7 +3,7 @@
 /// The Castagnoli polynomial, bit-reversed.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
-/// What each byte does to the register. A kibibyte, because a volume of 2 TiB has 2 MiB to sum.
+/// What each byte does to the register. A kibibyte, because a volume of 2 TiB has 1.5 MiB to sum.
 static TABLE: [u32; 256] = table();
 
 #[expect(clippy::indexing_slicing, reason = "the compiler runs it")]

@@ -9,9 +9,9 @@ pub const BLOCK_BYTES: u16 = 4096;
 /// worth mounting would fit.
 pub const MIN_BYTES: u64 = 1 << 20;
 
-/// Largest device that is formatted, in bytes: 2^32 blocks, and for one boot also the bound on
-/// sectors under one AES-GCM key with random nonces.
-pub const MAX_BYTES: u64 = 1 << 44;
+/// Largest device that is formatted, in bytes: blocks have numbers of 32 bits. For one boot, 2^32
+/// is also the bound on sectors under one AES-GCM key with random nonces.
+pub const MAX_BYTES: u64 = u32::MAX as u64 * BLOCK_BYTES as u64;
 
 /// One block of bitmap has a bit for each block of its group.
 pub(super) const BLOCKS_PER_GROUP: u16 = 8 * BLOCK_BYTES;
@@ -24,8 +24,8 @@ pub(super) const INODE_BYTES: u16 = 256;
 
 const INODES_PER_BLOCK: u16 = BLOCK_BYTES / INODE_BYTES;
 
-/// `s_desc_size` with the 64bit feature.
-pub(super) const DESCRIPTOR_BYTES: u16 = 64;
+/// Half of what the 64bit feature takes, so half of what grows with the disk.
+pub(super) const DESCRIPTOR_BYTES: u16 = 32;
 
 pub(super) const DESCRIPTORS_PER_BLOCK: u16 = BLOCK_BYTES / DESCRIPTOR_BYTES;
 
@@ -226,7 +226,7 @@ mod tests {
         );
         assert_eq!(
             Layout::new(MAX_BYTES + 1).unwrap_err().to_string(),
-            "cannot lay out ext4 on 17592186044417 bytes: at most 17592186044416 bytes are supported"
+            "cannot lay out ext4 on 17592186040321 bytes: at most 17592186040320 bytes are supported"
         );
         assert!(Layout::new(0).is_err());
         assert!(Layout::new(u64::MAX).is_err());
@@ -246,16 +246,16 @@ mod tests {
 
     #[test]
     fn metadata_is_packed_in_front() {
-        let layout = Layout::new(GROUP_BYTES * 65).unwrap();
+        let layout = Layout::new(GROUP_BYTES * 129).unwrap();
         assert_eq!(layout.descriptor_blocks, 2);
         assert_eq!(layout.directories(), [(2, 3), (11, 4)]);
         assert_eq!(layout.block_bitmap(0), 5);
-        assert_eq!(layout.inode_bitmap(0), 5 + 65);
-        assert_eq!(layout.inode_table(0), 5 + 65 + 65);
-        assert_eq!(layout.used_blocks(), 5 + 65 * (1 + 1 + 512));
-        assert_eq!(layout.group_used_blocks(0), 32768);
-        assert_eq!(layout.group_used_blocks(1), 647);
-        assert_eq!(layout.group_used_blocks(2), 0);
+        assert_eq!(layout.inode_bitmap(0), 5 + 129);
+        assert_eq!(layout.inode_table(0), 5 + 129 + 129);
+        assert_eq!(layout.used_blocks(), 5 + 129 * (1 + 1 + 512));
+        assert_eq!(layout.group_used_blocks(1), 32768);
+        assert_eq!(layout.group_used_blocks(2), 775);
+        assert_eq!(layout.group_used_blocks(3), 0);
     }
 
     proptest! {

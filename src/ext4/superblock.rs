@@ -2,7 +2,7 @@
 
 use super::checksum::crc32c;
 use super::inode::EXTRA_ISIZE;
-use super::layout::{BLOCKS_PER_GROUP, DESCRIPTOR_BYTES, INODE_BYTES, LOST_AND_FOUND_INO, Layout};
+use super::layout::{BLOCKS_PER_GROUP, INODE_BYTES, LOST_AND_FOUND_INO, Layout};
 use super::output::{BLOCK_LEN, Block};
 use super::{Options, put};
 
@@ -13,8 +13,8 @@ const CHECKSUM: usize = 0x3fc;
 
 /// `ext_attr`, `dir_index`, `sparse_super2` (`s_backup_bgs` names no group, so there is no backup).
 const FEATURE_COMPAT: u32 = 0x8 | 0x20 | 0x200;
-/// `filetype`, `extents`, `64bit`, `flex_bg`.
-const FEATURE_INCOMPAT: u32 = 0x2 | 0x40 | 0x80 | 0x200;
+/// `filetype`, `extents`, `flex_bg`.
+const FEATURE_INCOMPAT: u32 = 0x2 | 0x40 | 0x200;
 /// `large_file`, `huge_file`, `dir_nlink`, `extra_isize`, `metadata_csum`.
 const FEATURE_RO_COMPAT: u32 = 0x2 | 0x8 | 0x20 | 0x40 | 0x400;
 
@@ -42,8 +42,6 @@ pub(super) fn block(layout: &Layout, options: &Options) -> Block {
 }
 
 fn superblock(layout: &Layout, options: &Options) -> [u8; BYTES] {
-    let (blocks, blocks_hi) = halves(layout.blocks());
-    let (free_blocks, free_blocks_hi) = halves(layout.free_blocks());
     let (created, created_hi) = halves(options.created);
     let [created_hi, ..] = created_hi.to_le_bytes();
     // One flexible group for all: the smallest power of two that is not below.
@@ -53,8 +51,8 @@ fn superblock(layout: &Layout, options: &Options) -> [u8; BYTES] {
 
     let long_fields = [
         (0x000, halves(layout.inodes()).0),          // s_inodes_count
-        (0x004, blocks),                             // s_blocks_count_lo
-        (0x00c, free_blocks),                        // s_free_blocks_count_lo
+        (0x004, halves(layout.blocks()).0),          // s_blocks_count_lo
+        (0x00c, halves(layout.free_blocks()).0),     // s_free_blocks_count_lo
         (0x010, halves(layout.free_inodes()).0),     // s_free_inodes_count
         (0x018, LOG_BLOCK_SIZE),                     // s_log_block_size
         (0x01c, LOG_BLOCK_SIZE),                     // s_log_cluster_size
@@ -70,8 +68,6 @@ fn superblock(layout: &Layout, options: &Options) -> [u8; BYTES] {
         (0x064, FEATURE_RO_COMPAT),                  // s_feature_ro_compat
         (0x100, DEFAULT_MOUNT_OPTIONS),              // s_default_mount_options
         (0x108, created),                            // s_mkfs_time
-        (0x150, blocks_hi),                          // s_blocks_count_hi
-        (0x158, free_blocks_hi),                     // s_free_blocks_count_hi
         (0x160, FLAG_SIGNED_HASH),                   // s_flags
         (0x248, halves(layout.overhead_blocks()).0), // s_overhead_clusters
     ];
@@ -81,7 +77,6 @@ fn superblock(layout: &Layout, options: &Options) -> [u8; BYTES] {
         (0x03a, STATE_CLEAN),              // s_state
         (0x03c, ERRORS_REMOUNT_READ_ONLY), // s_errors
         (0x058, INODE_BYTES),              // s_inode_size
-        (0x0fe, DESCRIPTOR_BYTES),         // s_desc_size
         (0x15c, EXTRA_ISIZE),              // s_min_extra_isize
         (0x15e, EXTRA_ISIZE),              // s_want_extra_isize
     ];

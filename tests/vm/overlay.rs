@@ -39,7 +39,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// offset of `bg_flags`, and the flag for a table of inodes that was zeroed (kernel document
 /// filesystems/ext4, "Block Group Descriptors").
 const GROUP: u64 = 128 * MIB;
-const DESCRIPTOR: usize = 64;
+const DESCRIPTOR: usize = 32;
 const DESCRIPTORS_AT: u64 = 4096;
 const FLAGS: usize = 0x12;
 const INODE_ZEROED: u8 = 0x4;
