@@ -222,15 +222,23 @@ def data(runs: list[Run]) -> list[Row]:
     ]
 
 
+def unpack_seconds(tries: list[Row]) -> Row:
+    """How long an image takes, and how long when another one was removed before."""
+    return {
+        "seconds": spread(each.get("unpack_s") for each in tries),
+        "again_seconds": spread(each.get("again_s") for each in tries),
+    }
+
+
 def unpacked(runs: list[Run]) -> list[Row]:
     return [
         {
-            **volume(run),
-            "runs": len(run["unpack_s"]),
-            "seconds": spread(run["unpack_s"]),
-            "disk_errors": run["disk_errors"],
+            **volume(group[0]),
+            "runs": len(group),
+            **unpack_seconds(group),
+            "disk_errors": sum(run["disk_errors"] for run in group),
         }
-        for run in of_job(runs, "unpack")
+        for group in grouped(of_job(runs, "unpack"), lambda run: run["way"])
     ]
 
 
@@ -240,7 +248,7 @@ def choice(tries: list[Row]) -> Row:
         "choice": tries[0]["choice"],
         "refused": tries[0].get("refused"),
         "runs": len(tries),
-        "seconds": spread(each.get("unpack_s") for each in tries),
+        **unpack_seconds(tries),
         "written_bytes": spread(each.get("written_bytes") for each in tries),
         "fio": throughput(each["fio"] for each in tries if "fio" in each),
     }
