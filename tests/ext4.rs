@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
-use cvm_init::ext4::{BLOCK_BYTES, Layout, Options};
+use cvm_init::ext4::{BLOCK_BYTES, Layout, MAX_BYTES, Options};
 
 use common::{Scratch, run};
 
@@ -170,6 +170,7 @@ fn every_odd_size_is_clean() {
         // Metadata ends inside, at the end and behind a group.
         63 * GROUP + 12345 * BLOCK,
         127 * GROUP + 40 * MIB,
+        MAX_BYTES, // the longest numbers of blocks
     ];
     for bytes in sizes {
         Image::format("odd", bytes, false).assert_clean();

@@ -12,7 +12,7 @@
 //! | no flushes, `nobarrier` | the same | half the fsyncs a second |
 //! | `noatime` | nobody asks when a file was last read | each first read is a write |
 //! | `noinit_itable` | zeroed inode tables are for a repair | 1/64 of the disk is written in the background |
-//! | an inode for 16 KiB (`ext4`) | what mke2fs takes: enough for images of small files | no difference: tables are not written before their inodes |
+//! | an inode for 16 KiB (`ext4`) | what mke2fs takes: enough for images of small files | no difference on a new volume: tables are not written before their inodes |
 //! | no discards | the kernel has none where tags lie outside; they would show the host what is free | - |
 //! | no options of dm-crypt (`crypt`) | its queues encrypt on all processors | without queues, half the speed of writing |
 //!
