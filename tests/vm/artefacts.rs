@@ -138,6 +138,22 @@ pub(crate) fn initramfs_without(modules: &[&str]) -> PathBuf {
     pack(&format!("without-{}", modules.join("-")), &binaries().init, DEFAULT_CIPHER, modules)
 }
 
+/// The same with a file among the first modules that is none. The kernel unpacks one archive over
+/// the other.
+pub(crate) fn initramfs_with_a_broken_module() -> PathBuf {
+    let folder = Scratch::new("broken-module");
+    fs::create_dir(folder.join("modules")).expect("the folder is ours");
+    fs::write(folder.join("modules/00-001-broken.ko"), "no module").expect("the folder is ours");
+    let archive = Path::new(env!("CARGO_TARGET_TMPDIR")).join("broken-module.cpio.gz");
+    let append = r#"cp "$1" "$3"; bsdtar -C "$2" -cf - --format newc modules | gzip -n >>"$3""#;
+    run(command("bash").args(["-euo", "pipefail", "-c", append, "bash"]).args([
+        initramfs().as_path(),
+        folder.path(),
+        &archive,
+    ]));
+    archive
+}
+
 /// The same with what a container engine would load from its root.
 pub(crate) fn initramfs_with_overlay() -> PathBuf {
     static OVERLAY: OnceLock<PathBuf> = OnceLock::new();

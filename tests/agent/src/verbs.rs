@@ -74,7 +74,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("rootfs", rootfs::entries), // -> {type, entries: [{path, type, size}]}, left of the initramfs
     ("write", data::write),      // path, text
     ("hold", data::hold),        // path: opened, and kept open for good
-    ("flush", data::flush),      // path of a device: as if its power were to be cut
+    ("flush", data::flush),      // path of a device: what it was given goes to the disk
     ("mkdir", data::mkdir),      // path, parents too
     ("pattern_write", data::pattern_write), // path, offset, bytes, seed, direct
     ("pattern_read", data::pattern_read), // the same -> the first offset that differs, or null
