@@ -7,7 +7,6 @@ use crate::vm::{Bus, Vm};
 use cvm_init::ext4::{Layout, Options};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -121,11 +120,8 @@ fn format_before_rubbish(path: &Path, data: u64) {
     let layout = Layout::new(data, u64::MAX).unwrap();
     let file = File::create(path).unwrap();
     layout.write(&options, |offset, bytes| file.write_all_at(bytes, offset)).unwrap();
-    let end = layout.metadata_bytes() + data;
-    for at in (layout.metadata_bytes()..end).step_by(1 << 20) {
-        let rubbish = [0xaa; 1 << 20];
-        file.write_all_at(&rubbish[..rubbish.len().min((end - at) as usize)], at).unwrap();
-    }
+    let rubbish = vec![0xaa; usize::try_from(data).unwrap()];
+    file.write_all_at(&rubbish, layout.metadata_bytes()).unwrap();
 }
 
 #[test]
