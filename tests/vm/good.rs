@@ -216,7 +216,7 @@ fn check_mappings(guest: &mut Guest) {
     assert_eq!(tags["kind"], "integrity");
     let table = text(tags, "table");
     assert!(table.starts_with(&format!("{} 0 28 D ", text(data, "device"))), "{tags}");
-    assert!(table.contains(" meta_device:7:0 block_size:4096 "), "{tags}");
+    assert!(table.contains(" meta_device:7:1 block_size:4096 "), "{tags}");
     assert!(text(tags, "uuid").starts_with("CRYPT-INTEGRITY-"));
 
     assert_eq!(volume["name"], "cocos_crypt");
@@ -229,7 +229,7 @@ fn check_mappings(guest: &mut Guest) {
     let [front, table, end] = tables.lines().collect::<Vec<_>>()[..] else {
         panic!("three targets are wanted: {tables}");
     };
-    assert_eq!([front, end], ["7:1 0", &format!("7:1 {metadata}")]);
+    assert_eq!([front, end], ["7:0 0", &format!("7:0 {metadata}")]);
     // A key of the keyring, by its name: no key bytes in the table.
     assert!(table.starts_with("capi:gcm(aes)-random :32:logon:"), "{table}");
     let device = text(tags, "device");
