@@ -147,6 +147,36 @@ fn a_package_that_is_not_there_after_all_is_named() {
     refuses(setup.env("LOST", "fio"), 1, "cannot install fio: apt-get ended well");
 }
 
+/// Without root it works as another user, who has to get into the folder that it is given.
+#[test]
+fn mmdebstrap_is_given_a_folder_that_other_users_can_enter() {
+    let dir = scratch("entered");
+    run(&mut script("kernel"));
+    tool_in(&dir, "mmdebstrap", r#"stat -c %a "$TMPDIR" >"$0.mode"; exit 1"#);
+    let mut debian_root = script("debian-root");
+    debian_root.arg("-o").arg(dir.join("rootfs.tar")).env("PATH", first_in_path(&dir));
+    refuses(&mut debian_root, 1, "cannot make a Debian root: mmdebstrap failed");
+    assert_eq!(fs::read_to_string(dir.join("mmdebstrap.mode")).unwrap(), "711\n");
+}
+
+#[test]
+fn a_folder_that_other_users_cannot_enter_is_found_above_one_that_they_can() {
+    let dir = scratch("closed");
+    let home = dir.join("home");
+    let checkout = home.join("checkout");
+    fs::create_dir_all(&checkout).unwrap();
+    let allow = |dir: &Path, mode| fs::set_permissions(dir, fs::Permissions::from_mode(mode));
+    allow(&checkout, 0o755).unwrap();
+    let closed = |mode| {
+        allow(&home, mode).unwrap();
+        run(Command::new("bash")
+            .args(["-c", r#"source scripts/lib.bash; closed_to_others "$1""#, "scripts/it"])
+            .arg(&checkout))
+    };
+    assert_eq!(closed(0o700), format!("{}\n", home.display()));
+    assert!(!closed(0o711).contains("home\n"));
+}
+
 /// What stands for the kernel modules: `top` needs `mid-dle` and `bottom`, `mid-dle` needs
 /// `bottom`; `lone` wants to find `mid-dle`. Each is compressed in its own way.
 fn modules(dir: &Path) -> PathBuf {
