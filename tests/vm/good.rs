@@ -151,7 +151,9 @@ fn check_options_of_the_volume(guest: &mut Guest) {
     let mounts = guest.ask("mounts", json!({}));
     let cocos = mounts.as_array().unwrap().iter().find(|mount| mount["target"] == "/cocos");
     let options = cocos.unwrap()["super"].as_str().unwrap().to_owned();
-    assert!(options.split(',').any(|given| given == "nobarrier"), "{options}");
+    for option in ["nobarrier", "data=writeback"] {
+        assert!(options.split(',').any(|given| given == option), "no {option} in {options}");
+    }
 }
 
 fn check_fstab(guest: &mut Guest, shares: &[&str]) {
