@@ -2,8 +2,8 @@
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
 //! those. The tests are in `good`, `disks`, `volume`, `tags`, `ciphers`, `corruption`, `overlay`,
-//! `refused`, `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`, `figures` and
-//! `soak`; the other modules are what a test is written with.
+//! `writers`, `refused`, `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`,
+//! `figures` and `soak`; the other modules are what a test is written with.
 
 #![expect(
     clippy::unwrap_used,
@@ -43,3 +43,5 @@ mod terminals;
 mod tool;
 mod vm;
 mod volume;
+mod volume_check;
+mod writers;

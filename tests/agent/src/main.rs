@@ -14,6 +14,7 @@ mod process;
 mod rootfs;
 mod tree;
 mod verbs;
+mod writers;
 
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};

@@ -1,6 +1,6 @@
 //! The table of verbs, their arguments and their errors.
 
-use crate::{data, facts, kernel, memory, process, rootfs, tree};
+use crate::{data, facts, kernel, memory, process, rootfs, tree, writers};
 use serde_json::Value;
 use std::fmt::Display;
 use std::io;
@@ -84,6 +84,10 @@ const VERBS: &[(&str, Verb)] = &[
     ("fill", tree::fill),        // dir, files, seed -> {files, bytes}
     ("alter", tree::alter),      // the same: as a second layer of an image changes it
     ("fill_check", tree::check), // the same, altered -> {files, bytes}
+    // dir, writers, pieces, seed: each writer makes so many directories with files, all at once
+    ("writers", writers::write), // -> {files}
+    ("writers_check", writers::check),
+    ("writers_remove", writers::remove),
     ("sync", kernel::sync),
     ("drop_caches", kernel::drop_caches), // writes back, then drops page, dentry and inode caches
     ("mount", kernel::mount),             // source, target, fstype, options
