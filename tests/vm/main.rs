@@ -2,7 +2,7 @@
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
 //! those. The tests are in `good`, `disks`, `volume`, `tags`, `ciphers`, `corruption`, `overlay`,
-//! `writers`, `refused`, `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`,
+//! `writers`, `pressure`, `refused`, `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`,
 //! `figures` and `soak`; the other modules are what a test is written with.
 
 #![expect(
@@ -31,6 +31,7 @@ mod matrix;
 mod memory;
 mod overlay;
 mod points;
+mod pressure;
 mod refused;
 mod root;
 mod secrets;
