@@ -1,6 +1,10 @@
 //! Loop devices on guest memory: block devices whose bytes the host never sees.
 //!
-//! Sources: loop(4), `memfd_create(2)`, `include/uapi/linux/loop.h`.
+//! The memory is a file of a ramfs, whose pages are never swapped
+//! (`Documentation/filesystems/ramfs-rootfs-initramfs.rst`), unlike those of tmpfs and memfd. A page
+//! of tags that had to be read from a swap file on the volume could not be read without itself.
+//!
+//! Sources: loop(4), fsopen(2), fsmount(2), `include/uapi/linux/loop.h`.
 
 #![expect(unsafe_code, reason = "rustix has no typed calls for loop devices")]
 
@@ -11,8 +15,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, Setter, opcode};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use crate::block::Dev;
 use crate::effect::effect;
@@ -51,19 +56,19 @@ pub struct MemoryDevice {
 }
 
 impl MemoryDevice {
-    /// A device of `bytes` zeros, for which memory is taken as they are written. `name` is what
-    /// /sys shows of its file, which has no place in any file system.
+    /// A device of `bytes` bytes: what `write` writes to its file, and zeros. Memory is taken as it is
+    /// written. `name` is what /sys shows of the file, which has no place in any file system.
     ///
     /// # Errors
-    /// When the kernel has no loop devices or no such files.
-    pub fn create(name: &str, bytes: u64) -> Result<Self> {
-        let file = effect("make a file in memory", || {
-            memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map(File::from)
-        })?;
-        effect(format!("give the file in memory {bytes} bytes"), || file.set_len(bytes))?;
-        // Whoever comes by a descriptor of it can neither shorten nor lengthen the device.
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        effect("seal the file in memory", || fcntl_add_seals(&file, seals))?;
+    /// When the kernel has no loop devices, or `write` fails.
+    pub fn create(
+        name: &str,
+        bytes: u64,
+        write: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<Self> {
+        let file = effect(format!("make the file {name} in memory"), || make_file(name))?;
+        effect(format!("give {name} {bytes} bytes"), || file.set_len(bytes))?;
+        effect(format!("fill {name}"), || write(&file))?;
 
         let control = effect(format!("open {CONTROL}"), || open(Path::new(CONTROL)))?;
         let number = effect("get a loop device", || {
@@ -85,7 +90,7 @@ impl MemoryDevice {
             names: [0; 160],
             rest: [0; 10],
         };
-        effect(format!("put the file in memory behind {}", node.display()), || {
+        effect(format!("put {name} behind {}", node.display()), || {
             // SAFETY: LOOP_CONFIGURE reads this structure, as long as the kernel's, and keeps
             // nothing of it; the file that it names is open.
             unsafe { ioctl::ioctl(&device, Setter::<LOOP_CONFIGURE, _>::new(config)) }
@@ -109,6 +114,20 @@ impl MemoryDevice {
         drop(device);
         effect(format!("remove the node {}", node.display()), || fs::remove_file(node))
     }
+}
+
+/// Makes a file on a file system of its own, which is mounted nowhere and goes with the file.
+fn make_file(name: &str) -> io::Result<File> {
+    let context = fsopen("ramfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let folder = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = openat(&folder, name, flags, Mode::RUSR | Mode::WUSR)?;
+    unlinkat(&folder, name, AtFlags::empty())?;
+    Ok(file.into())
 }
 
 fn open(node: &Path) -> io::Result<File> {

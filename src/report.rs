@@ -113,10 +113,14 @@ pub struct VolumeFacts {
     pub integrity: &'static str,
     /// Where the integrity tags live: "memory", "disk" or "none".
     pub tags: &'static str,
-    /// The most memory that they may come to take, in bytes; null where that is none.
+    /// The most memory that they may come to take, in bytes; null where there are none.
     pub tags_memory_max: Option<u64>,
+    /// The most memory that the file system's metadata may come to take, in bytes.
+    pub metadata_memory_max: u64,
     /// Bytes in an encryption sector.
     pub sector_size: u32,
+    /// Inodes of the file system, used ones included.
+    pub inodes: u64,
     /// Free blocks of the fresh file system.
     pub free_blocks: u64,
     /// Free inodes of the fresh file system.

@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
-use cvm_init::ext4::{BLOCK_BYTES, Layout, MAX_BYTES, Options};
+use cvm_init::ext4::{BLOCK_BYTES, Layout, MAX_BYTES, MIN_BYTES, Options};
 
 use common::{Scratch, run};
 
@@ -34,12 +34,20 @@ struct Image {
 }
 
 impl Image {
-    /// Formats a file of `bytes` bytes, all of them `0xaa` before if `poisoned`, else a hole.
-    fn format(name: &str, bytes: u64, poisoned: bool) -> Self {
-        let (scratch, file) = Scratch::sparse(&format!("ext4-{name}-{bytes}.img"), bytes);
+    /// Formats a file for `data` bytes, all of them `0xaa` if `poisoned`, else a hole; what lies in
+    /// front of them is a hole until it is written.
+    fn format(name: &str, data: u64, poisoned: bool) -> Self {
+        Self::with_metadata(name, data, u64::MAX, poisoned)
+    }
+
+    fn with_metadata(name: &str, data: u64, metadata_max: u64, poisoned: bool) -> Self {
+        let layout = Layout::new(data, metadata_max).unwrap();
+        let metadata = layout.metadata_bytes();
+        let bytes = metadata + data;
+        let (scratch, file) = Scratch::sparse(&format!("ext4-{name}-{data}.img"), bytes);
         if poisoned {
             let poison = vec![0xaa; 1 << 20];
-            for offset in (0..bytes).step_by(poison.len()) {
+            for offset in (metadata..bytes).step_by(poison.len()) {
                 let length = poison.len().min(usize::try_from(bytes - offset).unwrap());
                 file.write_all_at(&poison[..length], offset).unwrap();
             }
@@ -51,15 +59,15 @@ impl Image {
             created: 1_750_000_000,
         };
         let start = Instant::now();
-        let layout = Layout::new(bytes).unwrap();
         let mut written = 0;
         layout
             .write(&options, |offset, block| -> io::Result<()> {
+                assert!(offset + block.len() as u64 <= metadata);
                 written += block.len() as u64;
                 file.write_all_at(block, offset)
             })
             .unwrap();
-        println!("{name} {bytes}: {} KiB written in {:?}", written / KIB, start.elapsed());
+        println!("{name} {data}: {} KiB written in {:?}", written / KIB, start.elapsed());
         Self { file: scratch, layout, written }
     }
 
@@ -107,15 +115,17 @@ fn every_size_is_clean_and_as_asked_for() {
         image.assert_clean();
 
         let layout = &image.layout;
-        assert_eq!(layout.blocks(), bytes / BLOCK);
-        assert_eq!(layout.inodes(), bytes / (16 * KIB));
+        assert_eq!(layout.free_blocks(), bytes / BLOCK);
+        let groups = layout.blocks().div_ceil(GROUP / BLOCK);
+        assert!(layout.inodes() >= layout.blocks() / 4);
+        assert!(layout.inodes() <= (layout.blocks() / 4).next_multiple_of(16).max(groups * 8192));
         let superblock = image.superblock();
         let expected = [
             ("Filesystem volume name", "cocos"),
             ("Filesystem UUID", "01234567-89ab-4def-8123-456789abcdef"),
             (
                 "Filesystem features",
-                "ext_attr dir_index sparse_super2 filetype extent flex_bg large_file \
+                "has_journal ext_attr dir_index sparse_super2 filetype extent flex_bg large_file \
                  huge_file dir_nlink extra_isize metadata_csum",
             ),
             ("Filesystem flags", "signed_directory_hash"),
@@ -139,7 +149,16 @@ fn every_size_is_clean_and_as_asked_for() {
         for (name, value) in expected {
             assert_eq!(superblock.get(name).map(String::as_str), Some(value), "{name}");
         }
-        assert_eq!(superblock.get("Journal inode"), None);
+        let expected = [
+            ("Journal inode", "8"),
+            ("Journal backup", "inode blocks"),
+            ("Total journal size", "4096k"),
+            ("Journal start", "0"),
+            ("Journal sequence", "0x00000001"),
+        ];
+        for (name, value) in expected {
+            assert_eq!(superblock.get(name).map(String::as_str), Some(value), "{name}");
+        }
         assert_eq!(superblock.get("Reserved GDT blocks"), None);
         assert_eq!(superblock.get("Group descriptor size"), None, "the short one has no field");
 
@@ -151,35 +170,54 @@ fn every_size_is_clean_and_as_asked_for() {
 #[test]
 fn every_odd_size_is_clean() {
     let sizes = [
-        MIB,     // the smallest
-        MIB + 1, // not whole sectors
+        MIN_BYTES,
+        MIN_BYTES + 1, // not whole sectors
         3 * MIB + 7 * BLOCK,
         64 * MIB + BLOCK - 1, // not whole blocks
         100 * MIB + 8191,
-        GROUP - BLOCK, // one block short of a group
-        GROUP,
-        GROUP + BLOCK, // a last group that holds nothing
-        GROUP + 563 * BLOCK,
-        GROUP + 564 * BLOCK, // the shortest last group that is kept
+        GROUP - BLOCK,
         8 * GROUP + 10 * MIB + 511,
-        128 * GROUP, // one block of descriptors
-        129 * GROUP,
+        126 * GROUP, // one block of descriptors
+        127 * GROUP, // and two
         // What is left of 1 GiB and of 20 GiB behind a header and integrity tags.
         2_033_896 * 512,
         41_580_544 * 512,
         // Metadata ends inside, at the end and behind a group.
         63 * GROUP + 12345 * BLOCK,
         127 * GROUP + 40 * MIB,
-        MAX_BYTES, // the longest numbers of blocks
+        MAX_BYTES / (GROUP / BLOCK) * (GROUP / BLOCK - 514) - 16 * MIB, // the longest numbers of blocks
     ];
     for bytes in sizes {
         Image::format("odd", bytes, false).assert_clean();
     }
 }
 
-/// On the real device what was never written cannot be read; here it is not zero at least.
+/// A volume whose last group is short, from nothing to what is worth it.
 #[test]
-fn nothing_relies_on_zeros() {
+fn every_last_group_is_clean() {
+    let one = GROUP / BLOCK - (4 + 514 + 1024);
+    for data in [one - 1, one, one + 1, one + 49, one + 50, one + 563, one + 564, one + 600] {
+        Image::format("last", data * BLOCK, false).assert_clean();
+    }
+}
+
+/// Fewer inodes, down to ext4's least.
+#[test]
+fn every_number_of_inodes_is_clean() {
+    for (data, metadata_max) in
+        [(20 * GIB, 128 * MIB), (20 * GIB, 0), (64 * MIB, 0), (2 * TIB, 256 * MIB)]
+    {
+        let image = Image::with_metadata("inodes", data, metadata_max, false);
+        image.assert_clean();
+        let layout = &image.layout;
+        let least = layout.blocks().div_ceil(GROUP / BLOCK) * 16;
+        assert!(layout.metadata_bytes() <= metadata_max || layout.inodes() == least);
+    }
+}
+
+/// On the real device data that was never written cannot be read; here it is not zero at least.
+#[test]
+fn nothing_relies_on_zeros_behind_the_metadata() {
     for bytes in [MIB, 16 * MIB, 64 * MIB, 300 * MIB, GIB] {
         Image::format("poisoned", bytes, true).assert_clean();
     }
@@ -215,8 +253,9 @@ fn unused_groups_stay_uninitialised() {
     let image = Image::format("groups", 20 * GIB, false);
     let groups = image.tool("dumpe2fs", &[]);
     let flags: Vec<&str> = groups.lines().filter(|line| line.contains(": (Blocks ")).collect();
-    assert_eq!(flags.len(), 160);
-    let both = flags.iter().filter(|line| line.ends_with("[INODE_UNINIT, BLOCK_UNINIT]")).count();
+    assert_eq!(flags.len(), 163);
+    let flags_of = |wanted| flags.iter().filter(|line| line.ends_with(wanted)).count();
     // Metadata reaches into groups 0 to 2; the last group has a bitmap by convention.
-    assert_eq!(both, 156, "{flags:#?}");
+    assert_eq!(flags_of("[INODE_UNINIT, BLOCK_UNINIT, ITABLE_ZEROED]"), 159, "{flags:#?}");
+    assert_eq!(flags_of("ITABLE_ZEROED]"), 163, "{flags:#?}");
 }

@@ -156,7 +156,7 @@ fn every_cipher_is_one_of_cryptsetups() {
 
 #[test]
 fn tools_show_a_volume_that_they_cannot_open() {
-    let requirement = "cvm-init-tags-in-memory";
+    let requirement = "cvm-init-metadata-in-memory";
     let (device, _) = device_of("luks2-required", "aes-gcm-random", "aead", Some(requirement));
     let dump = cryptsetup(&["luksDump"], &device);
     assert_eq!(dumped(&dump, "Requirements:"), Some(requirement));

@@ -1,5 +1,5 @@
-//! The device-mapper, by its ioctls: mappings of one target each, and nothing read back but
-//! what the kernel says of them.
+//! The device-mapper, by its ioctls: mappings, and nothing read back but what the kernel says of
+//! them.
 //!
 //! Source: `include/uapi/linux/dm-ioctl.h`.
 
@@ -86,85 +86,66 @@ impl Control {
         Ok(answer.mapping_names().collect())
     }
 
-    /// Makes a mapping with its target and its node in `/dev/mapper`, and makes sure that the
-    /// live table is what `is_live` takes for the one asked for.
+    /// Makes a mapping with its table and its node in `/dev/mapper`, and makes sure that the live
+    /// table is the one asked for: the same targets, whose parameters `is_live` takes for the same.
     ///
     /// # Errors
     /// When the kernel refuses a step, or runs another table.
     pub fn activate(
         &self,
         mapping: &Mapping<'_>,
-        target: &Target,
+        table: &[Target],
         is_live: fn(asked: &str, live: &str) -> bool,
     ) -> Result<Dev> {
         let device = self.create(mapping)?;
-        self.load(mapping, target)?;
+        self.load(mapping, table)?;
         self.resume(mapping.name)?;
-        self.require_live(mapping.name, target, is_live)?;
-        self.make_node(mapping.name, device)?;
+        self.require_live(mapping.name, table, is_live)?;
+        make_node(mapping.name, device)?;
         Ok(device)
     }
 
-    /// Makes the node in `/dev/mapper`: there is no udev yet to make it.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub fn make_node(&self, name: &str, device: Dev) -> Result<()> {
-        effect(format!("make the node /dev/mapper/{name}"), || {
-            symlink(format!("../dm-{}", device.minor), format!("/dev/mapper/{name}"))
-        })
-    }
-
-    /// Makes a mapping that has no table yet.
-    ///
-    /// # Errors
-    /// When the kernel refuses, as when the name or the UUID is taken.
-    pub fn create(&self, mapping: &Mapping<'_>) -> Result<Dev> {
+    /// Makes a mapping that has no table yet. Fails when its name or its UUID is taken.
+    fn create(&self, mapping: &Mapping<'_>) -> Result<Dev> {
         effect(format!("create the mapping {}", mapping.name), || {
             let request = Message::new(mapping.name, 0)?.with_uuid(mapping.uuid)?;
             self.call(DEV_CREATE, request).map(|answer| answer.device())
         })
     }
 
-    /// Loads a table; the next [`Control::resume`] makes it live.
-    ///
-    /// # Errors
-    /// When the target refuses its parameters; the kernel log says why.
-    pub fn load(&self, mapping: &Mapping<'_>, target: &Target) -> Result<()> {
+    /// Loads a table; the next [`Control::resume`] makes it live. When a target refuses its
+    /// parameters, the kernel log says why.
+    fn load(&self, mapping: &Mapping<'_>, table: &[Target]) -> Result<()> {
         let flags = if mapping.read_only { READONLY } else { 0 };
-        let doing = format!("load the {} table of {}", target.kind, mapping.name);
-        effect(doing, || {
-            let request = Message::new(mapping.name, flags)?.with_target(target)?;
+        effect(format!("load the table of {}", mapping.name), || {
+            let request = Message::new(mapping.name, flags)?.with_table(table)?;
             self.call(TABLE_LOAD, request)
         })?;
         Ok(())
     }
 
     /// Makes the loaded table live.
-    ///
-    /// # Errors
-    /// When the target cannot start.
-    pub fn resume(&self, name: &str) -> Result<()> {
+    fn resume(&self, name: &str) -> Result<()> {
         effect(format!("resume the mapping {name}"), || {
             self.call(DEV_SUSPEND, Message::new(name, 0)?)
         })?;
         Ok(())
     }
 
-    /// The live target and its parameters.
+    /// The live targets and their parameters.
     ///
     /// # Errors
-    /// When there is no such mapping, or none of exactly one target.
-    pub fn table(&self, name: &str) -> Result<Target> {
-        self.target(name, STATUS_TABLE, "table")
+    /// When there is no such mapping.
+    pub fn table(&self, name: &str) -> Result<Vec<Target>> {
+        self.targets(name, STATUS_TABLE, "table")
     }
 
-    /// The live target and what it says of itself.
+    /// The live targets and what they say of themselves.
     ///
     /// # Errors
     /// As [`Control::table`].
-    pub fn status(&self, name: &str) -> Result<Target> {
-        self.target(name, 0, "status")
+    pub fn status(&self, name: &str) -> Result<Vec<Target>> {
+        self.targets(name, 0, "status")
     }
 
     /// Removes a mapping, now or as soon as its last user is gone.
@@ -176,21 +157,20 @@ impl Control {
         Ok(())
     }
 
-    /// Makes sure that the live table is the one asked for.
-    ///
-    /// # Errors
-    /// Shows both when it is not.
-    pub fn require_live(
+    /// Makes sure that the live table is the one asked for, and shows both when it is not.
+    fn require_live(
         &self,
         name: &str,
-        asked: &Target,
+        asked: &[Target],
         is_live: fn(asked: &str, live: &str) -> bool,
     ) -> Result<()> {
         let live = self.table(name)?;
-        let same = live.kind == asked.kind
-            && live.sectors == asked.sectors
-            && is_live(&asked.params, &live.params);
-        if same {
+        let is_same = |(asked, live): (&Target, &Target)| {
+            live.kind == asked.kind
+                && live.sectors == asked.sectors
+                && is_live(&asked.params, &live.params)
+        };
+        if live.len() == asked.len() && asked.iter().zip(&live).all(is_same) {
             return Ok(());
         }
         Err(Error::new(format!(
@@ -198,9 +178,9 @@ impl Control {
         )))
     }
 
-    fn target(&self, name: &str, flags: u32, what: &str) -> Result<Target> {
+    fn targets(&self, name: &str, flags: u32, what: &str) -> Result<Vec<Target>> {
         effect(format!("read the {what} of {name}"), || {
-            self.call(TABLE_STATUS, Message::new(name, flags)?)?.target()
+            self.call(TABLE_STATUS, Message::new(name, flags)?)?.targets()
         })
     }
 
@@ -220,6 +200,13 @@ impl Control {
         }
         Ok(message)
     }
+}
+
+/// Makes the node in `/dev/mapper`: there is no udev yet to make it.
+fn make_node(name: &str, device: Dev) -> Result<()> {
+    effect(format!("make the node /dev/mapper/{name}"), || {
+        symlink(format!("../dm-{}", device.minor), format!("/dev/mapper/{name}"))
+    })
 }
 
 struct Call<'a> {

@@ -27,7 +27,7 @@ const UUID_MAX: usize = 129;
 /// In the answer's flags: it did not fit.
 const BUFFER_FULL: u32 = 1 << 8;
 
-/// One target that covers a mapping from its first sector on.
+/// One target of a mapping's table; it begins where the one before it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Type of the target: `verity`.
@@ -39,17 +39,18 @@ pub struct Target {
 }
 
 impl Target {
-    /// `struct dm_target_spec` with the parameters behind it, padded to eight bytes.
-    fn to_spec(&self) -> io::Result<Vec<u8>> {
+    /// `struct dm_target_spec` with the parameters behind it, padded to eight bytes, of a target that
+    /// begins at sector `start`.
+    fn to_spec(&self, start: u64) -> io::Result<Vec<u8>> {
         if self.params.contains('\0') || self.kind.len() >= 16 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let length = (TARGET_SPEC + self.params.len() + 1).next_multiple_of(8);
         let mut spec = Vec::with_capacity(length);
-        spec.extend(0_u64.to_ne_bytes()); // sector_start
+        spec.extend(start.to_ne_bytes()); // sector_start
         spec.extend(self.sectors.to_ne_bytes());
         spec.extend(0_u32.to_ne_bytes()); // status
-        spec.extend(0_u32.to_ne_bytes()); // next: there is none
+        spec.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes()); // next
         spec.extend(self.kind.bytes());
         spec.resize(TARGET_SPEC, 0);
         spec.extend(self.params.bytes());
@@ -105,10 +106,17 @@ impl Message {
         Ok(self)
     }
 
-    /// The same with a table of one target.
-    pub(super) fn with_target(mut self, target: &Target) -> io::Result<Self> {
-        self.put(TARGET_COUNT_AT, &1_u32.to_ne_bytes())?;
-        self.put(HEADER.into(), &target.to_spec()?)?;
+    /// The same with a table.
+    pub(super) fn with_table(mut self, table: &[Target]) -> io::Result<Self> {
+        let count = u32::try_from(table.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        self.put(TARGET_COUNT_AT, &count.to_ne_bytes())?;
+        let (mut at, mut start) = (usize::from(HEADER), 0_u64);
+        for target in table {
+            let spec = target.to_spec(start)?;
+            self.put(at, &spec)?;
+            at = at.saturating_add(spec.len());
+            start = start.checked_add(target.sectors).ok_or(io::ErrorKind::InvalidInput)?;
+        }
         Ok(self)
     }
 
@@ -129,14 +137,35 @@ impl Message {
         Dev::from_huge(u64_at(&self.0, DEV_AT))
     }
 
-    /// The target of a table or status.
+    /// The targets of a table or status.
     ///
     /// # Errors
-    /// When it has not exactly one.
-    pub fn target(&self) -> io::Result<Target> {
-        match u32_at(&self.0, TARGET_COUNT_AT) {
-            1 => Ok(Target::from_spec(self.records(0).next().unwrap_or_default())),
-            n => Err(io::Error::other(format!("it has {n} targets, not one"))),
+    /// When they are not as many as is said, or do not follow one another.
+    pub fn targets(&self) -> io::Result<Vec<Target>> {
+        let bad = |what: &str| io::Error::other(format!("the answer's targets {what}"));
+        let specs = self.0.get(u32_at(&self.0, DATA_START_AT) as usize..).unwrap_or_default();
+        let mut targets = Vec::new();
+        let (mut at, mut start) = (0, 0_u64);
+        for _ in 0..u32_at(&self.0, TARGET_COUNT_AT) {
+            let spec = specs.get(at..).filter(|spec| spec.len() >= TARGET_SPEC);
+            let spec = spec.ok_or_else(|| bad("are fewer than it says"))?;
+            if u64_at(spec, 0) != start {
+                return Err(bad("do not follow one another"));
+            }
+            let target = Target::from_spec(spec);
+            start = start.checked_add(target.sectors).ok_or_else(|| bad("have no end"))?;
+            targets.push(target);
+            // Unlike in a request, counted from the first one.
+            let next = u32_at(spec, 20) as usize;
+            if next <= at {
+                break;
+            }
+            at = next;
+        }
+        if targets.len() as u64 == u64::from(u32_at(&self.0, TARGET_COUNT_AT)) {
+            Ok(targets)
+        } else {
+            Err(bad("are fewer than it says"))
         }
     }
 
@@ -211,7 +240,7 @@ mod tests {
     #[test]
     fn a_target_survives_its_wire_form() {
         let target = Target { kind: "verity".into(), sectors: 4096, params: "1 8:2 8:3".into() };
-        let spec = target.to_spec().unwrap();
+        let spec = target.to_spec(0).unwrap();
         assert_eq!(spec.len() % 8, 0);
         assert_eq!(Target::from_spec(&spec), target);
     }
@@ -260,7 +289,7 @@ mod tests {
             params in "([!-~]([ -~]{0,300}[!-~])?)?",
         ) {
             let target = Target { kind, sectors, params };
-            prop_assert_eq!(Target::from_spec(&target.to_spec().unwrap()), target);
+            prop_assert_eq!(Target::from_spec(&target.to_spec(0).unwrap()), target);
         }
 
         #[test]

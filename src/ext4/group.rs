@@ -10,7 +10,8 @@ use super::put;
 const INODE_UNINIT: u16 = 0x1;
 /// `bg_flags`: the group's block bitmap is not on the disk.
 const BLOCK_UNINIT: u16 = 0x2;
-// INODE_ZEROED (0x4) is never set, because it would not be true: see `noinit_itable` in mod.rs.
+/// `bg_flags`: what is not written of the group's inode table reads as zeros.
+const INODE_ZEROED: u16 = 0x4;
 
 const BLOCK_BITMAP_CSUM: usize = 0x18;
 const INODE_BITMAP_CSUM: usize = 0x1a;
@@ -22,14 +23,15 @@ const DESCRIPTOR_LEN: usize = DESCRIPTOR_BYTES as usize;
 pub(super) fn descriptor_block(layout: &Layout, seed: u32, index: u64) -> Block {
     let mut block = [0; BLOCK_LEN];
     let groups = index * u64::from(DESCRIPTORS_PER_BLOCK)..layout.groups;
-    for (slot, group) in block.chunks_exact_mut(DESCRIPTOR_LEN).zip(groups) {
-        slot.copy_from_slice(&descriptor(layout, seed, group));
+    let (slots, _) = block.as_chunks_mut();
+    for (slot, group) in slots.iter_mut().zip(groups) {
+        *slot = descriptor(layout, seed, group);
     }
     block
 }
 
 fn descriptor(layout: &Layout, seed: u32, group: u64) -> [u8; DESCRIPTOR_LEN] {
-    let mut flags = 0;
+    let mut flags = INODE_ZEROED;
     let mut used_inodes = 0;
     let mut directories = 0;
     let mut descriptor = [0; DESCRIPTOR_LEN];
@@ -129,8 +131,8 @@ mod tests {
 
     #[test]
     fn only_groups_that_hold_something_are_initialised() {
-        let layout = Layout::new(1 << 30).unwrap();
-        let flags: Vec<u8> = (0..8).map(|group| descriptor(&layout, 0, group)[0x12]).collect();
-        assert_eq!(flags, [0, 3, 3, 3, 3, 3, 3, 1]);
+        let layout = Layout::new(1 << 30, u64::MAX).unwrap();
+        let flags: Vec<u8> = (0..9).map(|group| descriptor(&layout, 0, group)[0x12]).collect();
+        assert_eq!(flags, [4, 7, 7, 7, 7, 7, 7, 7, 5]);
     }
 }

@@ -1,17 +1,20 @@
-//! The two inodes of a fresh volume (`struct ext4_inode`,
+//! The inodes of a fresh volume (`struct ext4_inode`,
 //! Documentation/filesystems/ext4/inodes.rst and ifork.rst).
 
 use super::checksum::{crc32c, inode_seed};
-use super::layout::{BLOCK_BYTES, INODE_BYTES, Layout, ROOT_INO};
+use super::layout::{
+    BLOCK_BYTES, INODE_BYTES, JOURNAL_BLOCKS, JOURNAL_INO, LOST_AND_FOUND_INO, Layout, ROOT_INO,
+};
 use super::output::{BLOCK_LEN, Block};
 use super::put;
 
 const INODE_LEN: usize = INODE_BYTES as usize;
 
-const DIRECTORY: u16 = 0o040_000;
-/// `/` is for all to enter, lost+found for the owner (root) alone, as mke2fs makes them.
-const ROOT_MODE: u16 = DIRECTORY | 0o755;
-const LOST_AND_FOUND_MODE: u16 = DIRECTORY | 0o700;
+/// `/` is for all to enter, lost+found for the owner (root) alone, and the journal for nobody but
+/// root to look at, as mke2fs makes them.
+const ROOT_MODE: u16 = 0o040_755;
+const LOST_AND_FOUND_MODE: u16 = 0o040_700;
+const JOURNAL_MODE: u16 = 0o100_600;
 
 const FLAG_EXTENTS: u32 = 0x8_0000;
 /// `i_blocks` counts sectors of 512 bytes.
@@ -26,49 +29,93 @@ const EXTENT_SLOTS: u16 = 4;
 const CHECKSUM_LO: usize = 0x7c;
 const CHECKSUM_HI: usize = 0x82;
 
-/// The first block of the first group's inode table: all inodes that are in use. The reserved
-/// ones but `/` stay zero, as in mke2fs.
+/// Where `i_block` is, and how long.
+const I_BLOCK: usize = 0x28;
+const I_BLOCK_LEN: usize = 60;
+
+/// A file of one extent that belongs to root.
+struct File {
+    ino: u32,
+    mode: u16,
+    links: u16,
+    start: u64,
+    blocks: u16,
+}
+
+fn files(layout: &Layout) -> [File; 3] {
+    let [(_, root), (_, lost_and_found)] = layout.directories();
+    [
+        // Its entry, its "." and lost+found's "..".
+        File { ino: ROOT_INO, mode: ROOT_MODE, links: 3, start: root, blocks: 1 },
+        journal(layout),
+        File {
+            ino: LOST_AND_FOUND_INO,
+            mode: LOST_AND_FOUND_MODE,
+            links: 2,
+            start: lost_and_found,
+            blocks: 1,
+        },
+    ]
+}
+
+fn journal(layout: &Layout) -> File {
+    let (start, blocks) = (layout.journal(), JOURNAL_BLOCKS);
+    File { ino: JOURNAL_INO, mode: JOURNAL_MODE, links: 1, start, blocks }
+}
+
+/// The first block of the first group's inode table: all inodes that are in use. The other reserved
+/// ones stay zero, as in mke2fs.
 pub(super) fn table_block(layout: &Layout, seed: u32, created: u64) -> Block {
     let mut block = [0; BLOCK_LEN];
-    for (slot, ino) in block.chunks_exact_mut(INODE_LEN).zip(1..) {
-        if let Some((_, data)) = layout.directories().into_iter().find(|&(used, _)| used == ino) {
-            slot.copy_from_slice(&directory(ino, data, seed, created));
+    let (slots, _) = block.as_chunks_mut();
+    for (slot, ino) in slots.iter_mut().zip(1..) {
+        if let Some(file) = files(layout).iter().find(|file| file.ino == ino) {
+            *slot = inode(file, seed, created);
         }
     }
     block
 }
 
-/// The inode of a directory of one block, owned by root.
-fn directory(ino: u32, data: u64, seed: u32, created: u64) -> [u8; INODE_LEN] {
-    let (mode, links) = if ino == ROOT_INO {
-        (ROOT_MODE, 3) // its entry, its "." and lost+found's ".."
-    } else {
-        (LOST_AND_FOUND_MODE, 2)
-    };
-    let [b0, b1, b2, b3, b4, b5, ..] = data.to_le_bytes();
+/// The journal's `i_block` and `i_size`, as the superblock keeps a copy of them (`s_jnl_blocks`).
+pub(super) fn journal_backup(layout: &Layout) -> [u8; I_BLOCK_LEN + 8] {
+    let journal = journal(layout);
+    let inode = inode(&journal, 0, 0);
+    let mut backup = [0; I_BLOCK_LEN + 8];
+    put(&mut backup, 0, inode.get(I_BLOCK..I_BLOCK + I_BLOCK_LEN).unwrap_or_default());
+    // i_size_high, then i_size_lo.
+    put(&mut backup, I_BLOCK_LEN + 4, &size(&journal).to_le_bytes());
+    backup
+}
+
+fn size(file: &File) -> u32 {
+    u32::from(file.blocks) * u32::from(BLOCK_BYTES)
+}
+
+fn inode(file: &File, seed: u32, created: u64) -> [u8; INODE_LEN] {
+    let [b0, b1, b2, b3, b4, b5, ..] = file.start.to_le_bytes();
     let (seconds, epoch) = time(created);
 
     let long_fields = [
-        (0x04, u32::from(BLOCK_BYTES)),               // i_size_lo
-        (0x08, seconds),                              // i_atime
-        (0x0c, seconds),                              // i_ctime
-        (0x10, seconds),                              // i_mtime
-        (0x1c, BLOCK_SECTORS),                        // i_blocks_lo
-        (0x20, FLAG_EXTENTS),                         // i_flags
-        (0x3c, u32::from_le_bytes([b0, b1, b2, b3])), // i_block: ee_start_lo; ee_block is 0
-        (0x84, epoch),                                // i_ctime_extra
-        (0x88, epoch),                                // i_mtime_extra
-        (0x8c, epoch),                                // i_atime_extra
-        (0x90, seconds),                              // i_crtime
-        (0x94, epoch),                                // i_crtime_extra
+        (0x04, size(file)),                             // i_size_lo
+        (0x08, seconds),                                // i_atime
+        (0x0c, seconds),                                // i_ctime
+        (0x10, seconds),                                // i_mtime
+        (0x1c, u32::from(file.blocks) * BLOCK_SECTORS), // i_blocks_lo
+        (0x20, FLAG_EXTENTS),                           // i_flags
+        (0x3c, u32::from_le_bytes([b0, b1, b2, b3])),   // i_block: ee_start_lo; ee_block is 0
+        (0x84, epoch),                                  // i_ctime_extra
+        (0x88, epoch),                                  // i_mtime_extra
+        (0x8c, epoch),                                  // i_atime_extra
+        (0x90, seconds),                                // i_crtime
+        (0x94, epoch),                                  // i_crtime_extra
     ];
     let short_fields = [
-        (0x00, mode),                         // i_mode
-        (0x1a, links),                        // i_links_count
+        (0x00, file.mode),                    // i_mode
+        (0x1a, file.links),                   // i_links_count
         (0x28, EXTENT_MAGIC),                 // i_block: eh_magic
         (0x2a, 1),                            // i_block: eh_entries
         (0x2c, EXTENT_SLOTS),                 // i_block: eh_max
-        (0x38, 1),                            // i_block: ee_len
+        (0x38, file.blocks),                  // i_block: ee_len
         (0x3a, u16::from_le_bytes([b4, b5])), // i_block: ee_start_hi
         (0x80, EXTRA_ISIZE),                  // i_extra_isize
     ];
@@ -81,7 +128,7 @@ fn directory(ino: u32, data: u64, seed: u32, created: u64) -> [u8; INODE_LEN] {
     }
 
     // i_checksum_lo and _hi: summed while they are 0.
-    let [c0, c1, c2, c3] = crc32c(inode_seed(seed, ino), &inode).to_le_bytes();
+    let [c0, c1, c2, c3] = crc32c(inode_seed(seed, file.ino), &inode).to_le_bytes();
     put(&mut inode, CHECKSUM_LO, &[c0, c1]);
     put(&mut inode, CHECKSUM_HI, &[c2, c3]);
     inode

@@ -5,18 +5,19 @@ use std::fmt;
 /// Size of a block in bytes: the page size, and the sector size of the encrypted device.
 pub const BLOCK_BYTES: u16 = 4096;
 
-/// Smallest device that is formatted, in bytes. ext4 itself could go lower, but nothing that is
-/// worth mounting would fit.
+/// Least data that is laid out, in bytes. ext4 itself could go lower, but nothing that is worth
+/// mounting would fit.
 pub const MIN_BYTES: u64 = 1 << 20;
 
-/// Largest device that is formatted, in bytes: blocks have numbers of 32 bits. For one boot, 2^32
-/// is also the bound on sectors under one AES-GCM key with random nonces.
+/// Most that a volume can have, metadata and data, in bytes: blocks have numbers of 32 bits. For
+/// one boot, 2^32 is also the bound on sectors under one AES-GCM key with random nonces.
 pub const MAX_BYTES: u64 = u32::MAX as u64 * BLOCK_BYTES as u64;
 
 /// One block of bitmap has a bit for each block of its group.
 pub(super) const BLOCKS_PER_GROUP: u16 = 8 * BLOCK_BYTES;
 
-/// One inode for every 16 KiB, mke2fs's default for file systems of all common sizes.
+/// One inode for every 16 KiB, mke2fs's default for file systems of all common sizes: the most
+/// that a volume has.
 const BLOCKS_PER_INODE: u16 = 4;
 
 /// `s_inode_size`: room for nanosecond times and checksums, mke2fs's default.
@@ -24,12 +25,20 @@ pub(super) const INODE_BYTES: u16 = 256;
 
 const INODES_PER_BLOCK: u16 = BLOCK_BYTES / INODE_BYTES;
 
+/// Blocks of the longest table of inodes, that of a whole group with an inode for 16 KiB.
+const TABLE_BLOCKS_MAX: u16 = BLOCKS_PER_GROUP / BLOCKS_PER_INODE / INODES_PER_BLOCK;
+
+/// Blocks of the journal: the kernel's least (`JBD2_MIN_JOURNAL_BLOCKS`), 4 MiB.
+pub(super) const JOURNAL_BLOCKS: u16 = 1024;
+
 /// Half of what the 64bit feature takes, so half of what grows with the disk.
 pub(super) const DESCRIPTOR_BYTES: u16 = 32;
 
 pub(super) const DESCRIPTORS_PER_BLOCK: u16 = BLOCK_BYTES / DESCRIPTOR_BYTES;
 
 pub(super) const ROOT_INO: u32 = 2;
+
+pub(super) const JOURNAL_INO: u32 = 8;
 
 /// The first inode that is not reserved (`s_first_ino`); e2fsck expects lost+found there.
 pub(super) const LOST_AND_FOUND_INO: u32 = 11;
@@ -48,12 +57,12 @@ const WORTHWHILE_BLOCKS: u64 = 50;
 ///
 /// ```text
 /// superblock | group descriptors | / | lost+found
-///   | every block bitmap | every inode bitmap | every inode table | data ...
+///   | every block bitmap | every inode bitmap | every inode table | journal | data ...
 /// ```
 ///
-/// The used blocks are thus a prefix of the volume; the groups it reaches need a bitmap, and these
-/// bitmaps follow one another directly. All further groups (bar the last) hold nothing and stay
-/// `BLOCK_UNINIT`.
+/// The used blocks are thus a prefix of the volume, and all blocks behind it are free. The groups
+/// that the prefix reaches need a block bitmap, and these bitmaps follow one another directly. All
+/// further groups (bar the last) hold nothing and stay `BLOCK_UNINIT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     pub(super) blocks: u64,
@@ -65,17 +74,17 @@ pub struct Layout {
     pub(super) inode_table_blocks: u16,
 }
 
-/// Why a device cannot be formatted.
+/// Why a volume cannot be laid out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LayoutError {
-    /// Smaller than [`MIN_BYTES`].
+    /// Less data than [`MIN_BYTES`].
     TooSmall {
-        /// Size of the device.
+        /// Of data.
         bytes: u64,
     },
-    /// Larger than [`MAX_BYTES`].
+    /// Data and metadata would be more than [`MAX_BYTES`].
     TooLarge {
-        /// Size of the device.
+        /// Of data.
         bytes: u64,
     },
 }
@@ -89,7 +98,8 @@ impl fmt::Display for LayoutError {
             ),
             Self::TooLarge { bytes } => write!(
                 f,
-                "cannot lay out ext4 on {bytes} bytes: at most {MAX_BYTES} bytes are supported"
+                "cannot lay out ext4 on {bytes} bytes: with its metadata, at most {MAX_BYTES} bytes \
+                 are supported"
             ),
         }
     }
@@ -98,38 +108,66 @@ impl fmt::Display for LayoutError {
 impl std::error::Error for LayoutError {}
 
 impl Layout {
-    /// Lays out a volume on a device of `device_bytes`; what is left of the last whole block, or of
-    /// a last group too short to be worth its metadata, stays unused.
+    /// Lays out a volume with room for `data_bytes` of data. What is left of the last whole block,
+    /// or of a last group too short to be worth its metadata, stays unused.
+    ///
+    /// There is an inode for 16 KiB of the volume, or fewer where the metadata would take more than
+    /// `metadata_max` bytes; never fewer than one block of them a group, which is ext4's least. How
+    /// much metadata it is then, [`Layout::metadata_bytes`] says.
     ///
     /// # Errors
-    /// When the device is below [`MIN_BYTES`] or above [`MAX_BYTES`].
-    pub fn new(device_bytes: u64) -> Result<Self, LayoutError> {
-        match device_bytes {
-            ..MIN_BYTES => Err(LayoutError::TooSmall { bytes: device_bytes }),
-            MIN_BYTES..=MAX_BYTES => Ok(Self::of_blocks(device_bytes / u64::from(BLOCK_BYTES))),
-            _ => Err(LayoutError::TooLarge { bytes: device_bytes }),
+    /// When the data is less than [`MIN_BYTES`], or the volume would be more than [`MAX_BYTES`].
+    pub fn new(data_bytes: u64, metadata_max: u64) -> Result<Self, LayoutError> {
+        match data_bytes {
+            ..MIN_BYTES => return Err(LayoutError::TooSmall { bytes: data_bytes }),
+            MIN_BYTES..=MAX_BYTES => {}
+            _ => return Err(LayoutError::TooLarge { bytes: data_bytes }),
         }
+        let data_blocks = data_bytes / u64::from(BLOCK_BYTES);
+        let mut layout = Self::for_data(data_blocks, TABLE_BLOCKS_MAX);
+        if layout.metadata_bytes() > metadata_max {
+            let tables = layout.groups * u64::from(layout.inode_table_blocks);
+            let all_else = layout.used_blocks() - tables;
+            let for_tables = (metadata_max / u64::from(BLOCK_BYTES)).saturating_sub(all_else);
+            let table = u16::try_from(for_tables / layout.groups).unwrap_or(TABLE_BLOCKS_MAX);
+            layout = Self::for_data(data_blocks, table.max(1));
+        }
+        if layout.blocks > MAX_BYTES / u64::from(BLOCK_BYTES) {
+            return Err(LayoutError::TooLarge { bytes: data_bytes });
+        }
+        Ok(layout)
     }
 
-    fn of_blocks(device_blocks: u64) -> Self {
+    /// With inode tables of `table_max` blocks at most.
+    fn for_data(data_blocks: u64, table_max: u16) -> Self {
+        // Metadata makes the volume larger, and a larger one has more of it. A group has far more
+        // blocks than metadata, so this ends after few rounds.
+        let mut layout = Self::of_blocks(data_blocks, table_max);
+        loop {
+            let larger = Self::of_blocks(data_blocks + layout.used_blocks(), table_max);
+            if larger.blocks == layout.blocks {
+                break;
+            }
+            layout = larger;
+        }
         let group_blocks = u64::from(BLOCKS_PER_GROUP);
-        let inodes_per_group = (blocks_in_group(device_blocks, 0) / BLOCKS_PER_INODE)
-            .next_multiple_of(INODES_PER_BLOCK);
-        let inode_table_blocks = inodes_per_group / INODES_PER_BLOCK;
+        let rest = layout.blocks % group_blocks;
+        let worthwhile = 2 + u64::from(layout.inode_table_blocks) + WORTHWHILE_BLOCKS;
+        if layout.blocks > group_blocks && rest < worthwhile {
+            return Self::of_blocks(layout.blocks - rest, table_max);
+        }
+        layout
+    }
 
-        let rest = device_blocks % group_blocks;
-        let worthwhile = 2 + u64::from(inode_table_blocks) + WORTHWHILE_BLOCKS;
-        let blocks = if device_blocks > group_blocks && rest < worthwhile {
-            device_blocks - rest
-        } else {
-            device_blocks
-        };
-        let groups = blocks.div_ceil(group_blocks);
+    fn of_blocks(blocks: u64, table_max: u16) -> Self {
+        let inodes = blocks_in_group(blocks, 0) / BLOCKS_PER_INODE;
+        let inode_table_blocks = inodes.div_ceil(INODES_PER_BLOCK).min(table_max);
+        let groups = blocks.div_ceil(u64::from(BLOCKS_PER_GROUP));
         Self {
             blocks,
             groups,
             descriptor_blocks: groups.div_ceil(u64::from(DESCRIPTORS_PER_BLOCK)),
-            inodes_per_group,
+            inodes_per_group: inode_table_blocks * INODES_PER_BLOCK,
             inode_table_blocks,
         }
     }
@@ -140,7 +178,13 @@ impl Layout {
         self.blocks
     }
 
-    /// Blocks that a fresh volume has free.
+    /// Bytes of metadata: the first ones of the volume.
+    #[must_use]
+    pub fn metadata_bytes(&self) -> u64 {
+        self.used_blocks() * u64::from(BLOCK_BYTES)
+    }
+
+    /// Blocks that a fresh volume has free: all that lie behind its metadata.
     #[must_use]
     pub fn free_blocks(&self) -> u64 {
         self.blocks - self.used_blocks()
@@ -176,9 +220,13 @@ impl Layout {
         self.inode_bitmap(self.groups) + group * u64::from(self.inode_table_blocks)
     }
 
+    pub(super) fn journal(&self) -> u64 {
+        self.inode_table(self.groups)
+    }
+
     /// Blocks in use, all of them at the start of the volume: metadata and the two directories.
     pub(super) fn used_blocks(&self) -> u64 {
-        self.inode_table(self.groups)
+        self.journal() + u64::from(JOURNAL_BLOCKS)
     }
 
     /// Blocks that ext4 counts as overhead (`s_overhead_clusters`): all that is in use but the
@@ -216,59 +264,100 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const GROUP_BYTES: u64 = BLOCKS_PER_GROUP as u64 * BLOCK_BYTES as u64;
+    const BLOCK: u64 = BLOCK_BYTES as u64;
+    const GROUP: u64 = BLOCKS_PER_GROUP as u64;
+    const MIB: u64 = 1 << 20;
+    /// Less two bitmaps and a table of 512 blocks a group, descriptors and journal.
+    const LARGEST: u64 = MAX_BYTES / GROUP * (GROUP - 514) - 16 * MIB;
+
+    /// No bound on its metadata.
+    fn layout(data_bytes: u64) -> Layout {
+        Layout::new(data_bytes, u64::MAX).unwrap()
+    }
 
     #[test]
     fn refuses_what_is_too_small_or_too_large_and_says_where_the_limits_are() {
+        let refusal = |bytes| Layout::new(bytes, u64::MAX).unwrap_err().to_string();
         assert_eq!(
-            Layout::new(MIN_BYTES - 1).unwrap_err().to_string(),
+            refusal(MIN_BYTES - 1),
             "cannot lay out ext4 on 1048575 bytes: at least 1048576 bytes are needed"
         );
-        assert_eq!(
-            Layout::new(MAX_BYTES + 1).unwrap_err().to_string(),
-            "cannot lay out ext4 on 17592186040321 bytes: at most 17592186040320 bytes are supported"
-        );
-        assert!(Layout::new(0).is_err());
-        assert!(Layout::new(u64::MAX).is_err());
-        assert!(Layout::new(MIN_BYTES).is_ok());
-        assert!(Layout::new(MAX_BYTES).is_ok());
+        let too_large = "with its metadata, at most 17592186040320 bytes are supported";
+        for bytes in [MAX_BYTES, MAX_BYTES + 1, u64::MAX] {
+            assert_eq!(
+                refusal(bytes),
+                format!("cannot lay out ext4 on {bytes} bytes: {too_large}")
+            );
+        }
+        assert!(Layout::new(0, 0).is_err());
+        assert!(Layout::new(MIN_BYTES, 0).is_ok());
+        assert!(Layout::new(LARGEST, u64::MAX).is_ok());
     }
 
     #[test]
     fn a_last_group_that_is_not_worth_its_metadata_is_left_out() {
-        let blocks = |bytes| Layout::new(bytes).unwrap().blocks();
-        let block = u64::from(BLOCK_BYTES);
-        assert_eq!(blocks(GROUP_BYTES + 563 * block), 32768);
-        assert_eq!(blocks(GROUP_BYTES + 564 * block), 32768 + 564);
-        assert_eq!(blocks(GROUP_BYTES + 564 * block - 1), 32768);
-        assert_eq!(blocks(GROUP_BYTES - 1), 32767);
+        // Two groups, but for the data that does not fit into one.
+        let metadata = |groups: u64| 1 + 1 + 2 + groups * (1 + 1 + 512) + 1024;
+        let one = GROUP - metadata(1);
+        assert_eq!(layout(one * BLOCK).blocks(), GROUP);
+        assert_eq!(layout((one - 1) * BLOCK).blocks(), GROUP - 1);
+        assert_eq!(layout((one + 49) * BLOCK).blocks(), GROUP);
+        assert_eq!(layout((one + 50) * BLOCK - 1).blocks(), GROUP);
+        assert_eq!(layout((one + 50) * BLOCK).blocks(), one + 50 + metadata(2));
     }
 
     #[test]
     fn metadata_is_packed_in_front() {
-        let layout = Layout::new(GROUP_BYTES * 129).unwrap();
+        let layout = Layout::of_blocks(GROUP * 129, TABLE_BLOCKS_MAX);
         assert_eq!(layout.descriptor_blocks, 2);
         assert_eq!(layout.directories(), [(2, 3), (11, 4)]);
         assert_eq!(layout.block_bitmap(0), 5);
         assert_eq!(layout.inode_bitmap(0), 5 + 129);
         assert_eq!(layout.inode_table(0), 5 + 129 + 129);
-        assert_eq!(layout.used_blocks(), 5 + 129 * (1 + 1 + 512));
+        assert_eq!(layout.journal(), 5 + 129 * (1 + 1 + 512));
+        assert_eq!(layout.used_blocks(), layout.journal() + 1024);
         assert_eq!(layout.group_used_blocks(1), 32768);
-        assert_eq!(layout.group_used_blocks(2), 775);
+        assert_eq!(layout.group_used_blocks(2), 775 + 1024);
         assert_eq!(layout.group_used_blocks(3), 0);
+    }
+
+    #[test]
+    fn there_are_fewer_inodes_where_their_tables_would_be_too_large() {
+        let kib_of = |metadata_max| {
+            let layout = Layout::new(20 << 30, metadata_max).unwrap();
+            (layout.blocks() * 4).div_ceil(layout.inodes())
+        };
+        assert_eq!(kib_of(u64::MAX), 16);
+        assert_eq!(kib_of(128 * MIB), 43);
+        assert_eq!(kib_of(16 * MIB), 510);
+        // A block of inodes in each group.
+        assert_eq!(kib_of(0), 8144);
     }
 
     proptest! {
         #[test]
-        fn everything_fits(device_bytes in MIN_BYTES..=MAX_BYTES, shift in 0..24u32) {
-            let device_bytes = (device_bytes >> shift).max(MIN_BYTES);
-            let layout = Layout::new(device_bytes).unwrap();
+        fn everything_fits(
+            data_bytes in MIN_BYTES..=LARGEST,
+            shift in 0..24u32,
+            metadata_max in 0..=1_u64 << 40,
+            metadata_shift in 0..40_u32,
+        ) {
+            let data_bytes = (data_bytes >> shift).max(MIN_BYTES);
+            let metadata_max = metadata_max >> metadata_shift;
+            let layout = Layout::new(data_bytes, metadata_max).unwrap();
             let groups = || 0..layout.groups;
-            prop_assert!(layout.blocks() * u64::from(BLOCK_BYTES) <= device_bytes);
-            prop_assert!(layout.used_blocks() < layout.blocks());
-            prop_assert!(layout.used_blocks() <= 8 + layout.blocks() / 32);
-            prop_assert!(layout.inodes() >= layout.blocks() / 4);
+            // The data that there is room for is used but for what is not worth a group.
+            let data = layout.free_blocks() * BLOCK;
+            prop_assert!(data <= data_bytes && data_bytes - data < 700 * BLOCK, "{data}");
+            prop_assert!(layout.blocks() <= u32::MAX.into());
+            prop_assert!(layout.used_blocks() <= 1040 + layout.blocks() / 32);
             prop_assert!(layout.inodes_per_group.is_multiple_of(INODES_PER_BLOCK));
+            prop_assert!(layout.inodes() >= u64::from(USED_INODES));
+            let tables = layout.inode_table_blocks;
+            prop_assert!(layout.metadata_bytes() <= metadata_max || tables == 1);
+            // Nothing is given up that there is room for.
+            let about = layout.metadata_bytes() / 60 * 61 + (514 + 2 * layout.groups) * BLOCK;
+            prop_assert!(about > metadata_max || layout.inodes() >= layout.blocks() / 4);
             prop_assert!(layout.descriptor_blocks + 3 < u64::from(BLOCKS_PER_GROUP));
             prop_assert!(groups().all(|group| layout.group_blocks(group) > 0));
             prop_assert!(groups().all(|group| layout.group_used_blocks(group) <= layout.group_blocks(group)));

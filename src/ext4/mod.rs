@@ -1,26 +1,23 @@
-//! An ext4 formatter for a volume that lives for one boot on an authenticated device.
+//! An ext4 formatter for a volume that lives for one boot.
 //!
-//! On dm-crypt over dm-integrity a sector that was never written fails its tag and reads as EIO.
-//! Nothing is wiped beforehand, so this formatter
+//! It packs all metadata at the start of the volume ([`Layout`]), so that it can lie on another
+//! device than the data: superblock, descriptors, bitmaps, inode tables and the journal are the
+//! first bytes, and everything behind them is free. The device of the metadata has to read as zeros
+//! where it was not written; the device of the data may fail every read of what was not written.
 //!
-//! - reads nothing, and writes whole aligned 4 KiB blocks only: a partial one would make the
-//!   kernel read the rest of the page first;
-//! - declares what it does not write as uninitialised (`BLOCK_UNINIT`, `INODE_UNINIT`,
-//!   `bg_itable_unused`), which keeps the kernel from ever reading it;
-//! - packs all metadata at the start of the volume ([`Layout`]), so that what is written is about
-//!   1/1,400,000 of the disk: 32 bytes of descriptor a group, and one bitmap a group of metadata.
+//! The zeros are what makes it right for any number of writers: the kernel reads a block of an inode
+//! table before it writes it as soon as *another* inode of that block is taken in the bitmap,
+//! whether that one has been written or not (`__ext4_get_inode_loc` in `fs/ext4/inode.c`). Bitmaps
+//! and tables of groups that hold nothing are uninitialised (`BLOCK_UNINIT`, `INODE_UNINIT`,
+//! `bg_itable_unused`), and the tables count as zeroed (`INODE_ZEROED`), so nothing zeroes them in
+//! the background. What is written is 32 bytes of descriptor a group and some blocks. Blocks of
+//! data, of directories and of extents are always written before they are read.
 //!
-//! It makes no journal, no superblock backups, no reserved blocks and no room for resizing: they
-//! would protect or serve a volume whose key is gone at the next boot.
-//!
-//! The kernel reads a block of an inode table only when `bg_itable_unused` and the inode bitmap say
-//! that it holds an inode in use, and such a block has been written. Its lazy initialisation, which
-//! zeroes the rest of the tables in the background (1/64 of the disk), thus only serves e2fsck on
-//! a disk with old content: it works, and mounting with `noinit_itable` spares it.
+//! There are no superblock backups, no reserved blocks and no room for resizing: they would protect
+//! or serve a volume whose key is gone at the next boot.
 //!
 //! The format is that of the kernel's Documentation/filesystems/ext4 ("ext4 Data Structures and
-//! Algorithms"); fields carry the names used there. Signature probes such as blkid's read blocks
-//! that are not written here: whoever wants those readable writes zeros there *before* formatting.
+//! Algorithms"); fields carry the names used there.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -31,13 +28,14 @@
 //!     label: *b"cocos\0\0\0\0\0\0\0\0\0\0\0",
 //!     created: 1_700_000_000,
 //! };
-//! let mut disk = vec![0; 64 << 20];
-//! Layout::new(64 << 20)?.write(&options, |offset, bytes| {
+//! let layout = Layout::new(64 << 20, u64::MAX)?;
+//! let mut memory = vec![0; usize::try_from(layout.metadata_bytes())?];
+//! layout.write(&options, |offset, bytes| {
 //!     let start = usize::try_from(offset)?;
-//!     disk[start..start + bytes.len()].copy_from_slice(bytes);
+//!     memory[start..start + bytes.len()].copy_from_slice(bytes);
 //!     Ok::<(), std::num::TryFromIntError>(())
 //! })?;
-//! assert_eq!(disk[0x438..0x43a], [0x53, 0xef]); // s_magic
+//! assert_eq!(memory[0x438..0x43a], [0x53, 0xef]); // s_magic
 //! # Ok(())
 //! # }
 //! ```
@@ -46,6 +44,7 @@ mod checksum;
 mod directory;
 mod group;
 mod inode;
+mod journal;
 mod layout;
 mod output;
 mod probe;
@@ -70,8 +69,9 @@ pub struct Options {
 }
 
 impl Layout {
-    /// Writes the volume's metadata: calls `write` with a byte offset and the bytes that belong
-    /// there, both multiples of [`BLOCK_BYTES`], in ascending order, at most 256 KiB a call.
+    /// Writes the volume's metadata, all of it within the first [`Layout::metadata_bytes`]: calls
+    /// `write` with a byte offset and the bytes that belong there, both multiples of
+    /// [`BLOCK_BYTES`], in ascending order, at most 256 KiB a call. What is passed over is zeros.
     ///
     /// # Errors
     /// The first error of `write`, after which the volume is not usable.
@@ -95,6 +95,7 @@ impl Layout {
         }
         output.put(self.inode_bitmap(0), &group::inode_bitmap(self))?;
         output.put(self.inode_table(0), &inode::table_block(self, seed, options.created))?;
+        output.put(self.journal(), &journal::block(&options.uuid))?;
         output.finish()
     }
 }
@@ -117,14 +118,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn writes_are_whole_blocks_in_ascending_order_inside_the_device_and_few(
-            device_bytes in MIN_BYTES..=2 << 40,
+        fn writes_are_whole_blocks_in_ascending_order_inside_the_metadata_and_few(
+            data_bytes in MIN_BYTES..=2 << 40,
             shift in 0..21u32,
+            metadata_max in 0..1_u64 << 32,
         ) {
-            let device_bytes = (device_bytes >> shift).max(MIN_BYTES);
+            let data_bytes = (data_bytes >> shift).max(MIN_BYTES);
+            let layout = Layout::new(data_bytes, metadata_max).unwrap();
             let block_bytes = u64::from(BLOCK_BYTES);
             let (mut end, mut total, mut longest) = (0, 0, 0);
-            Layout::new(device_bytes).unwrap().write(&OPTIONS, |offset, bytes| {
+            layout.write(&OPTIONS, |offset, bytes| {
                 let length = bytes.len() as u64;
                 prop_assert!(offset.is_multiple_of(block_bytes) && length.is_multiple_of(block_bytes));
                 prop_assert!(offset >= end && length > 0);
@@ -133,15 +136,15 @@ mod tests {
                 longest = length.max(longest);
                 Ok(())
             })?;
-            prop_assert!(end <= device_bytes);
+            prop_assert!(end <= layout.metadata_bytes());
             prop_assert!(longest <= 256 << 10);
-            prop_assert!(total <= (40 << 10) + (device_bytes >> 20) * 3 / 4);
+            prop_assert!(total <= (40 << 10) + (data_bytes >> 20) * 3 / 4);
         }
     }
 
     #[test]
     fn an_error_of_the_device_is_handed_on() {
-        let layout = Layout::new(1 << 30).unwrap();
+        let layout = Layout::new(1 << 30, u64::MAX).unwrap();
         assert_eq!(layout.write(&OPTIONS, |_, _| Err("no space")), Err("no space"));
     }
 }

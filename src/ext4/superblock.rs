@@ -1,8 +1,8 @@
 //! The superblock (`struct ext4_super_block`, Documentation/filesystems/ext4/super.rst).
 
 use super::checksum::crc32c;
-use super::inode::EXTRA_ISIZE;
-use super::layout::{BLOCKS_PER_GROUP, INODE_BYTES, LOST_AND_FOUND_INO, Layout};
+use super::inode::{self, EXTRA_ISIZE};
+use super::layout::{BLOCKS_PER_GROUP, INODE_BYTES, JOURNAL_INO, LOST_AND_FOUND_INO, Layout};
 use super::output::{BLOCK_LEN, Block};
 use super::{Options, put};
 
@@ -11,8 +11,9 @@ const OFFSET: usize = 1024;
 const BYTES: usize = 1024;
 const CHECKSUM: usize = 0x3fc;
 
-/// `ext_attr`, `dir_index`, `sparse_super2` (`s_backup_bgs` names no group, so there is no backup).
-const FEATURE_COMPAT: u32 = 0x8 | 0x20 | 0x200;
+/// `has_journal`, `ext_attr`, `dir_index`, `sparse_super2` (`s_backup_bgs` names no group, so there
+/// is no backup).
+const FEATURE_COMPAT: u32 = 0x4 | 0x8 | 0x20 | 0x200;
 /// `filetype`, `extents`, `flex_bg`.
 const FEATURE_INCOMPAT: u32 = 0x2 | 0x40 | 0x200;
 /// `large_file`, `huge_file`, `dir_nlink`, `extra_isize`, `metadata_csum`.
@@ -29,6 +30,8 @@ const HASH_HALF_MD4: u8 = 1;
 /// kernel would choose by its own `char` and set one.
 const FLAG_SIGNED_HASH: u32 = 1;
 const CHECKSUM_CRC32C: u8 = 1;
+/// `s_jnl_blocks` holds the journal's `i_block` and `i_size`.
+const JOURNAL_BACKUP_BLOCKS: u8 = 1;
 /// Every volume is clean and young: no check after so many mounts.
 const NO_MAX_MOUNT_COUNT: u16 = 0xffff;
 /// Blocks of 2^(10 + 2) bytes.
@@ -66,6 +69,7 @@ fn superblock(layout: &Layout, options: &Options) -> [u8; BYTES] {
         (0x05c, FEATURE_COMPAT),                     // s_feature_compat
         (0x060, FEATURE_INCOMPAT),                   // s_feature_incompat
         (0x064, FEATURE_RO_COMPAT),                  // s_feature_ro_compat
+        (0x0e0, JOURNAL_INO),                        // s_journal_inum
         (0x100, DEFAULT_MOUNT_OPTIONS),              // s_default_mount_options
         (0x108, created),                            // s_mkfs_time
         (0x160, FLAG_SIGNED_HASH),                   // s_flags
@@ -81,12 +85,13 @@ fn superblock(layout: &Layout, options: &Options) -> [u8; BYTES] {
         (0x15e, EXTRA_ISIZE),              // s_want_extra_isize
     ];
     let byte_fields = [
-        (0x0fc, HASH_HALF_MD4),       // s_def_hash_version
-        (0x174, log_groups_per_flex), // s_log_groups_per_flex
-        (0x175, CHECKSUM_CRC32C),     // s_checksum_type
-        (0x274, created_hi),          // s_wtime_hi
-        (0x276, created_hi),          // s_mkfs_time_hi
-        (0x277, created_hi),          // s_lastcheck_hi
+        (0x0fc, HASH_HALF_MD4),         // s_def_hash_version
+        (0x0fd, JOURNAL_BACKUP_BLOCKS), // s_jnl_backup_type
+        (0x174, log_groups_per_flex),   // s_log_groups_per_flex
+        (0x175, CHECKSUM_CRC32C),       // s_checksum_type
+        (0x274, created_hi),            // s_wtime_hi
+        (0x276, created_hi),            // s_mkfs_time_hi
+        (0x277, created_hi),            // s_lastcheck_hi
     ];
     let arrays = [
         (0x068, options.uuid),      // s_uuid
@@ -107,6 +112,7 @@ fn superblock(layout: &Layout, options: &Options) -> [u8; BYTES] {
     for (offset, value) in arrays {
         put(&mut superblock, offset, &value);
     }
+    put(&mut superblock, 0x10c, &inode::journal_backup(layout)); // s_jnl_blocks
     let (summed, _) = superblock.split_at(CHECKSUM);
     let checksum = crc32c(!0, summed);
     put(&mut superblock, CHECKSUM, &checksum.to_le_bytes());

@@ -7,7 +7,6 @@ pub mod left;
 pub mod platform;
 pub mod root;
 pub mod runtime;
-pub mod tags;
 pub mod teardown;
 pub mod volume;
 
@@ -28,9 +27,11 @@ pub mod mapping {
     pub const ROOT: &str = "root_verity";
     /// The encrypted volume.
     pub const VOLUME: &str = "cocos_crypt";
-    /// The volume's tags; cryptsetup's name for what lies below `cocos_crypt`.
+    /// The volume's ciphertext with its tags; cryptsetup's name for what lies below `cocos_crypt`.
     pub const INTEGRITY: &str = "cocos_crypt_dif";
-    /// The partition behind its header, where the tags are kept elsewhere.
+    /// The tags, where they lie on the disk.
+    pub const TAGS: &str = "cocos_crypt_tags";
+    /// The partition behind its header.
     pub const DATA: &str = "cocos_crypt_data";
 }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::slice;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 
@@ -39,7 +40,8 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
             config.on_corruption,
         ),
     };
-    control.activate(&root, &target, |asked, live| asked == live)?;
+    let table = slice::from_ref(&target);
+    control.activate(&root, table, |asked, live| asked == live)?;
     require_ext4(disk.params.data_blocks)?;
     effect(format!("make {NEW_ROOT}"), || mount::ensure_dir(Path::new(NEW_ROOT), 0o755))?;
     effect(format!("mount the root on {NEW_ROOT}"), || {

@@ -18,7 +18,8 @@ const MOUNTS: &[&str] = &[NEW_ROOT, "."];
 const PLACES_OF_DEV: &[&str] = &["/", NEW_ROOT, "."];
 
 /// From the top one down, since each uses the next. A loop device goes with the one that uses it.
-const MAPPINGS: &[&str] = &[mapping::VOLUME, mapping::INTEGRITY, mapping::DATA, mapping::ROOT];
+const MAPPINGS: &[&str] =
+    &[mapping::VOLUME, mapping::INTEGRITY, mapping::TAGS, mapping::DATA, mapping::ROOT];
 
 /// The initramfs, once this process is about to leave it.
 static WAY_BACK: OnceLock<File> = OnceLock::new();

@@ -242,7 +242,7 @@ fn write_volume_with_tags_elsewhere(folder: &Path) {
         uuid: [0x24; 16],
         cipher: DEFAULT_CIPHER,
         integrity: Some("aead"),
-        requirement: Some("cvm-init-tags-in-memory"),
+        requirement: Some("cvm-init-metadata-in-memory"),
         sector_size: 4096,
         digest: luks2::KeyDigest::new(&key, [1; 32]),
         checksum_salts: [[2; 64], [3; 64]],

@@ -123,7 +123,8 @@ fn is_the_machine(guest: &mut Guest, machine: &Machine) {
 
 fn has_its_mappings(guest: &mut Guest) {
     let mappings = guest.ask("dm", json!({}));
-    for (name, kind, target) in [("root_verity", "verity", "/"), ("cocos_crypt", "crypt", "/cocos")]
+    for (name, kind, target) in
+        [("root_verity", "verity", "/"), ("cocos_crypt", "linear crypt linear", "/cocos")]
     {
         let found = mappings.as_array().unwrap().iter().find(|mapping| mapping["name"] == name);
         let mapping = found.unwrap_or_else(|| panic!("no {name}: {mappings}"));

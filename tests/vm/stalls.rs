@@ -6,9 +6,6 @@ use crate::guest::{Ending, Guest};
 use crate::vm::Vm;
 use std::time::{Duration, Instant};
 
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
-
 /// From power-on to the fatal line.
 const LIMIT: Duration = Duration::from_secs(180);
 /// From the fatal line to the end.
@@ -32,21 +29,6 @@ fn end_of(guest: &mut Guest) -> Ending {
     let ending = guest.wait_ending(END);
     println!("{ending:?} {} ms after the fatal line", start.elapsed().as_millis());
     ending
-}
-
-#[test]
-fn while_the_header_is_written() {
-    // The first write passes whatever its size; with tags on the disk a second one follows.
-    let (line, ending) = stalled(GIB, 1, "cvm.timeout=5 cvm.tags=disk");
-    assert_eq!(line, "volume: cannot sync sda4: no end within 5 s");
-    assert_eq!(ending, Ending::PowerOff);
-}
-
-#[test]
-fn while_the_file_system_is_written() {
-    let (line, ending) = stalled(GIB, MIB, "cvm.timeout=5");
-    assert_eq!(line, "volume: cannot sync the file system: no end within 5 s");
-    assert_eq!(ending, Ending::PowerOff);
 }
 
 /// The kernel reads the partition table while it loads the driver, and waits for that in any

@@ -151,33 +151,36 @@ fn with_tags_on_the_disk_an_old_partition_reads_as_good() {
     assert_eq!(replayed_on_disk(|disk, old, _| disk.write(Part::Cocos, 0, old)), [1, 1]);
 }
 
-/// Memory of files that have no disk, in KiB, by the kernel's count.
-fn shared_memory(guest: &mut Guest) -> u64 {
+/// Memory that is never swapped, in KiB, by the kernel's count.
+fn unevictable_memory(guest: &mut Guest) -> u64 {
     let text = guest.read("/proc/meminfo");
-    let line = text.lines().find_map(|line| line.strip_prefix("Shmem:")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("Unevictable:")).unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
 }
 
 #[test]
-fn tags_in_memory_take_what_their_blocks_need_and_have_no_name() {
+fn tags_and_metadata_take_memory_as_they_are_written_and_have_no_name() {
     let disk = Disk::builder().cocos(512 * MIB).build();
     let mut guest = Vm::of(&disk).boot();
-    let before = shared_memory(&mut guest);
+    guest.ask("sync", json!({}));
+    let before = unevictable_memory(&mut guest);
     let path = "/cocos/datasets/large";
     let span = json!({ "path": path, "offset": 0, "bytes": 200 * MIB, "seed": 7, "direct": true });
     guest.ask("pattern_write", span);
     guest.ask("sync", json!({}));
-    let taken = shared_memory(&mut guest) - before;
-    println!("{before} KiB of memory before, {taken} KiB for the tags of 200 MiB");
-    // 28 bytes a block are 7 KiB a MiB. Some of it was taken before, since the kernel writes what
-    // lies between two tags with them; some is of the file system's own blocks.
-    assert!((200 * 6..200 * 8).contains(&taken), "{taken} KiB");
+    let taken = unevictable_memory(&mut guest) - before;
+    println!("{before} KiB of memory before, {taken} KiB for the tags and metadata of 200 MiB");
+    // 28 bytes a block are 7 KiB a MiB, and what lies between two tags is written with them; the
+    // journal is no larger than 4 MiB.
+    assert!((200 * 6..200 * 8 + 4096).contains(&taken), "{taken} KiB");
 
-    let file = guest.read("/sys/block/loop0/loop/backing_file");
-    assert!(file.contains("memfd:"), "{file}");
-    for node in ["/dev/loop0", "/dev/block/7:0"] {
-        let missing = guest.call("stat", json!({ "path": node }));
-        assert_eq!(missing.unwrap_err().errno, Some(ENOENT), "{node}");
+    for (number, name) in [(0, "cvm-init-metadata"), (1, "cvm-init-tags")] {
+        let file = guest.read(&format!("/sys/block/loop{number}/loop/backing_file"));
+        assert!(file.contains(name), "{file}");
+        for node in [format!("/dev/loop{number}"), format!("/dev/block/7:{number}")] {
+            let missing = guest.call("stat", json!({ "path": node }));
+            assert_eq!(missing.unwrap_err().errno, Some(ENOENT), "{node}");
+        }
     }
     guest.power_off();
 }
@@ -193,51 +196,48 @@ fn refusal(vm: Vm, disk: &Disk) -> String {
 }
 
 #[test]
-fn a_kernel_without_loop_devices_keeps_no_tags_in_memory() {
-    let disk = Disk::builder().build();
-    let vm = Vm::of(&disk).initramfs(artefacts::initramfs_without(&["loop"]));
-    assert_eq!(
-        refusal(vm, &disk),
-        "volume: cannot open /dev/loop-control: No such file or directory \
-         (os error 2) (cvm.tags=memory needs the kernel option BLK_DEV_LOOP; cvm.tags=disk does \
-         not)"
-    );
-    let mut guest = Vm::of(&disk)
-        .initramfs(artefacts::initramfs_without(&["loop"]))
-        .append("cvm.tags=disk")
-        .boot();
-    assert_eq!(guest.report()["volume"]["tags"], "disk");
-    guest.power_off();
+fn a_kernel_without_loop_devices_makes_no_volume() {
+    for words in ["", "cvm.tags=disk", "cvm.cipher=aes-xts-plain64 cvm.integrity=none"] {
+        let disk = Disk::builder().build();
+        let without = artefacts::initramfs_without(&["loop"]);
+        assert_eq!(
+            refusal(Vm::of(&disk).initramfs(without).append(words), &disk),
+            "volume: cannot open /dev/loop-control: No such file or directory (os error 2) (the \
+             volume needs the kernel option BLK_DEV_LOOP)"
+        );
+    }
 }
 
 #[test]
-fn tags_that_could_take_more_than_a_quarter_of_the_memory_are_refused() {
+fn what_could_take_more_than_a_quarter_of_the_memory_is_refused() {
     let disk = Disk::builder().cocos(20 * 1024 * MIB).build();
     let vm = Vm::of(&disk).memory("512M");
     let reason = refusal(vm, &disk);
-    let (figure, rest) = reason.split_once(" MiB of memory: ").unwrap();
-    let memory = figure
+    let (figures, rest) = reason.split_once(" MiB: ").unwrap();
+    let memory = figures
         .strip_prefix(
-            "volume: the integrity tags of sda4 may take 141 MiB, more than a quarter of the \
-             guest's ",
+            "volume: the volume on sda4 may come to take 141 MiB of memory for its integrity tags \
+             and 30 MiB for its metadata, more than a quarter of the guest's ",
         )
         .unwrap_or_else(|| panic!("{reason}"));
     // The kernel keeps a part to itself.
     assert!((400..=512).contains(&memory.parse().unwrap()), "{reason}");
     assert_eq!(
         rest,
-        "give the guest more memory, or keep them on the disk with cvm.tags=disk, which lets the \
-         host put old sectors back"
+        "give the guest more memory, or keep the tags on the disk with cvm.tags=disk, which lets \
+         the host put old sectors back"
     );
 }
 
 /// Loop devices and mappings, by the kernel's word after the teardown.
 #[test]
-fn a_failed_boot_leaves_no_tags_behind() {
+fn a_failed_boot_leaves_nothing_in_memory() {
     for (fault, doing) in [
-        ("late", "put the file in memory behind /dev/loop0"),
-        ("panic", "load the integrity table of cocos_crypt_dif"),
-        ("fail", "remove the node /dev/loop0"),
+        ("late", "put cvm-init-metadata behind /dev/loop0"),
+        ("fail", "put cvm-init-tags behind /dev/loop1"),
+        ("panic", "load the table of cocos_crypt_dif"),
+        ("fail", "remove the node /dev/loop1"),
+        ("fail", "load the table of cocos_crypt"),
         ("late", "mount the volume on /cocos"),
     ] {
         let disk = Disk::builder().build();

@@ -7,7 +7,6 @@ use crate::vm::{Bus, Vm};
 use cvm_init::ext4::{Layout, Options};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -82,7 +81,7 @@ fn a_flipped_ciphertext_byte_is_an_io_error() {
     let disk = Disk::builder().build();
     let mut guest = Vm::of(&disk).boot();
     // Two blocks in the middle of the volume, which the file system has no use for yet.
-    let (at, length) = (20 * MIB, 2 * BLOCK as u64);
+    let (at, length) = (24 * MIB, 2 * BLOCK as u64);
     guest.ask("pattern_write", pattern(VOLUME, at, length, true));
     guest.ask("sync", json!({}));
     let partition = |disk: &Disk| {
@@ -113,18 +112,16 @@ fn a_flipped_ciphertext_byte_is_an_io_error() {
     guest.power_off();
 }
 
-/// A file system on storage full of rubbish: whatever is read without having been written shows.
-fn format_over_rubbish(path: &Path, size: u64) {
-    let mut file = File::create(path).unwrap();
-    for _ in 0..size / MIB {
-        file.write_all(&vec![0xaa; usize::try_from(MIB).unwrap()]).unwrap();
-    }
+/// A file system whose metadata lies on zeros and whose data on rubbish: whatever is read of it
+/// without having been written shows.
+fn format_before_rubbish(path: &Path, data: u64) {
     let options =
         Options { uuid: [0x42; 16], hash_seed: [0x24; 16], label: [0; 16], created: 1_700_000_000 };
-    Layout::new(size)
-        .unwrap()
-        .write(&options, |offset, bytes| file.write_all_at(bytes, offset))
-        .unwrap();
+    let layout = Layout::new(data, u64::MAX).unwrap();
+    let file = File::create(path).unwrap();
+    layout.write(&options, |offset, bytes| file.write_all_at(bytes, offset)).unwrap();
+    let rubbish = vec![0xaa; usize::try_from(data).unwrap()];
+    file.write_all_at(&rubbish, layout.metadata_bytes()).unwrap();
 }
 
 #[test]
@@ -132,7 +129,7 @@ fn the_kernel_fills_what_the_formatter_made_and_e2fsck_finds_it_clean() {
     let disk = Disk::builder().build();
     let scratch = Scratch::new("formatted");
     let formatted = scratch.join("ext4.img");
-    format_over_rubbish(&formatted, 256 * MIB);
+    format_before_rubbish(&formatted, 256 * MIB);
     let mut guest = Vm::of(&disk).disk_on(Bus::VirtioBlk, &formatted).boot();
     guest.ask("mkdir", json!({ "path": "/tmp/formatted" }));
     let mount = json!({

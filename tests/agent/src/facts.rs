@@ -1,7 +1,7 @@
 //! Verbs that report what the kernel says and change nothing.
 
 use crate::verbs::{Answer, Args, Error};
-use cvm_init::dm::Control;
+use cvm_init::dm::{Control, Target};
 use rustix::fs::{FileType, major, minor};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -149,7 +149,8 @@ fn unescape(field: &str) -> String {
         .fold(field.to_owned(), |text, (code, plain)| text.replace(code, plain))
 }
 
-/// Every mapping of the device-mapper, in the order of its minor numbers.
+/// Every mapping of the device-mapper, in the order of its minor numbers. Of several targets the
+/// kinds are parted by blanks, tables and statuses by line feeds.
 pub(crate) fn dm(_: &Args<'_>) -> Answer {
     let node = "/dev/mapper/control";
     let control = Control::open(Path::new(node)).map_err(Error::of(format!("open {node}")))?;
@@ -175,15 +176,18 @@ fn mapping(control: &Control, disk: &Path) -> Answer {
     let name = attribute("dm/name")?;
     let table = control.table(&name).map_err(|error| Error::from(error.to_string()))?;
     let status = control.status(&name).map_err(|error| Error::from(error.to_string()))?;
+    let join = |targets: &[Target], field: fn(&Target) -> &str, separator: &str| {
+        targets.iter().map(field).collect::<Vec<_>>().join(separator)
+    };
     Ok(json!({
         "name": name,
         "uuid": attribute("dm/uuid")?,
         "device": attribute("dev")?,
         "read_only": attribute("ro")? == "1",
-        "kind": table.kind,
-        "sectors": table.sectors,
-        "table": table.params,
-        "status": status.params,
+        "kind": join(&table, |target| &target.kind, " "),
+        "sectors": table.iter().map(|target| target.sectors).sum::<u64>(),
+        "table": join(&table, |target| &target.params, "\n"),
+        "status": join(&status, |target| &target.params, "\n"),
     }))
 }
 

@@ -16,8 +16,8 @@ const NO_PARTITIONS: &str =
     "disk: no disk that proves roothash= within 2 s; sda: it has no partition 2, 3, 4";
 const NO_HEADER: &str = "volume: cannot sync sda4: I/O error (os error 5)";
 
-/// A block of data, behind superblock and tags, that a boot fills with zeros.
-const DATA: u64 = 16 * MIB + 0x43000;
+/// The first blocks of data, behind the header.
+const DATA: u64 = 16 * MIB;
 
 /// The fatal line of a boot that nbdkit's own plugins and filters serve a disk to.
 #[track_caller]
@@ -84,12 +84,21 @@ fn a_header_that_cannot_be_written() {
     assert_eq!(refusal_with(On::Write, Part::Cocos, 0, Lie::fails), NO_HEADER);
 }
 
+/// A boot writes nothing but the header, so the guest is the first to find out.
 #[test]
-fn a_volume_that_cannot_be_written() {
-    assert_eq!(
-        refusal_with(On::Write, Part::Cocos, DATA, Lie::fails),
-        "volume: cannot sync the file system: I/O error (os error 5)"
-    );
+fn data_that_cannot_be_written_gives_io_errors() {
+    let disk = Disk::builder().build();
+    let lie = Lie::on(On::Write, disk.place(Part::Cocos, DATA)).fails();
+    let served = Served::lying(&disk, vec![lie]);
+    let mut guest = vm_of(&disk, &served).boot();
+    guest.hello();
+    let metadata = guest.report()["volume"]["metadata_memory_max"].as_u64().unwrap() - 2 * MIB;
+    let first = json!({
+        "path": "/dev/mapper/cocos_crypt", "offset": metadata, "bytes": 4096, "seed": 1,
+        "direct": true,
+    });
+    assert_eq!(guest.call("pattern_write", first).unwrap_err().errno, Some(EIO));
+    guest.power_off();
 }
 
 /// The answer to a request ends in its middle, and nobody is there for the next one.
@@ -167,10 +176,10 @@ fn a_root_that_takes_minutes() {
 }
 
 #[test]
-fn a_volume_that_takes_minutes() {
+fn a_header_that_takes_minutes() {
     assert_eq!(
-        reason_when_late(On::Write, Part::Cocos, DATA),
-        "volume: cannot sync the file system: no end within 5 s"
+        reason_when_late(On::Write, Part::Cocos, 0),
+        "volume: cannot sync sda4: no end within 5 s"
     );
 }
 

@@ -1,0 +1,214 @@
+//! Stage 4: the encrypted volume, with a key that lives for this boot.
+//!
+//! Everything is written to the disk and nothing is read back from it: header, tables and file
+//! system are made from what this process holds in memory.
+//!
+//! Nobody repairs the volume, or reads it after a power cut. What follows from that, and what it
+//! was seen to bring (`scripts/bench --only choices`):
+//!
+//! | choice | why | with the other choice |
+//! |---|---|---|
+//! | no journal (`ext4`) | it is for the mount after a crash, and there is none | twice the metadata, half the fsyncs a second; but see below |
+//! | no flushes, `nobarrier` | the same | half the fsyncs a second |
+//! | `noatime` | nobody asks when a file was last read | each first read is a write |
+//! | `noinit_itable` | zeroed inode tables are for a repair | 1/64 of the disk is written in the background |
+//! | an inode for 16 KiB (`ext4`) | what mke2fs takes: enough for images of small files | no difference on a new volume: tables are not written before their inodes |
+//! | no discards | the kernel has none where tags lie outside; they would show the host what is free | - |
+//! | no options of dm-crypt (`crypt`) | its queues encrypt on all processors | without queues, half the speed of writing |
+//!
+//! Without a journal ext4 passes over each inode that was in use within the last minutes when it
+//! looks for a free one (`recently_deleted` in `fs/ext4/ialloc.c`). An image that is unpacked right
+//! after as many files were removed thus takes twice as long as on a new volume or longer; with a
+//! journal it does not. A volume begins empty, and what calls fsync does so all the time: no journal.
+
+mod plan;
+mod stack;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use rustix::system::sysinfo;
+use rustix::time::{ClockId, clock_gettime};
+
+use self::plan::{Plan, TagPlan};
+use self::stack::Stack;
+use super::{disk::Disk, in_new_root, mapping, node, open_control};
+use crate::block::{Partition, SECTOR};
+use crate::config::Config;
+use crate::effect::{effect, optional};
+use crate::error::{Error, Result};
+use crate::key::VolumeKey;
+use crate::loopdev::MemoryDevice;
+use crate::luks2::{self, KeyDigest};
+use crate::mount::{self, Flags};
+use crate::report::{Report, VolumeFacts};
+use crate::{blkpg, crypt, ext4, uuid};
+
+/// Where the volume is mounted in the new root.
+const MOUNT_POINT: &str = "/cocos";
+
+const MOUNT_FLAGS: Flags = Flags::NOATIME;
+
+/// Options of ext4(5).
+const MOUNT_OPTIONS: &str = "nobarrier";
+
+/// Sixteen megabytes of header, and as much again to make the rest worth its name.
+const PARTITION_MIN: u64 = 2 * luks2::DATA_OFFSET;
+
+/// What a tool has to know before it may open the LUKS2 volume: that there is no file system in it
+/// without what lay in the memory of this boot. None does.
+const REQUIREMENT: &str = "cvm-init-metadata-in-memory";
+
+/// Makes the volume on partition 4 and mounts it in the new root.
+///
+/// # Errors
+/// When the partition or the memory is too small, the kernel lacks the cipher, or a step fails.
+pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
+    let mut partition = disk.cocos.clone();
+    if let (true, Some(sectors)) = (config.grow, disk.cocos_to_end) {
+        grow(disk, &mut partition, sectors);
+    }
+    if partition.bytes() < PARTITION_MIN {
+        return Err(Error::new(format!(
+            "partition {} is too small: {} bytes, at least {PARTITION_MIN} are needed",
+            partition.name,
+            partition.bytes()
+        )));
+    }
+    let plan = Plan::new(config, &partition, guest_memory()?)?;
+    let uuid = open(&plan, &partition)?;
+    effect(format!("mount the volume on {MOUNT_POINT}"), || {
+        let (node, target) = (node(mapping::VOLUME), in_new_root(MOUNT_POINT));
+        mount::mount(&node, &target, "ext4", MOUNT_FLAGS, MOUNT_OPTIONS)
+    })?;
+    report.volume = Some(facts(&plan, &partition, &uuid));
+    Ok(())
+}
+
+/// Lets the partition reach the end of a disk that was grown behind its partition table, in the
+/// kernel's memory only. Where that fails, the partition is as large as its table says.
+fn grow(disk: &Disk, partition: &mut Partition, sectors: u64) {
+    let doing = format!("grow {} to the end of the disk", partition.name);
+    let grown = optional(doing, || {
+        let (start, length) =
+            (partition.start.saturating_mul(SECTOR), sectors.saturating_mul(SECTOR));
+        blkpg::resize(&disk.path(), partition.number, start, length)
+    });
+    if grown.is_some() {
+        log::info!("{} grown from {} to {sectors} sectors", partition.name, partition.sectors);
+        partition.sectors = sectors;
+    }
+}
+
+/// Bytes of memory that the guest has.
+fn guest_memory() -> Result<u64> {
+    effect("ask how much memory there is", || {
+        let info = sysinfo();
+        Ok::<_, Error>(info.totalram.saturating_mul(info.mem_unit.into()))
+    })
+}
+
+/// Makes what lies in memory, writes the header, and opens the mappings. The key is gone when this
+/// returns, but for the copy in dm-crypt that the volume is encrypted with. Returns the header's UUID.
+fn open(plan: &Plan, partition: &Partition) -> Result<[u8; 16]> {
+    let control = open_control()?;
+    // All that a kernel may lack is asked for first: one that does leaves the partition as it was.
+    control.require_target("crypt", "DM_CRYPT")?;
+    if plan.tags.is_some() {
+        control.require_target("integrity", "DM_INTEGRITY")?;
+    }
+    let metadata = make_file_system(plan)?;
+    let tags = plan.tags.as_ref().map(make_tags).transpose()?;
+
+    let uuid = uuid::from_random(random()?);
+    let key = effect("generate the volume key", || VolumeKey::generate(plan.cipher.key_size))?;
+    write_header(plan, partition, uuid, &key)?;
+    Stack { control: &control, plan, partition, uuid }.open(&key, metadata, tags)?;
+    Ok(uuid)
+}
+
+/// Makes the file system in memory, metadata only: the cost does not grow with the disk.
+fn make_file_system(plan: &Plan) -> Result<MemoryDevice> {
+    let now = clock_gettime(ClockId::Realtime).tv_sec;
+    let options = ext4::Options {
+        uuid: uuid::from_random(random()?),
+        hash_seed: random()?,
+        label: [0; 16],
+        created: u64::try_from(now).unwrap_or(0),
+    };
+    memory_device("cvm-init-metadata", plan.metadata_bytes(), |file| {
+        plan.layout.write(&options, |offset, bytes| file.write_all_at(bytes, offset))
+    })
+}
+
+/// Makes the place of the tags, or of what stands before them.
+fn make_tags(tags: &TagPlan) -> Result<MemoryDevice> {
+    memory_device("cvm-init-tags", tags.memory_bytes(), |_| Ok(()))
+}
+
+fn memory_device(
+    name: &str,
+    bytes: u64,
+    write: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<MemoryDevice> {
+    MemoryDevice::create(name, bytes, write).map_err(|error| {
+        Error::new(format!("{error} (the volume needs the kernel option BLK_DEV_LOOP)"))
+    })
+}
+
+/// Writes the LUKS2 header: all that a boot writes to the disk.
+fn write_header(plan: &Plan, partition: &Partition, uuid: [u8; 16], key: &VolumeKey) -> Result<()> {
+    let header = luks2::Header {
+        uuid,
+        cipher: plan.cipher.name,
+        integrity: plan.cipher.tag.as_ref().map(|tag| tag.luks2_name),
+        requirement: Some(REQUIREMENT),
+        sector_size: crypt::SECTOR_SIZE,
+        digest: KeyDigest::new(key.bytes(), random()?),
+        checksum_salts: [random()?, random()?],
+    };
+    let header =
+        header.encode().map_err(|cause| Error::cannot(&"encode the LUKS2 header", &cause))?;
+    let name = &partition.name;
+    let device =
+        effect(format!("open {name}"), || OpenOptions::new().write(true).open(partition.path()))?;
+    effect(format!("write the LUKS2 header to {name}"), || device.write_all_at(&header, 0))?;
+    effect(format!("sync {name}"), || device.sync_all())
+}
+
+/// What the report says of the volume, once it is mounted.
+fn facts(plan: &Plan, partition: &Partition, uuid: &[u8; 16]) -> VolumeFacts {
+    let bytes = plan.pieces().bytes();
+    let Plan { cipher, layout, .. } = plan;
+    let tags = plan.tags.as_ref().map_or("none", TagPlan::place_name);
+    log::info!(
+        "volume of {bytes} bytes, {} with {}, tags: {tags}, on {}",
+        cipher.name,
+        cipher.integrity,
+        partition.name
+    );
+    VolumeFacts {
+        device: node(mapping::VOLUME),
+        partition: partition.name.clone(),
+        partition_bytes: partition.bytes(),
+        bytes,
+        uuid: uuid::hyphenated(uuid),
+        cipher: cipher.name,
+        integrity: cipher.integrity,
+        tags,
+        tags_memory_max: plan.tags.as_ref().map(TagPlan::memory_bytes),
+        metadata_memory_max: plan.metadata_bytes(),
+        sector_size: crypt::SECTOR_SIZE,
+        inodes: layout.inodes(),
+        free_blocks: layout.free_blocks(),
+        free_inodes: layout.free_inodes(),
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N]> {
+    effect("get random bytes", || {
+        let mut bytes = [0; N];
+        getrandom::fill(&mut bytes).map(|()| bytes)
+    })
+}
