@@ -5,12 +5,15 @@
 //! on what the kernel says, not on log text. Whatever a request does, the agent lives on: it is
 //! PID 1, and its end would be a kernel panic that hides the fault under test.
 
+mod at_once;
 mod data;
 mod facts;
+mod flood;
 mod kernel;
 mod memory;
 mod pattern;
 mod process;
+mod renames;
 mod rootfs;
 mod tree;
 mod verbs;

@@ -1,6 +1,6 @@
 //! The table of verbs, their arguments and their errors.
 
-use crate::{data, facts, kernel, memory, process, rootfs, tree, writers};
+use crate::{data, facts, flood, kernel, memory, process, renames, rootfs, tree, writers};
 use serde_json::Value;
 use std::fmt::Display;
 use std::io;
@@ -88,6 +88,11 @@ const VERBS: &[(&str, Verb)] = &[
     ("writers", writers::write), // -> {files}
     ("writers_check", writers::check),
     ("writers_remove", writers::remove),
+    // dir, writers, files, a_directory, size, seed: each writer at most so many files, until all is full
+    ("flood", flood::make),           // -> {made: [files], errno}
+    ("flood_check", flood::check),    // the same and made -> files
+    ("rename_storm", renames::storm), // dir, writers, steps, seed
+    ("rename_check", renames::check), // dir -> files
     ("sync", kernel::sync),
     ("drop_caches", kernel::drop_caches), // writes back, then drops page, dentry and inode caches
     ("mount", kernel::mount),             // source, target, fstype, options

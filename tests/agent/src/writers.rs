@@ -2,14 +2,13 @@
 //! layers in parallel, and what one writer never shows. What they make follows from the seed alone,
 //! so that it can be checked after the caches are dropped.
 
+use crate::at_once::at_once;
 use crate::data::holds_pattern;
 use crate::pattern::{mix, pattern};
 use crate::verbs::{Answer, Args, Error};
 use serde_json::json;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::sync::Barrier;
-use std::thread;
 
 /// What becomes of the file that a writer puts beside a new directory.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -143,34 +142,9 @@ impl<'a> Crowd<'a> {
         (0..self.pieces).map(move |number| Piece::new(&place, number, seed))
     }
 
-    /// Does the work of all writers at the same time, begun at one moment, and says how many of
-    /// them failed and with what.
     fn at_once(&self, work: impl Fn(u64) -> Result<(), Error> + Sync) -> Answer {
-        let start = Barrier::new(usize::try_from(self.writers).unwrap_or_default());
-        let outcomes: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.writers)
-                .map(|writer| {
-                    let (start, work) = (&start, &work);
-                    scope.spawn(move || {
-                        start.wait();
-                        work(writer)
-                    })
-                })
-                .collect();
-            threads.into_iter().map(thread::ScopedJoinHandle::join).collect()
-        });
-        let ended = outcomes.into_iter().map(|outcome| {
-            outcome.unwrap_or_else(|_| Err(Error::from("a writer panicked".to_owned())))
-        });
-        let failures: Vec<_> = ended.filter_map(Result::err).collect();
-        let count = failures.len();
-        match failures.into_iter().next() {
-            None => Ok(json!({ "files": self.files() })),
-            Some(first) => Err(Error {
-                errno: first.errno,
-                message: format!("{count} of {} writers: {}", self.writers, first.message),
-            }),
-        }
+        at_once(self.writers, work)?;
+        Ok(json!({ "files": self.files() }))
     }
 
     /// Files that are there in the end.
