@@ -41,7 +41,8 @@ const PSEUDO: &[Pseudo] = &[
         kind: "tmpfs",
         target: "/run",
         flags: Flags::NOSUID.union(Flags::NODEV),
-        data: "mode=0755",
+        // What systemd gives it; `runtime` has what this is a part of.
+        data: "mode=0755,size=20%",
     },
 ];
 

@@ -17,17 +17,22 @@ const VOLUME_DIRS: &[&str] = &[
     "/cocos/.cache/oci",
     "/cocos/datasets",
     "/cocos/docker",
+    "/cocos/containerd",
     "/cocos/cocos_init",
 ];
 
-/// Places that must be writable although the root is not, and may be lost: mount point, mode.
-const TMPFS: &[(&str, u32)] = &[("/tmp", 0o1777), ("/var", 0o755)];
+/// Places that must be writable although the root is not, and may be lost: mount point, options of
+/// tmpfs(5). A quarter of the memory each, and a fifth for /run: with the quarter that the volume may
+/// come to take (`volume::plan`), no more than there is can be asked for.
+const TMPFS: &[(&str, &str)] = &[("/tmp", "mode=1777,size=25%"), ("/var", "mode=755,size=25%")];
 
 /// Directories on the fresh tmpfs.
-const TMPFS_DIRS: &[&str] = &["/var/lib", "/var/lib/docker"];
+const TMPFS_DIRS: &[&str] = &["/var/lib", "/var/lib/docker", "/var/lib/containerd"];
 
-/// Images are large and belong on the volume, not in memory: source, mount point.
-const DOCKER: (&str, &str) = ("/cocos/docker", "/var/lib/docker");
+/// Images are large and belong on the volume, not in memory: source, mount point. Docker keeps them
+/// in its own directory or, from version 29 on, has containerd keep them.
+const IMAGES: &[(&str, &str)] =
+    &[("/cocos/docker", "/var/lib/docker"), ("/cocos/containerd", "/var/lib/containerd")];
 
 /// Scripts of the root that write beside themselves: where a writable copy is put, and what it
 /// then covers. A root without them is as good.
@@ -65,15 +70,16 @@ ENV{DM_UDEV_PRIMARY_SOURCE_FLAG}=\"1\"
 /// When the root lacks a mount point, or a step fails that is not optional.
 pub fn furnish(report: &mut Report) -> Result<()> {
     make_dirs(NEW_ROOT, VOLUME_DIRS)?;
-    for (target, mode) in TMPFS {
+    for (target, options) in TMPFS {
         effect(format!("mount tmpfs on {target}"), || {
             let flags = Flags::NOSUID | Flags::NODEV;
-            let data = format!("mode={mode:o}");
-            mount::mount(Path::new("tmpfs"), &in_new_root(target), "tmpfs", flags, &data)
+            mount::mount(Path::new("tmpfs"), &in_new_root(target), "tmpfs", flags, options)
         })?;
     }
     make_dirs(NEW_ROOT, TMPFS_DIRS)?;
-    bind(DOCKER)?;
+    for &images in IMAGES {
+        bind(images)?;
+    }
     let (copy, original) = COCOS_INIT;
     if effect(format!("look for {original}"), || metadata(&in_new_root(original)))?
         .is_some_and(|metadata| metadata.is_dir())

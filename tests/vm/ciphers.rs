@@ -125,7 +125,7 @@ fn refused(initramfs: PathBuf, words: &str, needs: &str) {
     assert_eq!(
         guest.fatal_line(),
         format!(
-            "volume: cannot load the crypt table of cocos_crypt: No such file or directory \
+            "volume: cannot load the table of cocos_crypt: No such file or directory \
              (os error 2) ({needs} packs what is a module)"
         )
     );

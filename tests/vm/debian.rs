@@ -19,6 +19,7 @@ const MOUNTS: &[(&str, &str, &str, &str)] = &[
     ("/", "ext4", "/dev/mapper/root_verity", "ro"),
     ("/cocos", "ext4", "/dev/mapper/cocos_crypt", "rw"),
     ("/cocos_init", "ext4", "/dev/mapper/cocos_crypt", "rw"),
+    ("/var/lib/containerd", "ext4", "/dev/mapper/cocos_crypt", "rw"),
     ("/var/lib/docker", "ext4", "/dev/mapper/cocos_crypt", "rw"),
     ("/tmp", "tmpfs", "tmpfs", "nosuid"),
     ("/var", "tmpfs", "tmpfs", "nosuid"),

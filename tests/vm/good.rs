@@ -28,6 +28,7 @@ const MOUNTS: &[&str] = &[
     "/sys/kernel/config configfs configfs / rw,nosuid,nodev,noexec,relatime",
     "/tmp tmpfs tmpfs / rw,nosuid,nodev,relatime",
     "/var tmpfs tmpfs / rw,nosuid,nodev,relatime",
+    "/var/lib/containerd ext4 /dev/mapper/cocos_crypt /containerd rw,noatime",
     "/var/lib/docker ext4 /dev/mapper/cocos_crypt /docker rw,noatime",
 ];
 
@@ -36,13 +37,19 @@ const DIRECTORIES: &[(&str, u32)] = &[
     ("/tmp", 0o1777),
     ("/var", 0o755),
     ("/run", 0o755),
+    ("/var/lib/containerd", 0o755),
     ("/var/lib/docker", 0o755),
     ("/cocos", 0o755),
     ("/cocos/.cache", 0o755),
     ("/cocos/.cache/oci", 0o755),
     ("/cocos/datasets", 0o755),
     ("/cocos/docker", 0o755),
+    ("/cocos/containerd", 0o755),
 ];
+
+/// Of the memory, what each tmpfs may come to take, in percent. With the quarter that tags and
+/// metadata may take, it is less than all.
+const TMPFS: &[(&str, u64)] = &[("/run", 20), ("/tmp", 25), ("/var", 25)];
 
 const STAGES: &[&str] = &["platform", "config", "disk", "root", "volume", "runtime", "handoff"];
 
@@ -209,7 +216,7 @@ fn check_mappings(guest: &mut Guest) {
     assert_eq!(tags["kind"], "integrity");
     let table = text(tags, "table");
     assert!(table.starts_with(&format!("{} 0 28 D ", text(data, "device"))), "{tags}");
-    assert!(table.contains(" meta_device:7:0 block_size:4096 "), "{tags}");
+    assert!(table.contains(" meta_device:7:1 block_size:4096 "), "{tags}");
     assert!(text(tags, "uuid").starts_with("CRYPT-INTEGRITY-"));
 
     assert_eq!(volume["name"], "cocos_crypt");
@@ -222,7 +229,7 @@ fn check_mappings(guest: &mut Guest) {
     let [front, table, end] = tables.lines().collect::<Vec<_>>()[..] else {
         panic!("three targets are wanted: {tables}");
     };
-    assert_eq!([front, end], ["7:1 0", &format!("7:1 {metadata}")]);
+    assert_eq!([front, end], ["7:0 0", &format!("7:0 {metadata}")]);
     // A key of the keyring, by its name: no key bytes in the table.
     assert!(table.starts_with("capi:gcm(aes)-random :32:logon:"), "{table}");
     let device = text(tags, "device");
@@ -238,10 +245,13 @@ fn check_mappings(guest: &mut Guest) {
 /// Nothing is on the volume but what the boot puts there, by the kernel's count too.
 fn check_fresh_volume(guest: &mut Guest) {
     let top = guest.ask("list", json!({ "path": "/cocos" }));
-    assert_eq!(top, json!([".cache", "cocos_init", "datasets", "docker", "lost+found"]));
+    assert_eq!(
+        top,
+        json!([".cache", "cocos_init", "containerd", "datasets", "docker", "lost+found"])
+    );
     let copied = Root::standard().nodes.iter().filter(|n| n.path.starts_with("cocos_init/"));
-    // The five directories of the boot: all above but lost+found, and .cache/oci.
-    let made = 5 + copied.count() as u64;
+    // The six directories of the boot: all above but lost+found, and .cache/oci.
+    let made = 6 + copied.count() as u64;
     let free = guest.ask("statfs", json!({ "path": "/cocos" }))["ffree"].as_u64().unwrap();
     assert_eq!(guest.report()["volume"]["free_inodes"], free + made);
 }
@@ -251,7 +261,19 @@ fn check_writable_places(guest: &mut Guest) {
         let stat = guest.ask("stat", json!({ "path": path }));
         assert_eq!((&stat["type"], &stat["mode"]), (&json!("directory"), &json!(mode)), "{path}");
     }
-    for folder in ["/tmp", "/var", "/run", "/cocos", "/var/lib/docker", "/cocos_init"] {
+    let memory = guest.read("/proc/meminfo");
+    let kib: u64 = memory.split_whitespace().nth(1).unwrap().parse().unwrap();
+    for (path, percent) in TMPFS {
+        let tmpfs = guest.ask("statfs", json!({ "path": path }));
+        let size = tmpfs["blocks"].as_u64().unwrap() * tmpfs["bsize"].as_u64().unwrap() / 1024;
+        let part = kib * percent / 100;
+        assert!(
+            (part - part / 50..=part + part / 50).contains(&size),
+            "{path}: {size} of {kib} KiB"
+        );
+    }
+    let images = ["/var/lib/docker", "/var/lib/containerd"];
+    for folder in ["/tmp", "/var", "/run", "/cocos", "/cocos_init"].into_iter().chain(images) {
         guest.ask("write", json!({ "path": format!("{folder}/new"), "text": "" }));
     }
     for folder in ["", "/etc", "/usr/lib"] {

@@ -244,7 +244,7 @@ fn a_kernel_without_gcm() {
     // The processor's own gcm(aes) would do as well.
     assert_eq!(
         refusal_without(&["gcm", "aesni_intel"]),
-        "volume: cannot load the crypt table of cocos_crypt: No such file or directory \
+        "volume: cannot load the table of cocos_crypt: No such file or directory \
          (os error 2) (aes-gcm-random needs the kernel options CRYPTO_AES, CRYPTO_GCM; \
          scripts/initramfs --cipher aes-gcm-random packs what is a module)"
     );
