@@ -2,7 +2,7 @@
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
 //! those. The tests are in `good`, `disks`, `volume`, `tags`, `ciphers`, `corruption`, `overlay`,
-//! `writers`, `pressure`, `refused`, `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`,
+//! `writers`, `workloads`, `pressure`, `refused`, `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`,
 //! `figures` and `soak`; the other modules are what a test is written with.
 
 #![expect(
@@ -45,4 +45,5 @@ mod tool;
 mod vm;
 mod volume;
 mod volume_check;
+mod workloads;
 mod writers;

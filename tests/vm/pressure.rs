@@ -14,6 +14,14 @@ const MIB: u64 = 1 << 20;
 /// a guest that waits for itself takes for ever.
 const LIMIT: Duration = Duration::from_secs(240);
 
+/// The same for as many files as there are inodes, and for as many bytes as there are blocks.
+const FLOOD: Duration = Duration::from_secs(900);
+const BYTES: Duration = Duration::from_secs(3600);
+
+/// Error numbers of what is full.
+const ENOSPC: u64 = 28;
+const ENOMEM: u64 = 12;
+
 /// In a guest of 512 MiB, of which the kernel has its part.
 const FILLED: u64 = 480 * MIB;
 /// Must be used in the end. What is above it differs from kernel to kernel.
@@ -91,4 +99,50 @@ fn a_guest_swaps_to_blocks_that_were_never_written_with_tags_in_memory() {
 #[ignore = "scripts/test --all"]
 fn a_guest_swaps_to_a_file_on_the_volume_with_tags_on_the_disk() {
     swaps_to_the_volume(Kernel::Running, "disk", WRITTEN);
+}
+
+/// Small files without end on little memory. Each takes of it what its inode does.
+#[test]
+fn a_guest_that_is_flooded_with_files_goes_on() {
+    let disk = Disk::builder().root(volume_check::root()).cocos(1 << 30).build();
+    let mut guest = Vm::of(&disk).memory("256M").processors(4).boot();
+    let volume = guest.report()["volume"].clone();
+    let flood = json!({
+        "dir": "/cocos/flood", "writers": 16, "files": 1_000_000, "a_directory": 200,
+        "size": 1000, "seed": 4,
+    });
+    let made = ask_within(FLOOD, &mut guest, "flood", flood.clone());
+    let count: u64 = made["made"].as_array().unwrap().iter().map(|it| it.as_u64().unwrap()).sum();
+    println!("{count} files until error {}, of {} inodes", made["errno"], volume["inodes"]);
+    assert!([ENOSPC, ENOMEM].contains(&made["errno"].as_u64().unwrap()), "{made}");
+    // All the inodes that there are: nothing else was short before.
+    assert!(count > volume["inodes"].as_u64().unwrap() * 9 / 10, "{count} files: {volume}");
+    let mut check = flood;
+    check["made"] = made["made"].clone();
+    guest.ask("drop_caches", json!({}));
+    ask_within(FLOOD, &mut guest, "flood_check", check);
+    run(&mut guest, "rm -r /cocos/flood/1 /cocos/flood/2");
+    volume_check::check(&mut guest);
+    guest.power_off();
+}
+
+/// Large files without end on little memory, whose tags take of it what they can.
+#[test]
+#[ignore = "scripts/test --all"]
+fn a_guest_that_is_flooded_with_bytes_goes_on() {
+    let disk = Disk::builder().root(volume_check::root()).cocos(4 << 30).build();
+    let mut guest = Vm::of(&disk).memory("256M").processors(4).boot();
+    let flood = json!({
+        "dir": "/cocos/flood", "writers": 16, "files": 1_000_000, "a_directory": 100,
+        "size": 1 << 20, "seed": 4,
+    });
+    let made = ask_within(BYTES, &mut guest, "flood", flood.clone());
+    assert!([ENOSPC, ENOMEM].contains(&made["errno"].as_u64().unwrap()), "{made}");
+    let mut check = flood;
+    check["made"] = made["made"].clone();
+    guest.ask("drop_caches", json!({}));
+    ask_within(BYTES, &mut guest, "flood_check", check);
+    run(&mut guest, "rm -r /cocos/flood/1");
+    volume_check::check(&mut guest);
+    guest.power_off();
 }

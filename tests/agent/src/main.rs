@@ -7,6 +7,7 @@
 
 mod at_once;
 mod data;
+mod exercise;
 mod facts;
 mod flood;
 mod kernel;
