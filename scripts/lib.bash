@@ -67,6 +67,32 @@ scratch_in() {
     on_exit rm -rf "$scratch"
 }
 
+# closed_to_others DIR: the nearest of DIR and the folders above it that other users cannot enter.
+closed_to_others() {
+    local dir=$1
+    while [[ $(stat -c %A "$dir") == *[xt] ]]; do
+        [[ $dir != / ]] || return 0
+        dir=$(dirname "$dir")
+    done
+    echo "$dir"
+}
+
+# open_scratch: make $open, where mmdebstrap may work: $scratch, or a folder in TMPDIR. Without root
+# mmdebstrap works as another user, who has to get there, while home folders may be closed.
+open_scratch() {
+    local closed elsewhere=${TMPDIR:-/var/tmp}
+    open=$scratch
+    chmod 0711 "$scratch"
+    ((EUID != 0)) || return 0
+    closed=$(closed_to_others "$scratch")
+    [[ $closed ]] || return 0
+    [[ -d $elsewhere && ! $(closed_to_others "$elsewhere") ]] ||
+        die "cannot run mmdebstrap in $scratch or $elsewhere: its user cannot enter $closed; 'chmod o+x $closed' or TMPDIR=/var/tmp mends that"
+    open=$(mktemp -d "$elsewhere/.${me##*/}.XXXXXX" 2>/dev/null) || die "cannot write in $elsewhere"
+    on_exit rm -rf "$open"
+    chmod 0711 "$open"
+}
+
 # publish FILE TARGET: put what was made in $scratch into its place.
 publish() {
     [[ ! -d $2 ]] || die "cannot write $2: it is a folder"

@@ -5,7 +5,7 @@
 mod script;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -56,10 +56,125 @@ fn without_a_nightly_toolchain_nothing_is_fuzzed_and_it_is_said_how_to_get_one()
     let dir = scratch("stable");
     // Stands for a rustup that has no such toolchain.
     symlink("/bin/false", dir.join("rustup")).unwrap();
-    let path = format!("{}:{}", dir.display(), std::env::var("PATH").unwrap());
     let how = "no nightly toolchain: cargo-fuzz builds with its sanitizers; \
                install it with 'rustup toolchain install nightly'";
-    refuses(script("fuzz").env("PATH", path), 1, how);
+    refuses(script("fuzz").env("PATH", first_in_path(&dir)), 1, how);
+}
+
+fn first_in_path(dir: &Path) -> String {
+    format!("{}:{}", dir.display(), std::env::var("PATH").unwrap())
+}
+
+/// Puts a shell script into the folder that stands for a tool.
+fn tool_in(dir: &Path, name: &str, text: &str) {
+    let tool = dir.join(name);
+    fs::write(&tool, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A machine on which backports have brought `qemu-utils` and are no package source any more. Who
+/// asks apt for `qemu-system-x86` without a word of `qemu-utils` loses that one; who asks for both
+/// is told that they do not fit, unless `qemu-utils` may go back. Never there is what `LOST` names.
+const HELD: &[(&str, &str)] = &[
+    (
+        "apt-get",
+        r#"echo "$*" >>"$0.log"
+        cd "${0%/*}" && case "$* " in
+            *" -s "*"qemu-utils="*) ;;
+            *" -s "*) exit 100 ;;
+            *" install "*)
+                for word; do
+                    echo "${word%%=*} ${word%%=*} ${word#*=}"
+                done | grep -v "^$LOST " >installed ;;
+        esac"#,
+    ),
+    (
+        "apt-cache",
+        r#"case "$*" in
+            "show "*) printf 'Package: fio\n\nPackage: qemu-system-x86\nSource: qemu (1:7)\n' ;;
+            *" policy"*) printf 'qemu-utils:\n  Candidate: 1:7.2\n' ;;
+            "madison "*) echo "qemu-utils | 1:7.2 | http://a.mirror bookworm/main amd64 Packages" ;;
+        esac"#,
+    ),
+    (
+        "dpkg-query",
+        r#"while read -r name source version; do
+            printf "$(printf %s "$3" | sed "s/[$]{db:Status-Status}/installed/
+                s/[$]{source:Package}/$source/; s/[$]{Package}/$name/; s/[$]{Version}/$version/")"
+        done <"${0%/*}/installed""#,
+    ),
+    ("sudo", r#"exec "$@""#),
+    ("rustup", "exit 1"),
+];
+
+/// `scripts/setup` on that machine.
+fn setup_where_qemu_is_held(dir: &Path) -> Command {
+    fs::write(dir.join("installed"), "qemu-utils qemu 1:10.0~bpo12\n").unwrap();
+    for (name, text) in HELD {
+        tool_in(dir, name, text);
+    }
+    let mut command = script("setup");
+    command.env("PATH", first_in_path(dir)).env("LOST", "none");
+    command
+}
+
+#[test]
+fn apt_is_asked_for_all_packages_at_once_and_a_held_one_goes_back() {
+    let dir = scratch("held");
+    let output = setup_where_qemu_is_held(&dir).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("held by another suite: qemu-utils 1:10.0~bpo12\n"), "{said}");
+    assert!(said.contains("going back to qemu-utils=1:7.2\n"), "{said}");
+
+    let log = fs::read_to_string(dir.join("apt-get.log")).unwrap();
+    let installs: Vec<_> =
+        log.lines().filter(|line| line.contains(" install ") && !line.contains(" -s ")).collect();
+    let [install] = installs[..] else { panic!("not one: {installs:?}") };
+    let words: Vec<_> = install.split(' ').collect();
+    let help = run(script("setup").arg("--help"));
+    let packages = help.split("\n\n").nth(2).unwrap();
+    for package in packages.lines().filter_map(|line| line.split_whitespace().next()) {
+        assert!(words.contains(&package), "no {package} in {install}");
+    }
+    assert!(words.contains(&"qemu-utils=1:7.2"), "{install}");
+}
+
+#[test]
+fn a_package_that_is_not_there_after_all_is_named() {
+    let dir = scratch("lost");
+    let mut setup = setup_where_qemu_is_held(&dir);
+    refuses(setup.env("LOST", "fio"), 1, "cannot install fio: apt-get ended well");
+}
+
+/// Without root it works as another user, who has to get into the folder that it is given.
+#[test]
+fn mmdebstrap_is_given_a_folder_that_other_users_can_enter() {
+    let dir = scratch("entered");
+    run(&mut script("kernel"));
+    tool_in(&dir, "mmdebstrap", r#"stat -c %a "$TMPDIR" >"$0.mode"; exit 1"#);
+    let mut debian_root = script("debian-root");
+    debian_root.arg("-o").arg(dir.join("rootfs.tar")).env("PATH", first_in_path(&dir));
+    refuses(&mut debian_root, 1, "cannot make a Debian root: mmdebstrap failed");
+    assert_eq!(fs::read_to_string(dir.join("mmdebstrap.mode")).unwrap(), "711\n");
+}
+
+#[test]
+fn a_folder_that_other_users_cannot_enter_is_found_above_one_that_they_can() {
+    let dir = scratch("closed");
+    let home = dir.join("home");
+    let checkout = home.join("checkout");
+    fs::create_dir_all(&checkout).unwrap();
+    let allow = |dir: &Path, mode| fs::set_permissions(dir, fs::Permissions::from_mode(mode));
+    allow(&checkout, 0o755).unwrap();
+    let closed = |mode| {
+        allow(&home, mode).unwrap();
+        run(Command::new("bash")
+            .args(["-c", r#"source scripts/lib.bash; closed_to_others "$1""#, "scripts/it"])
+            .arg(&checkout))
+    };
+    assert_eq!(closed(0o700), format!("{}\n", home.display()));
+    assert!(!closed(0o711).contains("home\n"));
 }
 
 /// What stands for the kernel modules: `top` needs `mid-dle` and `bottom`, `mid-dle` needs

@@ -26,8 +26,9 @@ make_debian() {
     cp -r "$kernel/modules" "$scratch/modules.d/usr/lib/modules/$release"
     bsdtar --uid 0 --gid 0 -C "$scratch/modules.d" -cf "$scratch/modules.tar" .
     rm -r "$scratch/modules.d"
+    open_scratch
     # shellcheck disable=SC2016  # $1 is the root, by mmdebstrap
-    TMPDIR=$scratch in_own_mounts mmdebstrap --variant=minbase --include="${debian_packages[*]}" \
+    TMPDIR=$open in_own_mounts mmdebstrap --variant=minbase --include="${debian_packages[*]}" \
         --dpkgopt='path-exclude=/usr/share/'{doc,info,locale,man}'/*' \
         --customize-hook="tar-in '$scratch/modules.tar' /" \
         --customize-hook='chroot "$1" '"${dracut[*]@Q} --kver $release /initrd.gz" \

@@ -281,7 +281,57 @@ mod tests {
         Message::answer(answer)
     }
 
+    /// An answer to `TABLE_STATUS`: unlike a request's, its distances count from the first target.
+    fn table(targets: &[Target]) -> Message {
+        let Message(mut answer) = Message::new("", 0).unwrap();
+        let head = usize::from(HEADER);
+        answer[TARGET_COUNT_AT] = u8::try_from(targets.len()).unwrap();
+        answer.truncate(head);
+        let mut start = 0_u64;
+        for target in targets {
+            let at = answer.len();
+            answer.extend(target.to_spec(start).unwrap());
+            let next = u32::try_from(answer.len() - head).unwrap();
+            answer[at + 20..at + 24].copy_from_slice(&next.to_ne_bytes());
+            start = start.saturating_add(target.sectors);
+        }
+        Message::answer(answer)
+    }
+
+    #[test]
+    fn targets_that_are_missing_or_do_not_follow_one_another_are_refused() {
+        let target = |sectors| Target { kind: "linear".into(), sectors, params: "7:0 0".into() };
+        let good = table(&[target(8), target(16), target(8)]);
+        assert_eq!(good.targets().unwrap(), [target(8), target(16), target(8)]);
+        let altered = |at: usize, value: u8| {
+            let mut bytes = good.0.clone();
+            bytes[at] = value;
+            Message::answer(bytes).targets().unwrap_err().to_string()
+        };
+        let first = usize::from(HEADER);
+        assert_eq!(altered(TARGET_COUNT_AT, 4), "the answer's targets are fewer than it says");
+        assert_eq!(altered(first + 20, 0), "the answer's targets are fewer than it says");
+        assert_eq!(altered(first + 8, 9), "the answer's targets do not follow one another");
+        assert!(table(&[target(u64::MAX), target(1)]).targets().is_err());
+        assert_eq!(table(&[]).targets().unwrap(), []);
+    }
+
     proptest! {
+        #[test]
+        fn every_table_survives_its_wire_form(sectors in prop::collection::vec(0..1_u64 << 60, 0..9)) {
+            let targets: Vec<_> = sectors.into_iter().map(|sectors| Target {
+                kind: "crypt".into(), sectors, params: format!("a {sectors}"),
+            }).collect();
+            prop_assert_eq!(table(&targets).targets().unwrap(), targets.clone());
+            let Message(request) = Message::new("", 0).unwrap().with_table(&targets).unwrap();
+            prop_assert_eq!(u32_at(&request, TARGET_COUNT_AT) as usize, targets.len());
+            let mut at = usize::from(HEADER);
+            for target in &targets {
+                prop_assert_eq!(&Target::from_spec(&request[at..]), target);
+                at += u32_at(&request, at + 20) as usize;
+            }
+        }
+
         #[test]
         fn every_target_survives_its_wire_form(
             kind in "[a-z-]{1,15}",
@@ -305,6 +355,7 @@ mod tests {
                 field.copy_from_slice(&u32::from(number).to_ne_bytes());
             }
             let message = Message::answer(answer);
+            let _ = message.targets();
             prop_assert!(message.records(next_at).count() <= message.0.len() + 1);
             for record in message.records(next_at) {
                 prop_assert!(!Target::from_spec(record).params.contains('\0'));
