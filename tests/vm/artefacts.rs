@@ -256,6 +256,29 @@ fn write_volume_with_tags_elsewhere(folder: &Path) {
 /// The Debian root of `scripts/boot`, which starts the agent.
 pub(crate) fn debian_image(scratch: &Scratch) -> Image {
     run(&mut script("debian-root"));
+    debian_image_of(scratch, &target().join("debian/rootfs.tar"), "1G")
+}
+
+/// What such a root holds more for [`debian_image_with_tools`]: what looks at every block device
+/// that it finds, and a program that makes a file system work.
+const TOOLS: [&str; 7] =
+    ["mdadm", "lvm2", "btrfs-progs", "multipath-tools", "parted", "e2fsprogs", "stress-ng"];
+
+/// The same with [`TOOLS`] and containerd's own client.
+pub(crate) fn debian_image_with_tools(scratch: &Scratch, cocos_size: &str) -> Image {
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    let root = ROOT.get_or_init(|| {
+        let root = target().join("debian/tools.tar");
+        run(script("debian-root")
+            .args(TOOLS.iter().flat_map(|package| ["--include", package]))
+            .args(["--keep", "/usr/bin/ctr", "-o"])
+            .arg(&root));
+        root
+    });
+    debian_image_of(scratch, root, cocos_size)
+}
+
+fn debian_image_of(scratch: &Scratch, root: &Path, cocos_size: &str) -> Image {
     let unit = scratch.join("agent.service");
     fs::write(&unit, AGENT_UNIT).expect("the folder is ours");
     let folder = scratch.join("image");
@@ -274,7 +297,7 @@ pub(crate) fn debian_image(scratch: &Scratch) -> Image {
     write_volume_with_tags_elsewhere(&beside);
     run(command("fakeroot")
         .args(["bash", "-euc", DEBIAN_IMAGE, "-"])
-        .arg(target().join("debian/rootfs.tar"))
+        .arg(root)
         .arg(&beside)
         .arg(&unit)
         .arg(&folder)
@@ -283,7 +306,7 @@ pub(crate) fn debian_image(scratch: &Scratch) -> Image {
         .arg(kernel())
         .arg("--initramfs")
         .arg(initramfs())
-        .args(["--cocos-size", "1G", "-o"])
+        .args(["--cocos-size", cocos_size, "-o"])
         .arg(&folder));
     Image {
         disk: folder.join("disk.img"),

@@ -2,7 +2,7 @@
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
 //! those. The tests are in `good`, `disks`, `volume`, `tags`, `ciphers`, `corruption`, `overlay`,
-//! `writers`, `workloads`, `pressure`, `refused`, `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`,
+//! `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`,
 //! `figures` and `soak`; the other modules are what a test is written with.
 
 #![expect(
@@ -32,6 +32,7 @@ mod memory;
 mod overlay;
 mod points;
 mod pressure;
+mod probes;
 mod refused;
 mod root;
 mod secrets;
