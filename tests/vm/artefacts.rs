@@ -4,12 +4,13 @@
 use crate::tool::{Scratch, command, run};
 use cvm_init::luks2;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 const TREE: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -68,20 +69,41 @@ pub(crate) fn script(name: &str) -> Command {
     command
 }
 
-fn kernel_folder() -> &'static Path {
-    static KERNEL: OnceLock<PathBuf> = OnceLock::new();
-    KERNEL.get_or_init(|| {
-        run(&mut script("kernel"));
-        target().join("kernel")
-    })
+/// A stock kernel, by the Debian suite that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// That of the running release.
+    Running,
+    /// 6.12.
+    Trixie,
+}
+
+impl Kernel {
+    /// Where `scripts/kernel` has put it.
+    fn folder(self) -> &'static Path {
+        static RUNNING: OnceLock<PathBuf> = OnceLock::new();
+        static TRIXIE: OnceLock<PathBuf> = OnceLock::new();
+        let (folder, suite, name) = match self {
+            Self::Running => (&RUNNING, None, "kernel"),
+            Self::Trixie => (&TRIXIE, Some("trixie"), "kernel-trixie"),
+        };
+        folder.get_or_init(|| {
+            run(script("kernel").args(suite.iter().flat_map(|suite| ["--suite", suite])));
+            target().join(name)
+        })
+    }
+
+    pub(crate) fn image(self) -> PathBuf {
+        self.folder().join("vmlinuz")
+    }
 }
 
 pub(crate) fn kernel() -> PathBuf {
-    kernel_folder().join("vmlinuz")
+    Kernel::Running.image()
 }
 
 /// What `cvm.cipher=` is when it is not given.
-const DEFAULT_CIPHER: &str = "aes-gcm-random";
+pub(crate) const DEFAULT_CIPHER: &str = "aes-gcm-random";
 
 /// An initramfs whose `/init` is `init`, with all modules for a cipher but those named.
 fn pack(name: &str, init: &Path, cipher: &str, without: &[&str]) -> PathBuf {
@@ -89,6 +111,17 @@ fn pack(name: &str, init: &Path, cipher: &str, without: &[&str]) -> PathBuf {
 }
 
 fn pack_with(name: &str, init: &Path, cipher: &str, without: &[&str], with: &[&str]) -> PathBuf {
+    pack_for(Kernel::Running, name, init, cipher, without, with)
+}
+
+fn pack_for(
+    kernel: Kernel,
+    name: &str,
+    init: &Path,
+    cipher: &str,
+    without: &[&str],
+    with: &[&str],
+) -> PathBuf {
     let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let list = tmp.join(format!("{name}.modules"));
     let all = fs::read_to_string(Path::new(TREE).join("initramfs/modules"))
@@ -102,7 +135,7 @@ fn pack_with(name: &str, init: &Path, cipher: &str, without: &[&str], with: &[&s
     let archive = tmp.join(format!("{name}.cpio.gz"));
     run(script("initramfs")
         .arg("--kernel-modules")
-        .arg(kernel_folder().join("modules"))
+        .arg(kernel.folder().join("modules"))
         .arg("--init")
         .arg(init)
         .arg("--modules-list")
@@ -167,6 +200,19 @@ pub(crate) fn initramfs_for(cipher: &str) -> PathBuf {
     pack(cipher, &binaries().init, cipher, &[])
 }
 
+/// The same for another kernel and cipher, made once a test run.
+pub(crate) fn initramfs_of(kernel: Kernel, cipher: &str) -> PathBuf {
+    static MADE: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    if kernel == Kernel::Running && cipher == DEFAULT_CIPHER {
+        return initramfs();
+    }
+    let name = format!("{kernel:?}-{cipher}");
+    // Who wants the same one waits until it is there.
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let pack = || pack_for(kernel, &name, &binaries().init, cipher, &[], &[]);
+    made.entry(name.clone()).or_insert_with(pack).clone()
+}
+
 /// An image that `scripts/image` has made.
 pub(crate) struct Image {
     pub(crate) disk: PathBuf,
@@ -210,6 +256,29 @@ fn write_volume_with_tags_elsewhere(folder: &Path) {
 /// The Debian root of `scripts/boot`, which starts the agent.
 pub(crate) fn debian_image(scratch: &Scratch) -> Image {
     run(&mut script("debian-root"));
+    debian_image_of(scratch, &target().join("debian/rootfs.tar"), "1G")
+}
+
+/// What such a root holds more for [`debian_image_with_tools`]: what looks at every block device
+/// that it finds, and a program that makes a file system work.
+const TOOLS: [&str; 7] =
+    ["mdadm", "lvm2", "btrfs-progs", "multipath-tools", "parted", "e2fsprogs", "stress-ng"];
+
+/// The same with [`TOOLS`] and containerd's own client.
+pub(crate) fn debian_image_with_tools(scratch: &Scratch, cocos_size: &str) -> Image {
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    let root = ROOT.get_or_init(|| {
+        let root = target().join("debian/tools.tar");
+        run(script("debian-root")
+            .args(TOOLS.iter().flat_map(|package| ["--include", package]))
+            .args(["--keep", "/usr/bin/ctr", "-o"])
+            .arg(&root));
+        root
+    });
+    debian_image_of(scratch, root, cocos_size)
+}
+
+fn debian_image_of(scratch: &Scratch, root: &Path, cocos_size: &str) -> Image {
     let unit = scratch.join("agent.service");
     fs::write(&unit, AGENT_UNIT).expect("the folder is ours");
     let folder = scratch.join("image");
@@ -228,7 +297,7 @@ pub(crate) fn debian_image(scratch: &Scratch) -> Image {
     write_volume_with_tags_elsewhere(&beside);
     run(command("fakeroot")
         .args(["bash", "-euc", DEBIAN_IMAGE, "-"])
-        .arg(target().join("debian/rootfs.tar"))
+        .arg(root)
         .arg(&beside)
         .arg(&unit)
         .arg(&folder)
@@ -237,7 +306,7 @@ pub(crate) fn debian_image(scratch: &Scratch) -> Image {
         .arg(kernel())
         .arg("--initramfs")
         .arg(initramfs())
-        .args(["--cocos-size", "1G", "-o"])
+        .args(["--cocos-size", cocos_size, "-o"])
         .arg(&folder));
     Image {
         disk: folder.join("disk.img"),

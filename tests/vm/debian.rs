@@ -155,3 +155,39 @@ fn a_debian_guest_without_shares_misses_nothing() {
         Vm::new().memory("2G").disk_on(Bus::VirtioScsi, &image.disk).append(&image.cmdline).boot();
     assert_eq!(run(&mut guest, "systemctl is-system-running --wait"), "running\n");
 }
+
+/// Imports an image into containerd as a user does who has no registry, and finds every byte of it
+/// on the volume.
+#[test]
+fn an_imported_image_is_on_the_volume() {
+    let scratch = Scratch::new("containerd");
+    let image = artefacts::debian_image_with_tools(&scratch, "1G");
+    let mut guest =
+        Vm::new().memory("2G").disk_on(Bus::VirtioScsi, &image.disk).append(&image.cmdline).boot();
+    guest.ask("run", json!({ "command": "systemctl is-system-running --wait" }));
+    // `docker save` writes what containerd imports.
+    run(&mut guest, "tar -c -C / usr/bin/busybox | docker import - tiny");
+    run(&mut guest, "docker save tiny | ctr images import -");
+    let images = run(&mut guest, "ctr images list -q");
+    assert_eq!(images, "docker.io/library/tiny:latest\n");
+    let blobs = "find /cocos/containerd/io.containerd.content.v1.content/blobs/sha256 -type f";
+    let stored: Vec<_> = run(&mut guest, &format!("{blobs} -printf '%f '"))
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect();
+    assert!(stored.len() >= 2, "manifest, configuration and layer: {stored:?}");
+    let sums = run(&mut guest, &format!("{blobs} -exec sha256sum {{}} +"));
+    for digest in &stored {
+        assert!(sums.contains(&format!("{digest}  ")), "{digest} in {sums}");
+    }
+    // The layer's file, as the snapshot has it unpacked.
+    let unpacked = run(
+        &mut guest,
+        "cmp /usr/bin/busybox \
+         /cocos/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs/usr/bin/busybox",
+    );
+    assert_eq!(unpacked, "");
+    // Below what is mounted on it, the tmpfs has an empty directory.
+    let beneath = "mount --bind /var /mnt && find /mnt/lib/containerd /mnt/lib/docker -mindepth 1";
+    assert_eq!(run(&mut guest, beneath), "");
+}

@@ -140,9 +140,19 @@ impl Guest {
 
     /// Has the agent do something: `tests/agent/src/verbs.rs` lists the verbs and arguments.
     pub(crate) fn call(&mut self, verb: &str, arguments: Value) -> Result<Value, GuestError> {
+        self.call_within(ANSWER, verb, arguments)
+    }
+
+    /// The same with a limit of its own, for what may never be answered, or only after long.
+    pub(crate) fn call_within(
+        &mut self,
+        limit: Duration,
+        verb: &str,
+        arguments: Value,
+    ) -> Result<Value, GuestError> {
         self.hello();
         self.request(verb, arguments);
-        let mut answer = self.hear(ANSWER);
+        let mut answer = self.hear(limit);
         match &answer["error"] {
             Value::Null => Ok(answer["ok"].take()),
             error => Err(GuestError {

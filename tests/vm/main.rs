@@ -2,8 +2,8 @@
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
 //! those. The tests are in `good`, `disks`, `volume`, `tags`, `ciphers`, `corruption`, `overlay`,
-//! `refused`, `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`, `figures` and
-//! `soak`; the other modules are what a test is written with.
+//! `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`,
+//! `figures` and `soak`; the other modules are what a test is written with.
 
 #![expect(
     clippy::unwrap_used,
@@ -31,6 +31,8 @@ mod matrix;
 mod memory;
 mod overlay;
 mod points;
+mod pressure;
+mod probes;
 mod refused;
 mod root;
 mod secrets;
@@ -43,3 +45,6 @@ mod terminals;
 mod tool;
 mod vm;
 mod volume;
+mod volume_check;
+mod workloads;
+mod writers;

@@ -5,6 +5,7 @@ use crate::artefacts;
 use crate::disk::{Disk, Part};
 use crate::guest::Guest;
 use crate::vm::Vm;
+use crate::volume_check::ask;
 use serde_json::{Value, json};
 use std::env;
 use std::time::Instant;
@@ -13,7 +14,7 @@ const MIB: u64 = 1 << 20;
 
 /// In MiB.
 const MEMORY: [u64; 3] = [256, 512, 2048];
-const PROCESSORS: [u32; 2] = [1, 4];
+const PROCESSORS: [u32; 5] = [1, 2, 4, 8, 16];
 /// Partition 4, in MiB.
 const COCOS: [u64; 4] = [64, 1024, 20 * 1024, 100 * 1024];
 
@@ -25,6 +26,11 @@ const MACHINES: usize = MEMORY.len() * PROCESSORS.len() * COCOS.len();
 /// Bytes that each boot writes and reads again.
 const PATTERN: u64 = 4 * MIB;
 const FILE: &str = "/cocos/datasets/soak";
+
+/// Of the many that then make directories with files at the same time, and of what each makes. It
+/// has to fit on the smallest volume.
+const WRITERS: u64 = 16;
+const PIECES: u64 = 16;
 
 /// Of an AES-GCM sector: an IV and a tag.
 const TAG: u64 = 28;
@@ -104,8 +110,14 @@ fn boots_well(machine: &Machine, disk: &Disk, boot: u64) -> u64 {
     guest.ask("pattern_write", pattern.clone());
     guest.ask("drop_caches", json!({}));
     assert_eq!(guest.ask("pattern_read", pattern), Value::Null);
+    let crowd =
+        json!({ "dir": "/cocos/crowd", "writers": WRITERS, "pieces": PIECES, "seed": boot });
+    ask(&mut guest, "writers", crowd.clone());
+    guest.ask("drop_caches", json!({}));
+    ask(&mut guest, "writers_check", crowd);
     let log = guest.ask("kmsg", json!({})).to_string();
-    for fault in ["INTEGRITY", "EXT4-fs error", "I/O error", "WARNING:", "Out of memory"] {
+    for fault in ["INTEGRITY", "itable", "EXT4-fs error", "I/O error", "WARNING:", "Out of memory"]
+    {
         assert!(!log.contains(fault), "{fault} in {log}");
     }
     guest.power_off();

@@ -1,6 +1,6 @@
 //! A VM before it boots: its disks, shares and kernel command line.
 
-use crate::artefacts;
+use crate::artefacts::{self, DEFAULT_CIPHER, Kernel};
 use crate::disk::Disk;
 use crate::guest::Guest;
 use crate::served::Served;
@@ -26,6 +26,7 @@ pub(crate) enum Bus {
 /// assert_eq!(guest.hello()["pid"], 1);
 /// ```
 pub(crate) struct Vm {
+    kernel: Kernel,
     initramfs: PathBuf,
     append: String,
     /// The arguments of a firmware that starts a disk, in place of kernel and initramfs.
@@ -44,6 +45,7 @@ impl Vm {
     /// No disk, and no other words than [`WORDS`] on the command line.
     pub(crate) fn new() -> Self {
         Self {
+            kernel: Kernel::Running,
             initramfs: PathBuf::new(),
             append: WORDS.to_owned(),
             firmware: Vec::new(),
@@ -60,6 +62,11 @@ impl Vm {
     /// A VM that boots this disk.
     pub(crate) fn of(disk: &Disk) -> Self {
         Self::new().disk(disk).append(&format!("roothash={}", disk.roothash))
+    }
+
+    pub(crate) fn kernel(mut self, kernel: Kernel) -> Self {
+        self.kernel = kernel;
+        self
     }
 
     pub(crate) fn initramfs(mut self, archive: PathBuf) -> Self {
@@ -191,7 +198,7 @@ impl Vm {
 
     pub(crate) fn boot(mut self) -> Guest {
         if self.initramfs == Path::new("") && self.firmware.is_empty() {
-            self.initramfs = artefacts::initramfs();
+            self.initramfs = artefacts::initramfs_of(self.kernel, DEFAULT_CIPHER);
         }
         let slots = (self.slots)();
         Guest::launch(slots, &self.arguments(), self.terminals)
@@ -209,7 +216,7 @@ impl Vm {
         pair("-smp", &self.processors.to_string());
         pair("-m", &self.memory);
         if self.firmware.is_empty() {
-            pair("-kernel", &artefacts::kernel().to_string_lossy());
+            pair("-kernel", &self.kernel.image().to_string_lossy());
             pair("-initrd", &self.initramfs.to_string_lossy());
             pair("-append", &self.append);
         }

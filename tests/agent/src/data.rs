@@ -40,19 +40,19 @@ pub(crate) fn mkdir(args: &Args<'_>) -> Answer {
 }
 
 /// A buffer whose first byte is aligned: part of a vector with room to shift.
-struct Aligned {
+pub(crate) struct Aligned {
     room: Vec<u8>,
     start: usize,
 }
 
 impl Aligned {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let room = vec![0; CHUNK + ALIGNMENT];
         let start = room.as_ptr().align_offset(ALIGNMENT);
         Self { room, start }
     }
 
-    fn bytes(&mut self, length: usize) -> &mut [u8] {
+    pub(crate) fn bytes(&mut self, length: usize) -> &mut [u8] {
         self.room.get_mut(self.start..self.start + length).unwrap_or_default()
     }
 }

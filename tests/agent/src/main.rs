@@ -5,15 +5,20 @@
 //! on what the kernel says, not on log text. Whatever a request does, the agent lives on: it is
 //! PID 1, and its end would be a kernel panic that hides the fault under test.
 
+mod at_once;
 mod data;
+mod exercise;
 mod facts;
+mod flood;
 mod kernel;
 mod memory;
 mod pattern;
 mod process;
+mod renames;
 mod rootfs;
 mod tree;
 mod verbs;
+mod writers;
 
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};

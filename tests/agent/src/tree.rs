@@ -2,6 +2,7 @@
 //! attributes, links, renames and deletions; and a second layer of changes to it. It follows from
 //! its seed alone, so that it can be checked after a remount.
 
+use crate::at_once::at_once;
 use crate::data::holds_pattern;
 use crate::pattern::{mix, pattern};
 use crate::verbs::{Answer, Args, Error};
@@ -250,17 +251,39 @@ impl Planned {
     }
 }
 
-pub(crate) fn fill(args: &Args<'_>) -> Answer {
-    let dir = args.text("dir")?;
-    let (mut files, mut bytes) = (0_u64, 0_u64);
-    for entry in plan(args.number("files")?, args.number("seed")?) {
+fn fill_tree(dir: &str, files: u64, seed: u64) -> Result<u64, Error> {
+    let mut bytes = 0_u64;
+    for entry in plan(files, seed) {
         let parent = entry.directory(dir);
         fs::create_dir_all(&parent).map_err(Error::of(format!("make directory {parent}")))?;
         entry.make(dir)?;
-        files += 1;
         bytes += entry.size;
     }
+    Ok(bytes)
+}
+
+pub(crate) fn fill(args: &Args<'_>) -> Answer {
+    let files = args.number("files")?;
+    let bytes = fill_tree(args.text("dir")?, files, args.number("seed")?)?;
     Ok(json!({ "files": files, "bytes": bytes }))
+}
+
+/// What is done to each of several trees at the same time. The seeds follow each other.
+fn each_tree<T: Send>(
+    args: &Args<'_>,
+    work: impl Fn(&str, u64, u64) -> Result<T, Error> + Sync,
+) -> Answer {
+    let (dir, files, seed) = (args.text("dir")?, args.number("files")?, args.number("seed")?);
+    at_once(args.number("trees")?, |tree| work(&format!("{dir}/{tree}"), files, seed + tree))?;
+    Ok(Value::Null)
+}
+
+pub(crate) fn fill_at_once(args: &Args<'_>) -> Answer {
+    each_tree(args, fill_tree)
+}
+
+pub(crate) fn check_at_once(args: &Args<'_>) -> Answer {
+    each_tree(args, |dir, files, seed| check_tree(dir, files, seed, false))
 }
 
 /// Changes a tree of `fill` as the second layer of an image does: removes, replaces and restricts
@@ -295,16 +318,21 @@ pub(crate) fn alter(args: &Args<'_>) -> Answer {
     Ok(Value::Null)
 }
 
-pub(crate) fn check(args: &Args<'_>) -> Answer {
-    let (dir, altered) = (args.text("dir")?, args.flag("altered"));
-    let (mut files, mut bytes) = (0_u64, 0_u64);
-    for entry in plan(args.number("files")?, args.number("seed")?) {
+fn check_tree(dir: &str, files: u64, seed: u64, altered: bool) -> Result<u64, Error> {
+    let mut bytes = 0_u64;
+    for entry in plan(files, seed) {
         let entry = if altered { entry.changed() } else { entry };
         if !entry.is_there(dir)? {
             return Err(Error::from(format!("{} is not what was written", entry.path(dir))));
         }
-        files += 1;
         bytes += entry.size;
     }
+    Ok(bytes)
+}
+
+pub(crate) fn check(args: &Args<'_>) -> Answer {
+    let files = args.number("files")?;
+    let (dir, seed, altered) = (args.text("dir")?, args.number("seed")?, args.flag("altered"));
+    let bytes = check_tree(dir, files, seed, altered)?;
     Ok(json!({ "files": files, "bytes": bytes }))
 }

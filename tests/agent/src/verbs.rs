@@ -1,6 +1,8 @@
 //! The table of verbs, their arguments and their errors.
 
-use crate::{data, facts, kernel, memory, process, rootfs, tree};
+use crate::{
+    data, exercise, facts, flood, kernel, memory, process, renames, rootfs, tree, writers,
+};
 use serde_json::Value;
 use std::fmt::Display;
 use std::io;
@@ -81,9 +83,22 @@ const VERBS: &[(&str, Verb)] = &[
     ("bytes", data::bytes),      // path, offset, bytes -> hexadecimal text
     // path and with, two devices -> {unreadable, differing}: numbers of blocks of 4096 bytes
     ("compare", data::compare),
-    ("fill", tree::fill),        // dir, files, seed -> {files, bytes}
-    ("alter", tree::alter),      // the same: as a second layer of an image changes it
-    ("fill_check", tree::check), // the same, altered -> {files, bytes}
+    ("fill", tree::fill),                 // dir, files, seed -> {files, bytes}
+    ("alter", tree::alter),               // the same: as a second layer of an image changes it
+    ("fills", tree::fill_at_once),        // dir, trees, files, seed: so many of fill, all at once
+    ("fills_check", tree::check_at_once), // the same
+    ("fill_check", tree::check),          // the same, altered -> {files, bytes}
+    // dir, writers, pieces, seed: each writer makes so many directories with files, all at once
+    ("writers", writers::write), // -> {files}
+    ("writers_check", writers::check),
+    ("writers_remove", writers::remove),
+    // dir, writers, files, a_directory, size, seed: each writer at most so many files, until all is full
+    ("flood", flood::make),        // -> {made: [files], errno}
+    ("flood_check", flood::check), // the same and made -> files
+    ("exercise", exercise::work),  // dir, writers, steps, seed: each works on a file in every way
+    ("exercise_check", exercise::check),
+    ("rename_storm", renames::storm), // dir, writers, steps, seed
+    ("rename_check", renames::check), // dir -> files
     ("sync", kernel::sync),
     ("drop_caches", kernel::drop_caches), // writes back, then drops page, dentry and inode caches
     ("mount", kernel::mount),             // source, target, fstype, options
