@@ -20,11 +20,12 @@ use std::sync::OnceLock;
 const TREE: &str = env!("CARGO_MANIFEST_DIR");
 const TARGET: &str = "x86_64-unknown-linux-musl";
 
-/// Where programs are found, what shells and the tools of an initramfs are called, and how a shell
-/// is told what to do.
+/// Where programs are, and where libc looks for one that comes without its folder; what shells and
+/// the tools of an initramfs are called, and how a shell is told what to do. The variable `PATH` is
+/// not among them: std may know its name and not use it. The source must not.
 const TOOLS: &[&str] = &[
     "/bin/",
-    "PATH",
+    "/bin:",
     "busybox",
     "bash",
     "sh -c",
@@ -36,7 +37,7 @@ const TOOLS: &[&str] = &[
     "switch_root",
 ];
 
-/// What a source says to start a process or a program, or to load code.
+/// What a source says to start a process or a program, to look for one, or to load code.
 const STARTERS: &[&str] = &[
     "process::Command",
     "Command::new",
@@ -53,6 +54,8 @@ const STARTERS: &[&str] = &[
     "dlopen",
     "popen",
     "::system(",
+    "\"PATH",
+    "split_paths",
 ];
 
 /// The lines that may: `exec` itself, and its one caller.
@@ -102,7 +105,7 @@ struct Binaries {
 fn build(arguments: &[&str], folder: &Path) -> PathBuf {
     let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(TREE)
-        .args(["build", "--release", "--quiet", "--target", TARGET, "--bins"])
+        .args(["build", "--locked", "--release", "--quiet", "--target", TARGET, "--bins"])
         .args(arguments)
         .arg("--target-dir")
         .arg(folder)
@@ -140,7 +143,7 @@ fn the_program_names_no_shell_and_no_tool() {
     assert_eq!(held(&binaries().init, &["/sbin/init"]), ["/sbin/init"]);
     let of_the_agent = held(&binaries().agent, TOOLS);
     assert!(of_the_agent.contains(&"/bin/"), "{of_the_agent:?}");
-    assert!(of_the_agent.contains(&"PATH"), "{of_the_agent:?}");
+    assert!(of_the_agent.contains(&"/bin:"), "{of_the_agent:?}");
 }
 
 /// The fault build holds them, which shows that they would be seen.
