@@ -4,14 +4,11 @@
 use crate::artefacts;
 use crate::disk::Disk;
 use crate::guest::Guest;
-use crate::root::{Node, Root};
-use crate::tool::command;
 use crate::vm::Vm;
+use crate::volume_check;
 use serde_json::{Value, json};
-use std::fs;
 
 const MIB: u64 = 1 << 20;
-const VOLUME: &str = "/dev/mapper/cocos_crypt";
 
 const MEMORY: &str = "256M";
 
@@ -22,32 +19,6 @@ const LOWER: &str = "/var/lib/docker/lower";
 const UPPER: &str = "/var/lib/docker/upper";
 const WORK: &str = "/var/lib/docker/work";
 const MERGED: &str = "/var/lib/docker/merged";
-
-/// The overlay lies on a bind of the volume, and so does a copy of the root's scripts.
-const ON_THE_VOLUME: [&str; 4] =
-    ["/var/lib/docker", "/var/lib/containerd", "/cocos_init", "/cocos"];
-
-const COMPLAINTS: [&str; 6] =
-    ["INTEGRITY", "I/O error", "EXT4-fs error", "EXT4-fs warning", "overlayfs", "Out of memory"];
-
-/// A root with a program that checks the volume, and a shell that starts it.
-fn root() -> Root {
-    let file = |program: &str| fs::read(command(program).get_program()).unwrap();
-    Root::builder()
-        .size("24M")
-        .with(Node::directory("bin"))
-        .with(Node::file("bin/sh", file("busybox")).mode(0o755))
-        .with(Node::file("usr/sbin/e2fsck", file("e2fsck.static")).mode(0o755))
-        .build()
-}
-
-/// Lines of the kernel's log on wrong tags, disks, the file system and a want of memory. What else
-/// it warns of may be but a busy machine.
-fn complaints(guest: &mut Guest) -> Vec<String> {
-    let log = guest.ask("kmsg", json!({}));
-    let lines = log.as_array().unwrap().iter().map(|line| line["text"].as_str().unwrap());
-    lines.filter(|line| COMPLAINTS.iter().any(|it| line.contains(it))).map(str::to_owned).collect()
-}
 
 /// The image: a layer that is there, and what the overlay makes of it and puts beside it.
 struct Image {
@@ -115,26 +86,9 @@ fn reclaimed_pages(guest: &mut Guest) -> u64 {
         .sum()
 }
 
-/// Takes down what lies on the volume, and has e2fsck look at it.
-fn check_file_system(guest: &mut Guest) {
-    for target in [MERGED].into_iter().chain(ON_THE_VOLUME) {
-        guest.ask("umount", json!({ "target": target }));
-    }
-    // The kernel reads ahead of a program that reads the device itself, and finds blocks without tags.
-    let mappings = guest.ask("dm", json!({}));
-    let mapping = mappings.as_array().unwrap().iter().find(|it| it["name"] == "cocos_crypt");
-    let device = mapping.unwrap()["device"].as_str().unwrap();
-    let readahead = format!("/sys/dev/block/{device}/queue/read_ahead_kb");
-    guest.ask("write", json!({ "path": readahead, "text": "0" }));
-    let command = format!("/usr/sbin/e2fsck -fn {VOLUME}");
-    let checked = guest.ask("run", json!({ "command": command }));
-    assert_eq!(checked["status"], 0, "{}{}", checked["stdout"], checked["stderr"]);
-}
-
 /// Boots, unpacks the image, reads it back and has the file system checked.
 fn unpacks_an_image(tags: &str) {
-    let root = root();
-    let disk = Disk::builder().root(&root).cocos(COCOS).build();
+    let disk = Disk::builder().root(volume_check::root()).cocos(COCOS).build();
     let mut guest = Vm::of(&disk)
         .memory(MEMORY)
         .initramfs(artefacts::initramfs_with_overlay())
@@ -147,8 +101,7 @@ fn unpacks_an_image(tags: &str) {
     assert_layered(&mut guest);
     guest.ask("drop_caches", json!({}));
     image.check(&mut guest);
-    check_file_system(&mut guest);
-    assert_eq!(complaints(&mut guest), [""; 0]);
+    volume_check::check(&mut guest);
     guest.power_off();
 }
 

@@ -12,9 +12,9 @@ use std::time::Duration;
 pub(crate) const VOLUME: &str = "/dev/mapper/cocos_crypt";
 
 /// What the kernel says of a sector that fails its tag, a table of inodes that cannot be read, a
-/// file system that is not right and a device that fails. What else it warns of may be but a busy
-/// machine.
-const COMPLAINTS: [&str; 7] = [
+/// file system that is not right, a device that fails and a want of memory. What else it warns of may
+/// be but a busy machine.
+const COMPLAINTS: [&str; 9] = [
     "INTEGRITY",
     "itable",
     "EXT4-fs error",
@@ -22,6 +22,8 @@ const COMPLAINTS: [&str; 7] = [
     "I/O error",
     "Remounting filesystem read-only",
     "kernel BUG",
+    "overlayfs",
+    "Out of memory",
 ];
 
 /// Programs that check the volume, and a shell that starts them.
