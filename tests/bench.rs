@@ -113,6 +113,33 @@ fn a_choice_that_the_kernel_refuses_has_its_word_and_no_figures() {
 }
 
 #[test]
+fn a_volume_that_died_under_its_writers_has_no_figure() {
+    let (figures, _) = figures(&scratch("writers"));
+    let writers = |way| {
+        let mut rows = figures["writers"].as_array().unwrap().iter();
+        rows.find(|row| row["way"] == way).unwrap()
+    };
+    let files = json!({ "median": 1_600.0, "min": 1_500.0, "max": 1_700.0 });
+    assert_eq!(writers("cvm-memory")["files_s"], files);
+    assert_eq!(writers("cvm-memory")["died"], Value::Null);
+    // It made 2,000 in a second, the first time.
+    let died = writers("cvm-plain");
+    assert_eq!(died["files_s"], Value::Null);
+    assert_eq!(died["died"], "cannot make /cocos/writers.2/3/7: Read-only file system");
+}
+
+#[test]
+fn the_memory_of_a_volume_is_what_the_boot_said() {
+    let (figures, _) = figures(&scratch("memory"));
+    let memory = json!({
+        "tags_memory_max": 1_572_864, "metadata_memory_max": 1_310_720, "inodes": 4_096
+    });
+    assert_eq!(row(&figures, "cvm-memory", 64)["memory"], memory);
+    assert_eq!(row(&figures, "cvm-disk", 2_097_152)["memory"]["tags_memory_max"], Value::Null);
+    assert_eq!(row(&figures, "shell", 64)["memory"], Value::Null);
+}
+
+#[test]
 fn the_figures_become_the_tables_that_are_known() {
     let dir = scratch("tables");
     let (_, file) = figures(&dir);

@@ -110,6 +110,13 @@ def stages(runs: list[Run]) -> list[Row]:
     return rows
 
 
+def memory(run: Run) -> Row | None:
+    """The most that the volume can come to take of the guest's memory, as /init has worked it out."""
+    facts = (run["boot"] or {}).get("volume") or {}
+    keys = ("tags_memory_max", "metadata_memory_max", "inodes")
+    return {key: facts[key] for key in keys} if "metadata_memory_max" in facts else None
+
+
 def provisioning_row(runs: list[Run]) -> Row:
     all_measured = [measured(run) for run in runs]
     return {
@@ -119,6 +126,7 @@ def provisioning_row(runs: list[Run]) -> Row:
         "extrapolated": False,
         **{key: spread(row[key] for row in all_measured) for key in all_measured[0]},
         "stages": stages(runs),
+        "memory": memory(runs[0]),
     }
 
 
@@ -222,6 +230,17 @@ def data(runs: list[Run]) -> list[Row]:
     ]
 
 
+def writers(runs: list[Run]) -> list[Row]:
+    """Files a second of many writers at once; nothing of a volume that one of the tries has killed."""
+    rows = []
+    for run in of_job(runs, "data"):
+        tries = run["writers"]
+        died = next((each["died"] for each in tries if "died" in each), None)
+        files = None if died else spread(each["files_s"] for each in tries)
+        rows.append({**volume(run), "runs": len(tries), "files_s": files, "died": died})
+    return rows
+
+
 def unpack_seconds(tries: list[Row]) -> Row:
     """How long an image takes, and how long when another one was removed before."""
     return {
@@ -273,6 +292,7 @@ def main() -> None:
         "costs": [cost(group) for group in grouped(of_job(runs, "costs"), lambda run: run["way"])],
         "footprints": lines(footprints_path),
         "data": data(runs),
+        "writers": writers(runs),
         "unpack": unpacked(runs),
         "choices": choices(runs),
         "all": runs,

@@ -37,6 +37,7 @@ make_root() {
     cp "$parts/guest/report" "$dir/sbin"
     cp "$parts/guest/"{jobs.fio,choices} "$dir/lib/bench"
     build "$parts/guest/measure.c" "$dir/sbin/measure"
+    build "$parts/guest/writers.c" "$dir/lib/bench/writers"
     # What scripts/image asks of a root; the guests have init=/sbin/measure.
     ln -s measure "$dir/sbin/init"
     for module in drivers/char/virtio_console fs/overlayfs/overlay; do
