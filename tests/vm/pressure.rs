@@ -80,11 +80,13 @@ const WRITTEN: &str = "dd if=/dev/zero of=/cocos/swap bs=1M count=400";
 const RESERVED: &str = "fallocate -l 400M /cocos/swap";
 
 #[test]
+#[ignore = "scripts/test --all"]
 fn a_guest_swaps_to_a_file_on_the_volume() {
     swaps_to_the_volume(Kernel::Running, "memory", WRITTEN);
 }
 
 #[test]
+#[ignore = "scripts/test --all"]
 fn a_guest_swaps_to_blocks_that_were_never_written() {
     swaps_to_the_volume(Kernel::Trixie, "disk", RESERVED);
 }

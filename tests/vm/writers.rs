@@ -12,7 +12,7 @@ use std::time::Instant;
 const COCOS: u64 = 2 << 30;
 
 /// Directories that all writers of a round make together, each with two files.
-const PIECES: u64 = 768;
+const PIECES: u64 = 384;
 
 /// What a boot asks for: `cvm.cipher=` and `cvm.integrity=`.
 type Cipher = (&'static str, &'static str);
