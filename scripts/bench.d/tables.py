@@ -43,7 +43,6 @@ CHOICES = {
     "base": "as cvm-init does it",
     "metadata-on-disk": "metadata on the disk, no journal",
     "no-journal": "no journal",
-    "journal-4": "a journal of 4 MiB, `data=writeback`",
     "journal-4-ordered": "a journal of 4 MiB, `data=ordered`",
     "journal-16": "a journal of 16 MiB, `data=writeback`",
     "journal-16-ordered": "a journal of 16 MiB, `data=ordered`",
@@ -53,15 +52,6 @@ CHOICES = {
     "barrier": "with flushes, `barrier`",
     "workqueues": "dm-crypt `no_read_workqueue no_write_workqueue`",
     "discard": "`discard`, dm-crypt and dm-integrity `allow_discards`",
-    # No longer tried, but in the figures that are kept.
-    "journal": "with a journal",
-    "writeback": "with a journal, `data=writeback`",
-    "fast-commit": "with a journal and `fast_commit`",
-    "init-itable": "inode tables zeroed in the background, `init_itable`",
-    "inodes-4096": "an inode for each 4 KiB",
-    "inodes-65536": "an inode for each 64 KiB",
-    "same-cpu": "dm-crypt `same_cpu_crypt`",
-    "submit": "dm-crypt `submit_from_crypt_cpus`",
 }
 
 
