@@ -105,6 +105,7 @@ fn a_guest_swaps_to_a_file_on_the_volume_with_tags_on_the_disk() {
 
 /// Small files without end on little memory. Each takes of it what its inode does.
 #[test]
+#[ignore = "scripts/test --all"]
 fn a_guest_that_is_flooded_with_files_goes_on() {
     let disk = Disk::builder().root(volume_check::root()).cocos(1 << 30).build();
     let mut guest = Vm::of(&disk).memory("256M").processors(4).boot();

@@ -37,6 +37,7 @@ fn files(flood: &Value) -> u64 {
 }
 
 #[test]
+#[ignore = "scripts/test --all"]
 fn eight_layers_are_unpacked_at_the_same_time_into_an_overlay() {
     let disk = Disk::builder().root(volume_check::root()).cocos(2 << 30).build();
     let mut guest = Vm::of(&disk)
@@ -62,6 +63,7 @@ fn eight_layers_are_unpacked_at_the_same_time_into_an_overlay() {
 }
 
 #[test]
+#[ignore = "scripts/test --all"]
 fn a_volume_without_free_blocks_takes_files_again_when_some_are_removed() {
     let (_disk, mut guest) = guest(128 * MIB);
     let flood_of = |dir: &str, files: u64| {
@@ -89,6 +91,7 @@ fn a_volume_without_free_blocks_takes_files_again_when_some_are_removed() {
 }
 
 #[test]
+#[ignore = "scripts/test --all"]
 fn a_volume_without_free_inodes_takes_files_again_when_some_are_removed() {
     let (_disk, mut guest) = guest(64 * MIB);
     let flood_of = |dir: &str, files: u64| {
@@ -134,6 +137,7 @@ fn holds_many_files(each: u64, a_directory: u64) {
 }
 
 #[test]
+#[ignore = "scripts/test --all"]
 fn a_directory_of_fifty_thousand_entries() {
     holds_many_files(50_000 / 16, 1_000_000);
 }
@@ -157,6 +161,7 @@ fn files_are_worked_on_in_every_way(steps: u64) {
 }
 
 #[test]
+#[ignore = "scripts/test --all"]
 fn files_with_holes_reserved_blocks_mappings_and_direct_writes() {
     files_are_worked_on_in_every_way(100);
 }
@@ -168,6 +173,7 @@ fn files_with_holes_reserved_blocks_mappings_and_direct_writes_for_long() {
 }
 
 #[test]
+#[ignore = "scripts/test --all"]
 fn files_renamed_over_each_other_are_whole() {
     let (_disk, mut guest) = guest(512 * MIB);
     let storm = json!({ "dir": "/cocos/storm", "writers": 8, "steps": 400, "seed": 9 });
