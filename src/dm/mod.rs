@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "rustix has no typed call for the device-mapper's ioctls")]
 
 use std::ffi::c_void;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -37,6 +37,10 @@ const STATUS_TABLE: u32 = 1 << 4;
 /// With `DEV_REMOVE`: remove now, or when the last user is gone.
 const DEFERRED_REMOVE: u32 = 1 << 17;
 
+/// How many requests for swap may be on their way through a mapping at once. The kernel goes by what
+/// is written here for each request.
+const SWAP_BIOS: &str = "/sys/module/dm_mod/parameters/swap_bios";
+
 /// What a mapping is to be.
 #[derive(Debug, Clone)]
 pub struct Mapping<'a> {
@@ -46,6 +50,15 @@ pub struct Mapping<'a> {
     pub uuid: &'a str,
     /// Whether writes are refused.
     pub read_only: bool,
+}
+
+/// Lets no more than `count` requests for swap be on their way through a mapping at once, where one
+/// of its targets asks for such a limit, as dm-crypt does.
+///
+/// # Errors
+/// When the kernel knows no limit (before Linux 5.12).
+pub fn limit_swap_bios(count: u32) -> io::Result<()> {
+    fs::write(SWAP_BIOS, count.to_string())
 }
 
 /// The device-mapper's control device.

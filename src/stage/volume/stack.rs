@@ -16,7 +16,7 @@ use super::plan::{Plan, START, TagPlan};
 use crate::block::{Dev, Partition, SECTOR};
 use crate::config::Tags;
 use crate::crypt;
-use crate::dm::{Control, Mapping, Target};
+use crate::dm::{self, Control, Mapping, Target};
 use crate::effect::effect;
 use crate::error::{Error, Result};
 use crate::hex;
@@ -27,6 +27,12 @@ use crate::stage::mapping;
 
 /// The key's name while the kernel looks for it; a `logon` key's needs a prefix.
 const KEY_DESCRIPTION: &CStr = c"cvm-init:cocos";
+
+/// Requests for swap on their way to tags, at most. For each of them dm-crypt takes memory that no
+/// pool holds ready (`bio_integrity_alloc`), and it takes it where nothing can be swapped out. The
+/// kernel's own limit, 2,048 on x86, is thought for ciphers without tags: that many take what is left
+/// of a small guest's memory, and each waits for another's.
+const SWAP_BIOS: u32 = 64;
 
 /// What opens the stack.
 pub(super) struct Stack<'a> {
@@ -83,6 +89,7 @@ impl Stack<'_> {
         let table = slice::from_ref(&target);
         let device = self.control.activate(&mapping, table, integrity::is_live_table)?;
         memory.hand_over()?;
+        effect("limit the requests for swap", || dm::limit_swap_bios(SWAP_BIOS))?;
         Ok(device)
     }
 
