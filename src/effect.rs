@@ -14,15 +14,24 @@ use crate::error::{Error, Result};
 /// it is over.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// One effect of this boot.
+/// How many different effects are told apart. A good boot has some 200; a host that makes disks come
+/// and go can make it as many as it likes.
+const ENTRIES_MAX: usize = 1024;
+
+/// What stands for those beyond [`ENTRIES_MAX`].
+const OTHERS: &str = "other effects";
+
+/// One effect of this boot, however often it was done.
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// What was done, as in the error had it failed: "mount proc on /proc".
     pub doing: String,
-    /// When it began.
+    /// When it first began.
     pub start: Instant,
-    /// How long it took.
+    /// How long it took, all times together.
     pub took: Duration,
+    /// How often it was done.
+    pub times: u64,
 }
 
 /// An effect that is going on, in one of the threads.
@@ -88,12 +97,36 @@ fn begin(doing: &str) -> u64 {
 }
 
 fn end(number: u64) {
-    let mut journal = journal();
-    if let Some(at) = journal.running.iter().position(|running| running.number == number) {
-        let Running { doing, start, .. } = journal.running.remove(at);
-        let took = start.elapsed();
+    // The line is written without the journal: a console that takes no line must not hold up the
+    // watchdog, which asks the journal what is overdue.
+    if let Some((doing, took)) = journal().end(number) {
         log::debug!("{doing}: {} us", micros(took));
-        journal.done.push(Entry { doing, start, took });
+    }
+}
+
+impl Journal {
+    /// What it was, and how long it took.
+    fn end(&mut self, number: u64) -> Option<(String, Duration)> {
+        let at = self.running.iter().position(|running| running.number == number)?;
+        let Running { doing, start, .. } = self.running.remove(at);
+        let took = start.elapsed();
+        self.note(&doing, start, took);
+        Some((doing, took))
+    }
+
+    fn note(&mut self, doing: &str, start: Instant, took: Duration) {
+        let full = self.done.len() >= ENTRIES_MAX;
+        let known = |doing: &str| self.done.iter().rposition(|entry| entry.doing == doing);
+        let (doing, at) = match known(doing) {
+            None if full => (OTHERS, known(OTHERS)),
+            at => (doing, at),
+        };
+        if let Some(entry) = at.and_then(|at| self.done.get_mut(at)) {
+            entry.took = entry.took.saturating_add(took);
+            entry.times = entry.times.saturating_add(1);
+        } else {
+            self.done.push(Entry { doing: doing.to_owned(), start, took, times: 1 });
+        }
     }
 }
 
@@ -146,7 +179,7 @@ pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// All effects so far, in the order of their ends.
+/// All effects so far, in the order in which they first ended.
 #[must_use]
 pub fn entries() -> Vec<Entry> {
     journal().done.clone()
@@ -154,4 +187,43 @@ pub fn entries() -> Vec<Entry> {
 
 fn journal() -> MutexGuard<'static, Journal> {
     JOURNAL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn journal() -> Journal {
+        Journal {
+            done: Vec::new(),
+            running: Vec::new(),
+            begun: 0,
+            limit: Duration::MAX,
+            watchdog: None,
+            closed: false,
+        }
+    }
+
+    #[test]
+    fn what_is_done_again_and_again_is_one_entry() {
+        let (mut journal, start) = (journal(), Instant::now());
+        for _ in 0..1_000_000 {
+            journal.note("list the disks", start, Duration::from_micros(2));
+        }
+        let [entry] = journal.done.as_slice() else { panic!("{:?}", journal.done) };
+        assert_eq!((entry.times, entry.took), (1_000_000, Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn disks_that_come_and_go_do_not_fill_the_memory() {
+        let (mut journal, start) = (journal(), Instant::now());
+        for disk in 0..5000 {
+            journal.note(&format!("read sd{disk}"), start, Duration::ZERO);
+        }
+        assert_eq!(journal.done.len(), ENTRIES_MAX + 1);
+        let others = journal.done.last().unwrap();
+        assert_eq!((others.doing.as_str(), others.times), (OTHERS, 5000 - ENTRIES_MAX as u64));
+        journal.note("read sd7", start, Duration::ZERO);
+        assert_eq!(journal.done[7].times, 2);
+    }
 }

@@ -12,10 +12,10 @@ use crate::effect::{self, micros};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// Pseudo file systems, kernel log, modules.
-    Platform,
-    /// The kernel command line.
+    /// The kernel log, and the command line; until it is read, no key is obeyed either.
     Config,
+    /// Pseudo file systems, modules.
+    Platform,
     /// The disk that proves the root hash.
     Disk,
     /// The verified root.
@@ -31,8 +31,8 @@ pub enum Stage {
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Platform => "platform",
             Self::Config => "config",
+            Self::Platform => "platform",
             Self::Disk => "disk",
             Self::Root => "root",
             Self::Volume => "volume",
@@ -136,9 +136,11 @@ struct StageTime {
 #[derive(Debug, Serialize)]
 struct EffectTime {
     doing: String,
-    /// From the program's start; effects of several threads overlap.
+    /// From the program's start, the first time; effects of several threads overlap.
     at_us: u64,
+    /// All times together.
     us: u64,
+    times: u64,
 }
 
 impl Report {
@@ -165,6 +167,7 @@ impl Report {
             .map(|entry| EffectTime {
                 at_us: micros(entry.start.saturating_duration_since(start)),
                 us: micros(entry.took),
+                times: entry.times,
                 doing: entry.doing,
             })
             .collect();
