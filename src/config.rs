@@ -9,8 +9,10 @@ use log::LevelFilter;
 
 use crate::crypt::{self, Cipher};
 use crate::error::{Error, Result};
+use crate::fstab::Share;
 use crate::hex;
 use crate::power::{ACTIONS, Action};
+use crate::share::SHARES;
 use crate::verity::{self, OnCorruption, REACTIONS, RootHash};
 
 /// How the disk is chosen (`cvm.disk=`). Whichever it is, it must prove the root hash.
@@ -54,6 +56,11 @@ pub struct Config {
     pub timeout: Duration,
     /// `cvm.log=`
     pub log: LevelFilter,
+    /// `cvm.shares=`
+    pub shares: Vec<Share>,
+    /// `systemd.import_credentials=`, systemd's own key: whether the root may take credentials from
+    /// the firmware, which are the host's words.
+    pub credentials: bool,
     /// `init=`
     pub init: String,
 }
@@ -72,8 +79,20 @@ struct Given {
     grow: Option<bool>,
     timeout: Option<Duration>,
     log: Option<LevelFilter>,
+    shares: Option<Vec<Share>>,
+    credentials: Option<bool>,
     init: Option<String>,
+    begins: bool,
+    ends: bool,
 }
+
+/// A word without a value that says something about the line itself.
+type Mark = (&'static str, fn(&mut Given));
+
+/// The image build puts them around what it writes, because a boot loader that has no room for a
+/// line leaves its last words out, and goes on.
+const MARKS: &[Mark] =
+    &[("cvm.begin", |given| given.begins = true), ("cvm.end", |given| given.ends = true)];
 
 /// A key and how its value is taken; the text of an error says what the value should have been.
 type Key = (&'static str, fn(&mut Given, &str) -> std::result::Result<(), String>);
@@ -126,6 +145,14 @@ const KEYS: &[Key] = &[
         given.log = Some(one_of(text, LEVELS)?);
         Ok(())
     }),
+    ("cvm.shares", |given, text| {
+        given.shares = Some(shares(text)?);
+        Ok(())
+    }),
+    ("systemd.import_credentials", |given, text| {
+        given.credentials = Some(one_of(text, SYSTEMD_BOOLEANS)?);
+        Ok(())
+    }),
     ("init", |given, text| {
         if !text.starts_with('/') {
             return Err("not an absolute path".into());
@@ -138,6 +165,22 @@ const KEYS: &[Key] = &[
 const TAGS: &[(&str, Tags)] = &[("memory", Tags::Memory), ("disk", Tags::Disk)];
 
 const YES_NO: &[(&str, bool)] = &[("yes", true), ("no", false)];
+
+/// What systemd takes for a boolean (`parse_boolean` in its `src/basic/parse-util.c`).
+const SYSTEMD_BOOLEANS: &[(&str, bool)] = &[
+    ("1", true),
+    ("yes", true),
+    ("y", true),
+    ("true", true),
+    ("t", true),
+    ("on", true),
+    ("0", false),
+    ("no", false),
+    ("n", false),
+    ("false", false),
+    ("f", false),
+    ("off", false),
+];
 
 const LEVELS: &[(&str, LevelFilter)] = &[
     ("error", LevelFilter::Error),
@@ -164,6 +207,10 @@ impl Config {
         let mut given = Given::default();
         let mut seen = Vec::new();
         for word in words(cmdline) {
+            if let Some((_, take)) = MARKS.iter().find(|(mark, _)| *mark == word) {
+                take(&mut given);
+                continue;
+            }
             let (name, value) = match word.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
                 None => (word.as_str(), None),
@@ -198,6 +245,12 @@ impl Config {
 impl Given {
     /// Fills in the defaults and joins the keys that only make sense together.
     fn settle(self) -> Result<Config> {
+        // First, because whatever else is wrong may be for want of the words that were cut off.
+        if self.begins != self.ends {
+            return Err(Error::new(
+                "cvm.begin and cvm.end do not stand together: the command line was cut",
+            ));
+        }
         let root_hash = self.root_hash.ok_or_else(|| Error::new("roothash= is missing"))?;
         let verity = match (self.verity_salt, self.verity_data_blocks) {
             (None, None) => None,
@@ -230,6 +283,8 @@ impl Given {
             grow: self.grow.unwrap_or(true),
             timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
             log: self.log.unwrap_or(LevelFilter::Info),
+            shares: self.shares.unwrap_or_else(|| SHARES.to_vec()),
+            credentials: self.credentials.unwrap_or(false),
             init: self.init.unwrap_or_else(|| "/sbin/init".to_owned()),
         })
     }
@@ -247,8 +302,8 @@ fn words(cmdline: &str) -> impl Iterator<Item = String> {
             !quoted && c.is_ascii_whitespace()
         })
         .filter(|word| !word.is_empty())
-        .take_while(|word| *word != "--")
         .map(|word| word.replace('"', ""))
+        .take_while(|word| word != "--")
 }
 
 fn root_hash(text: &str) -> std::result::Result<RootHash, String> {
@@ -277,6 +332,17 @@ fn disk(text: &str) -> std::result::Result<DiskChoice, String> {
         (_, Some(serial)) if !serial.is_empty() => Ok(DiskChoice::Serial(serial.to_owned())),
         _ => Err("neither /dev/NAME nor serial:STRING".into()),
     }
+}
+
+fn shares(text: &str) -> std::result::Result<Vec<Share>, String> {
+    if text == "no" {
+        return Ok(Vec::new());
+    }
+    let share = |tag: &str| SHARES.iter().find(|share| share.tag == tag).copied();
+    text.split(',').map(share).collect::<Option<_>>().ok_or_else(|| {
+        let tags: Vec<_> = SHARES.iter().map(|share| share.tag).collect();
+        format!("neither \"no\" nor a list of {}", tags.join(", "))
+    })
 }
 
 fn timeout(text: &str) -> std::result::Result<Duration, String> {
@@ -312,6 +378,8 @@ mod tests {
         "cvm.grow=no",
         "cvm.timeout=5",
         "cvm.log=debug",
+        "cvm.shares=env_share",
+        "systemd.import_credentials=on",
         "init=/bin/other",
     ];
 
@@ -330,9 +398,11 @@ mod tests {
         assert_eq!(config.disk, DiskChoice::Proof);
         assert_eq!((config.cipher.name, config.cipher.integrity), ("aes-gcm-random", "aead"));
         assert_eq!(config.tags, Some(Tags::Memory));
-        assert_eq!(config.on_corruption, OnCorruption::IoError);
+        assert_eq!(config.on_corruption, OnCorruption::Restart);
         assert!(config.grow);
         assert_eq!(config.timeout, Duration::from_secs(30));
+        assert_eq!(config.shares, SHARES);
+        assert!(!config.credentials);
         assert_eq!(config.init, "/sbin/init");
         assert_eq!(config.verity, None);
     }
@@ -350,6 +420,8 @@ mod tests {
         assert!(!config.grow);
         assert_eq!(config.timeout, Duration::from_secs(5));
         assert_eq!(config.log, LevelFilter::Debug);
+        assert_eq!(config.shares, SHARES[1..]);
+        assert!(config.credentials);
         assert_eq!(config.init, "/bin/other");
     }
 
@@ -388,6 +460,11 @@ mod tests {
             ),
             ("init=sh", "init=sh: not an absolute path"),
             (
+                "cvm.shares=certs_share,",
+                "cvm.shares=certs_share,: neither \"no\" nor a list of certs_share, env_share",
+            ),
+            ("cvm.begin=", "unknown key cvm.begin="),
+            (
                 "cvm.verity_on_corruption=ignore",
                 "cvm.verity_on_corruption=ignore: not one of io-error, restart, panic",
             ),
@@ -398,6 +475,26 @@ mod tests {
         ] {
             assert_eq!(refusal(rest), message);
         }
+    }
+
+    #[test]
+    fn a_line_that_was_cut_is_refused() {
+        let line = format!("BOOT_IMAGE=/bzImage cvm.begin {HASH} cvm.log=debug cvm.end");
+        assert!(Config::from_cmdline(&format!("{line} more -- cvm.begin")).is_ok());
+        // As GRUB cuts: whole words, from the end on.
+        let words: Vec<_> = line.split(' ').collect();
+        for length in 2..words.len() {
+            let error = Config::from_cmdline(&words[..length].join(" ")).unwrap_err().to_string();
+            assert!(error.ends_with("the command line was cut"), "{length}: {error}");
+        }
+        let behind = format!("cvm.begin {HASH} -- cvm.end");
+        assert!(Config::from_cmdline(&behind).unwrap_err().to_string().contains("was cut"));
+    }
+
+    #[test]
+    fn shares_are_asked_for_by_their_tags() {
+        assert_eq!(parse("cvm.shares=no").unwrap().shares, []);
+        assert_eq!(parse("cvm.shares=env_share,certs_share").unwrap().shares.len(), 2);
     }
 
     #[test]

@@ -15,32 +15,101 @@ pub use rustix::mount::MountFlags as Flags;
 pub const DATA_ONLY: MountFlags =
     MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
-/// Options that mount(2) takes as flags.
-const FLAG_OPTIONS: &[(&str, MountFlags)] = &[
-    ("ro", MountFlags::RDONLY),
-    ("nosuid", MountFlags::NOSUID),
-    ("nodev", MountFlags::NODEV),
-    ("noexec", MountFlags::NOEXEC),
-    ("noatime", MountFlags::NOATIME),
-    ("relatime", MountFlags::RELATIME),
-];
+/// Links of the file system lead nowhere (since Linux 5.10); rustix has no name for it yet.
+pub const NOSYMFOLLOW: MountFlags = MountFlags::from_bits_retain(0x100);
 
-/// Options that are for whoever reads the fstab; so is all that begins with "x-".
-const READERS_OPTIONS: &[&str] = &["defaults", "rw", "auto", "noauto", "nofail", "_netdev"];
+/// What a generic option of an fstab's line comes to.
+#[derive(Clone, Copy)]
+enum Generic {
+    Set(MountFlags),
+    Clear(MountFlags),
+    /// For a security module, which takes it from what the file system is given.
+    Data,
+    /// For whoever reads the fstab.
+    Reader,
+}
 
-/// Parts the options of an fstab line (fstab(5)) into flags and what the file system takes.
-#[must_use]
-pub fn parse_options(options: &str) -> (Flags, String) {
+/// The options that every file system has (mount(8), "filesystem-independent mount options"), but
+/// for those that are no mounts of their own, such as `remount` and `bind`.
+const GENERIC: &[(&str, Generic)] = {
+    use Generic::{Clear, Data, Reader, Set};
+    &[
+        ("ro", Set(MountFlags::RDONLY)),
+        ("rw", Clear(MountFlags::RDONLY)),
+        ("nosuid", Set(MountFlags::NOSUID)),
+        ("suid", Clear(MountFlags::NOSUID)),
+        ("nodev", Set(MountFlags::NODEV)),
+        ("dev", Clear(MountFlags::NODEV)),
+        ("noexec", Set(MountFlags::NOEXEC)),
+        ("exec", Clear(MountFlags::NOEXEC)),
+        ("nosymfollow", Set(NOSYMFOLLOW)),
+        ("symfollow", Clear(NOSYMFOLLOW)),
+        ("sync", Set(MountFlags::SYNCHRONOUS)),
+        ("async", Clear(MountFlags::SYNCHRONOUS)),
+        ("dirsync", Set(MountFlags::DIRSYNC)),
+        ("noatime", Set(MountFlags::NOATIME)),
+        ("atime", Clear(MountFlags::NOATIME)),
+        ("nodiratime", Set(MountFlags::NODIRATIME)),
+        ("diratime", Clear(MountFlags::NODIRATIME)),
+        ("relatime", Set(MountFlags::RELATIME)),
+        ("norelatime", Clear(MountFlags::RELATIME)),
+        ("strictatime", Set(MountFlags::STRICTATIME)),
+        ("nostrictatime", Clear(MountFlags::STRICTATIME)),
+        ("lazytime", Set(MountFlags::LAZYTIME)),
+        ("nolazytime", Clear(MountFlags::LAZYTIME)),
+        ("mand", Set(MountFlags::PERMIT_MANDATORY_FILE_LOCKING)),
+        ("nomand", Clear(MountFlags::PERMIT_MANDATORY_FILE_LOCKING)),
+        ("silent", Set(MountFlags::SILENT)),
+        ("loud", Clear(MountFlags::SILENT)),
+        ("context", Data),
+        ("fscontext", Data),
+        ("defcontext", Data),
+        ("rootcontext", Data),
+        ("defaults", Reader),
+        ("auto", Reader),
+        ("noauto", Reader),
+        ("nofail", Reader),
+        ("_netdev", Reader),
+        ("user", Reader),
+        ("nouser", Reader),
+        ("users", Reader),
+        ("owner", Reader),
+        ("noowner", Reader),
+        ("group", Reader),
+        ("nogroup", Reader),
+        ("iversion", Reader),
+        ("noiversion", Reader),
+        ("comment", Reader),
+    ]
+};
+
+/// Parts the options of an fstab's line (fstab(5)) into flags and what the file system is given; of
+/// two that contradict each other, the later one counts. `own` are the names of the file system's own
+/// options.
+///
+/// # Errors
+/// The first option that nobody knows: passed over, it would be one that was asked for and is not in
+/// force.
+pub fn parse_options<'a>(
+    options: &'a str,
+    own: &[&str],
+) -> std::result::Result<(Flags, String), &'a str> {
     let mut flags = Flags::empty();
     let mut data = Vec::new();
-    for option in options.split(',') {
-        if let Some((_, flag)) = FLAG_OPTIONS.iter().find(|(name, _)| *name == option) {
-            flags |= *flag;
-        } else if !READERS_OPTIONS.contains(&option) && !option.starts_with("x-") {
-            data.push(option);
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        let (name, _) = option.split_once('=').unwrap_or((option, ""));
+        let generic = GENERIC.iter().find(|(known, _)| *known == name).map(|(_, generic)| *generic);
+        match generic {
+            Some(Generic::Set(flag)) if name == option => flags |= flag,
+            Some(Generic::Clear(flag)) if name == option => flags -= flag,
+            Some(Generic::Data) => data.push(option),
+            Some(Generic::Reader) => {}
+            None if name.starts_with("x-") || name.starts_with("X-") => {}
+            None if own.contains(&name) => data.push(option),
+            _ => return Err(option),
         }
     }
-    (flags, data.join(","))
+    Ok((flags, data.join(",")))
 }
 
 /// Mounts a file system of type `kind`; `data` are its own options, comma-separated.
@@ -95,12 +164,54 @@ pub fn ensure_dir(path: &Path, mode: u32) -> Result<()> {
 mod tests {
     use super::*;
 
+    const OWN: &[&str] = &["trans", "cache", "noxattr"];
+
     #[test]
     fn an_fstab_lines_options_are_parted() {
         assert_eq!(
-            parse_options("defaults,trans=virtio,ro,nofail,x-systemd.automount,cache=mmap,noexec"),
-            (Flags::RDONLY | Flags::NOEXEC, "trans=virtio,cache=mmap".to_owned())
+            parse_options(
+                "defaults,trans=virtio,ro,nofail,x-systemd.automount,cache=mmap,noexec,context=a:b",
+                OWN
+            ),
+            Ok((Flags::RDONLY | Flags::NOEXEC, "trans=virtio,cache=mmap,context=a:b".to_owned()))
         );
-        assert_eq!(parse_options("defaults"), (Flags::empty(), String::new()));
+        assert_eq!(parse_options("defaults", OWN), Ok((Flags::empty(), String::new())));
+        assert_eq!(parse_options("", OWN), Ok((Flags::empty(), String::new())));
+    }
+
+    /// As mount(8) lists them.
+    #[test]
+    fn no_generic_option_reaches_the_file_system() {
+        for option in
+            "async atime noatime auto noauto defaults dev nodev diratime nodiratime dirsync \
+                       exec noexec group iversion noiversion mand nomand _netdev nofail relatime \
+                       norelatime strictatime nostrictatime lazytime nolazytime suid nosuid silent \
+                       loud owner ro rw sync user nouser users nosymfollow comment=a x-a X-b=c"
+                .split_whitespace()
+        {
+            let (_, data) = parse_options(option, OWN).unwrap();
+            assert_eq!(data, "", "{option}");
+        }
+        for (option, flag) in [
+            ("nosymfollow", NOSYMFOLLOW),
+            ("sync", Flags::SYNCHRONOUS),
+            ("dirsync", Flags::DIRSYNC),
+            ("nosuid", Flags::NOSUID),
+        ] {
+            assert_eq!(parse_options(option, OWN), Ok((flag, String::new())));
+        }
+    }
+
+    #[test]
+    fn the_later_of_two_options_counts() {
+        assert_eq!(parse_options("suid,nosuid", OWN), Ok((Flags::NOSUID, String::new())));
+        assert_eq!(parse_options("ro,rw", OWN), Ok((Flags::empty(), String::new())));
+    }
+
+    #[test]
+    fn an_option_that_nobody_knows_is_named() {
+        for option in ["ro\r", "nosuid=1", "remount", "bind", "colour=red", "Ro"] {
+            assert_eq!(parse_options(&format!("trans=virtio,{option},ro"), OWN), Err(option));
+        }
     }
 }

@@ -6,8 +6,55 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use crate::fstab::Share;
+use crate::mount::{self, Flags};
+
+/// The shares that there can be, by the contract with whoever launches the guest.
+pub const SHARES: &[Share] = &[
+    Share { tag: "certs_share", target: "/etc/certs" },
+    Share { tag: "env_share", target: "/etc/cocos" },
+];
+
 /// Options of a share's mount, as in the image build's fstab.
-pub const OPTIONS: &str = "trans=virtio,version=9p2000.L,cache=mmap";
+pub const OPTIONS: &str = "trans=virtio,version=9p2000.L,cache=mmap,nofail";
+
+/// Names of the options that 9P itself has.
+pub const OWN_OPTIONS: &[&str] = &[
+    "access",
+    "afid",
+    "aname",
+    "cache",
+    "cachetag",
+    "debug",
+    "dfltgid",
+    "dfltuid",
+    "directio",
+    "fscache",
+    "ignoreqv",
+    "locktimeout",
+    "loose",
+    "mmap",
+    "msize",
+    "nodevmap",
+    "noextend",
+    "noxattr",
+    "port",
+    "posixacl",
+    "privport",
+    "remotename",
+    "rfdno",
+    "trans",
+    "uname",
+    "version",
+    "wfdno",
+];
+
+/// What holds for every share, whoever mounts it: nothing in it is run, is a device, or leads out of
+/// it.
+pub const FLAGS: Flags = mount::DATA_ONLY.union(mount::NOSYMFOLLOW);
+
+/// The same, as an fstab says it.
+pub const HARDENING: &str = "nosuid,nodev,noexec,nosymfollow";
 
 /// The mount tags that the host offers; none where the kernel has no 9P.
 ///
@@ -40,6 +87,17 @@ pub fn parse_tag(attribute: &[u8]) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn an_fstab_says_what_is_mounted() {
+        let (flags, data) = mount::parse_options(HARDENING, OWN_OPTIONS).unwrap();
+        assert_eq!((flags, data.as_str()), (FLAGS, ""));
+        let (flags, data) = mount::parse_options(OPTIONS, OWN_OPTIONS).unwrap();
+        assert_eq!(
+            (flags, data.as_str()),
+            (Flags::empty(), "trans=virtio,version=9p2000.L,cache=mmap")
+        );
+    }
 
     #[test]
     fn a_tag_ends_at_its_nul() {

@@ -2,15 +2,11 @@
 
 use cvm_init::config::{Config, DiskChoice};
 use cvm_init::fstab::{self, Share};
+use cvm_init::share::SHARES;
 use cvm_init::verity::Params;
 use cvm_init::{hex, kmsg, mount, share};
 
 use super::check_refusal;
-
-const SHARES: &[Share] = &[
-    Share { tag: "certs_share", target: "/etc/certs" },
-    Share { tag: "env_share", target: "/etc/cocos" },
-];
 
 /// `/proc/cmdline`.
 pub fn cmdline(bytes: &[u8]) {
@@ -55,6 +51,9 @@ fn check_round_trip(config: &Config) {
         format!("cvm.grow={}", if config.grow { "yes" } else { "no" }),
         format!("init=\"{}\"", config.init),
     ];
+    let tags: Vec<_> = config.shares.iter().map(|share| share.tag).collect();
+    words
+        .push(format!("cvm.shares={}", if tags.is_empty() { "no".into() } else { tags.join(",") }));
     if let Some(Params { salt, data_blocks }) = &config.verity {
         let salt = if salt.is_empty() { "-".into() } else { hex::encode(salt) };
         words.push(format!("cvm.verity_salt={salt} cvm.verity_data_blocks={data_blocks}"));
@@ -66,8 +65,9 @@ fn check_round_trip(config: &Config) {
     }
     let again = Config::from_cmdline(&words.join("\t")).expect("its own values");
     let told = |config: &Config| {
-        let Config { root_hash, verity, disk, grow, timeout, log, init, .. } = config.clone();
-        (root_hash, verity, disk, grow, timeout, log, init)
+        let Config { root_hash, verity, disk, grow, timeout, log, shares, init, .. } =
+            config.clone();
+        (root_hash, verity, disk, grow, timeout, log, shares, init)
     };
     assert_eq!(told(&again), told(config));
 }
@@ -87,43 +87,45 @@ pub fn mount_tag(bytes: &[u8]) {
 pub fn fstab(bytes: &[u8]) {
     let old = String::from_utf8_lossy(bytes);
     mount_options(&old);
-    for mounted in [&[][..], &["certs_share"], &["certs_share", "env_share"]] {
-        let generate = |old: &str| {
-            fstab::generate(old, "/dev/mapper/root_verity", SHARES, mounted, "trans=virtio")
+    for count in 0..=SHARES.len() {
+        let options = |share: &Share| {
+            let line = share.line_of(&old);
+            line.and_then(|line| line.options).unwrap_or(share::OPTIONS).to_owned()
         };
-        let new = generate(&old);
-        assert_eq!(generate(&new), new);
-        let whole = new.strip_suffix('\n').expect("a line feed at its end");
+        let mounted: Vec<_> =
+            SHARES[..count].iter().map(|share| (*share, options(share))).collect();
+        let new = fstab::generate(&old, "/dev/mapper/root_verity", &mounted, share::HARDENING);
+        let whole = new.text.strip_suffix('\n').expect("a line feed at its end");
         let lines: Vec<_> = whole.split('\n').filter(|line| !line.starts_with('#')).collect();
         let [root, shares @ ..] = &lines[..] else { panic!("no line: {new:?}") };
         assert_eq!(*root, "/dev/mapper/root_verity / ext4 ro,defaults 0 0");
-        assert_eq!(shares.len(), SHARES.len(), "{new:?}");
-        for (line, share) in shares.iter().zip(SHARES) {
-            let fields: Vec<_> =
-                line.split([' ', '\t']).filter(|field| !field.is_empty()).collect();
-            assert_eq!(fields[..3], [share.tag, share.target, "9p"]);
-            match share.line_of(&old) {
-                Some(kept) => assert_eq!(kept, *line),
-                None => assert_eq!(line.contains("noauto"), !mounted.contains(&share.tag)),
-            }
-            assert_eq!(share.options_of(&new), fields.get(3).copied());
+        assert_eq!(shares.len(), count, "{new:?}");
+        for (line, (share, options)) in shares.iter().zip(&mounted) {
+            let (tag, target) = (share.tag, share.target);
+            let hardening = share::HARDENING;
+            assert_eq!(*line, format!("{tag} {target} 9p {options},{hardening} 0 0"));
         }
+        assert!(new.dropped.len() <= old.split('\n').count());
     }
     for share in SHARES {
-        if let Some(options) = share.options_of(&old) {
+        if let Some(options) = share.line_of(&old).and_then(|line| line.options) {
             mount_options(options);
         }
     }
 }
 
-/// What is left for the file system has nothing in it that mount(2) takes as a flag.
+/// What is left for the file system has nothing in it that mount(2) takes as a flag, and what is
+/// said behind all else is in force.
 fn mount_options(options: &str) {
-    let (flags, data) = mount::parse_options(options);
-    for (name, flag) in [("ro", mount::Flags::RDONLY), ("noexec", mount::Flags::NOEXEC)] {
-        assert_eq!(flags.contains(flag), options.split(',').any(|option| option == name));
-        assert!(!data.split(',').any(|option| option == name), "{data:?}");
-    }
-    assert_eq!(mount::parse_options(&data), (mount::Flags::empty(), data));
+    let Ok((_, data)) = mount::parse_options(options, share::OWN_OPTIONS) else { return };
+    assert_eq!(
+        mount::parse_options(&data, share::OWN_OPTIONS),
+        Ok((mount::Flags::empty(), data.clone()))
+    );
+    let hardened = format!("{options},{}", share::HARDENING);
+    let (flags, same) = mount::parse_options(&hardened, share::OWN_OPTIONS).expect("as before");
+    assert!(flags.contains(share::FLAGS));
+    assert_eq!(same, data);
 }
 
 /// A severity, then a message.

@@ -10,9 +10,12 @@ pub mod runtime;
 pub mod teardown;
 pub mod volume;
 
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::dm::Control;
 use crate::effect::effect;
@@ -33,11 +36,27 @@ pub mod mapping {
     pub const TAGS: &str = "cocos_crypt_tags";
     /// The partition behind its header.
     pub const DATA: &str = "cocos_crypt_data";
+
+    /// All of them, from the top one down: each uses the next.
+    pub const ALL: &[&str] = &[VOLUME, INTEGRITY, TAGS, DATA, ROOT];
 }
 
 /// The path that the absolute `path` of the new root has for now.
 fn in_new_root(path: &str) -> PathBuf {
     Path::new(NEW_ROOT).join(path.trim_start_matches('/'))
+}
+
+/// Opens the absolute `path` as the new root will see it, where its links lead included: to nothing
+/// outside of it.
+fn open_in_new_root(path: &str, flags: OFlags) -> io::Result<File> {
+    let root = File::open(NEW_ROOT)?;
+    let flags = flags | OFlags::CLOEXEC;
+    Ok(openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?.into())
+}
+
+/// A path of what is open, for calls that take no descriptor. It needs /proc.
+fn path_of(file: &File) -> PathBuf {
+    Path::new("/proc/self/fd").join(file.as_raw_fd().to_string())
 }
 
 /// What `path` is, links not followed; `None` when it is not there.

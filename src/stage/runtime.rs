@@ -1,9 +1,13 @@
 //! Stage 5: what the new root finds mounted.
 
 use std::fs;
+use std::io::{self, Read};
 use std::path::Path;
 
-use super::{NEW_ROOT, in_new_root, mapping, metadata, node};
+use rustix::fs::OFlags;
+
+use super::{NEW_ROOT, in_new_root, mapping, metadata, node, open_in_new_root, path_of};
+use crate::config::Config;
 use crate::effect::{effect, optional};
 use crate::error::{Error, Result};
 use crate::fstab::{self, Share};
@@ -38,12 +42,6 @@ const IMAGES: &[(&str, &str)] =
 /// then covers. A root without them is as good.
 const COCOS_INIT: (&str, &str) = ("/cocos/cocos_init", "/cocos_init");
 
-/// 9P shares, mounted when the host offers them. Their content is the host's word.
-const SHARES: &[Share] = &[
-    Share { tag: "certs_share", target: "/etc/certs" },
-    Share { tag: "env_share", target: "/etc/cocos" },
-];
-
 /// Where this boot leaves what the new root may read; moves on with /run.
 pub const RUN_DIR: &str = "/run/cvm-init";
 
@@ -56,19 +54,11 @@ const RULES_DIRS: &[&str] = &["/run/udev", "/run/udev/rules.d"];
 /// Before 55-dm.rules, which looks at the flag.
 const RULES: &str = "/run/udev/rules.d/10-cvm-init.rules";
 
-/// Our mappings were made without udev's cookies, so the new root's udev would take them for not
-/// ready, and remove their nodes at the next trigger.
-const RULES_TEXT: &str = "\
-# The mappings made by cvm-init are ready: it does not speak udev's cookie protocol.
-SUBSYSTEM==\"block\", KERNEL==\"dm-[0-9]*\", ACTION==\"add|change\", ENV{DM_COOKIE}!=\"?*\", \
-ENV{DM_UDEV_PRIMARY_SOURCE_FLAG}=\"1\"
-";
-
 /// Mounts and fills what the new root needs.
 ///
 /// # Errors
 /// When the root lacks a mount point, or a step fails that is not optional.
-pub fn furnish(report: &mut Report) -> Result<()> {
+pub fn furnish(config: &Config, report: &mut Report) -> Result<()> {
     make_dirs(NEW_ROOT, VOLUME_DIRS)?;
     for (target, options) in TMPFS {
         effect(format!("mount tmpfs on {target}"), || {
@@ -90,14 +80,14 @@ pub fn furnish(report: &mut Report) -> Result<()> {
         bind(COCOS_INIT)?;
     }
     let fstab = read_fstab()?;
-    report.shares = mount_shares(fstab.as_deref().unwrap_or_default())?;
+    let mounted = mount_shares(&config.shares, fstab.as_deref().unwrap_or_default())?;
+    report.shares = mounted.iter().map(|(share, _)| share.tag).collect();
     make_dirs("/", &[RUN_DIR])?;
     // Where there is none, tools find none, as the image build decided.
     if let Some(fstab) = fstab {
-        cover_fstab(&fstab, &report.shares)?;
+        cover_fstab(&fstab, &mounted)?;
     }
-    make_dirs("/", RULES_DIRS)?;
-    effect(format!("write {RULES}"), || fs::write(RULES, RULES_TEXT))
+    write_rules()
 }
 
 /// Makes directories below `root`, in the order given.
@@ -115,47 +105,103 @@ fn bind((source, target): (&str, &str)) -> Result<()> {
     })
 }
 
-/// The root's fstab, if it has one.
+/// The root's fstab, if it has one, wherever it lies in the root.
 fn read_fstab() -> Result<Option<String>> {
-    let path = in_new_root(FSTAB);
-    let Some(metadata) = effect(format!("look for {FSTAB}"), || metadata(&path))? else {
-        return Ok(None);
-    };
-    if !metadata.is_file() {
-        return Err(Error::new(format!("{FSTAB} is not a regular file")));
-    }
     effect(format!("read {FSTAB}"), || {
-        fs::read(&path).map(|bytes| Some(String::from_utf8_lossy(&bytes).into_owned()))
+        // Does not wait for whoever writes to a fifo.
+        let mut file = match open_in_new_root(FSTAB, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     })
 }
 
-/// Mounts the shares on offer, with the options of the root's fstab, and returns their tags. A
-/// share that does not mount is the host's doing, and a guest that needs it will say so itself.
-fn mount_shares(fstab: &str) -> Result<Vec<&'static str>> {
+/// Mounts the shares that are on offer and asked for, with the options of the root's fstab, and
+/// returns them with these. A share that does not mount is the host's doing, and a guest that needs
+/// it will say so itself.
+fn mount_shares(wanted: &[Share], fstab: &str) -> Result<Vec<(Share, String)>> {
     let offered = effect("list the 9P shares", share::offered_tags)?;
     let mut mounted = Vec::new();
-    for share in SHARES {
+    for share in wanted {
         let Share { tag, target } = share;
+        let line = share.line_of(fstab);
+        let options = line.and_then(|line| line.options).unwrap_or(share::OPTIONS);
+        // Whether the host offers it or not: what is wrong with the root is wrong at each boot.
+        let (flags, data) =
+            mount::parse_options(options, share::OWN_OPTIONS).map_err(|option| {
+                Error::new(format!(
+                    "{FSTAB}: nobody knows the option {option:?} of the share {tag}"
+                ))
+            })?;
         if !offered.iter().any(|offer| offer == tag) {
             continue;
         }
-        let options = share.options_of(fstab).unwrap_or(share::OPTIONS);
-        let (flags, data) = mount::parse_options(options);
-        let flags = flags | Flags::NOSUID | Flags::NODEV;
+        if line.is_none_or(|line| line.is_noauto()) && !is_empty(target) {
+            log::warn!(
+                "the share {tag} is on offer, but {target} is not empty, and {FSTAB} does not say \
+                 that the share is to cover it (going on without)"
+            );
+            continue;
+        }
         let outcome = optional(format!("mount the share {tag} on {target}"), || {
-            mount::mount(Path::new(tag), &in_new_root(target), "9p", flags, &data)
+            let place = open_in_new_root(target, OFlags::PATH | OFlags::DIRECTORY)?;
+            mount::mount(Path::new(tag), &path_of(&place), "9p", flags | share::FLAGS, &data)?;
+            Ok::<_, io::Error>(())
         });
-        mounted.extend(outcome.map(|()| *tag));
+        mounted.extend(outcome.map(|()| (*share, options.to_owned())));
     }
     Ok(mounted)
 }
 
+/// Whether a directory of the root holds nothing; one that is not there does. What cannot be read, as
+/// the host may have it, is not empty.
+fn is_empty(directory: &str) -> bool {
+    let entries = optional(format!("look into {directory}"), || {
+        match open_in_new_root(directory, OFlags::PATH | OFlags::DIRECTORY) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error),
+            Ok(directory) => Ok(fs::read_dir(path_of(&directory))?.count()),
+        }
+    });
+    entries == Some(0)
+}
+
 /// The root is read-only, so the new fstab covers the old one.
-fn cover_fstab(old: &str, mounted: &[&str]) -> Result<()> {
+fn cover_fstab(old: &str, mounted: &[(Share, String)]) -> Result<()> {
     let root = node(mapping::ROOT);
-    let new = fstab::generate(old, &root.to_string_lossy(), SHARES, mounted, share::OPTIONS);
-    effect(format!("write {NEW_FSTAB}"), || fs::write(NEW_FSTAB, new))?;
+    let fstab::New { text, dropped } =
+        fstab::generate(old, &root.to_string_lossy(), mounted, share::HARDENING);
+    for line in dropped {
+        log::warn!("{FSTAB}: not in force: {line}");
+    }
+    effect(format!("write {NEW_FSTAB}"), || fs::write(NEW_FSTAB, text))?;
     effect(format!("bind {NEW_FSTAB} to {FSTAB}"), || {
-        mount::bind(Path::new(NEW_FSTAB), &in_new_root(FSTAB))
+        let place = open_in_new_root(FSTAB, OFlags::PATH)?;
+        mount::bind(Path::new(NEW_FSTAB), &path_of(&place))?;
+        Ok::<_, io::Error>(())
+    })
+}
+
+/// Our mappings were made without udev's cookies, so the new root's udev would take them for not
+/// ready, and remove their nodes at the next trigger. Mappings of others have their own ways.
+fn write_rules() -> Result<()> {
+    make_dirs("/", RULES_DIRS)?;
+    effect(format!("write {RULES}"), || {
+        let names = mapping::ALL.join("|");
+        fs::write(
+            RULES,
+            format!(
+                "# The mappings made by cvm-init are ready: it does not speak udev's cookie protocol.\n\
+                 SUBSYSTEM==\"block\", KERNEL==\"dm-[0-9]*\", ATTR{{dm/name}}==\"{names}\", \
+                 ACTION==\"add|change\", ENV{{DM_COOKIE}}!=\"?*\", \
+                 ENV{{DM_UDEV_PRIMARY_SOURCE_FLAG}}=\"1\"\n"
+            ),
+        )
     })
 }

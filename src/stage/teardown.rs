@@ -17,10 +17,6 @@ const MOUNTS: &[&str] = &[NEW_ROOT, "."];
 /// What /dev may lie in by now: it moves to the new root, and the new root moves.
 const PLACES_OF_DEV: &[&str] = &["/", NEW_ROOT, "."];
 
-/// From the top one down, since each uses the next. A loop device goes with the one that uses it.
-const MAPPINGS: &[&str] =
-    &[mapping::VOLUME, mapping::INTEGRITY, mapping::TAGS, mapping::DATA, mapping::ROOT];
-
 /// The initramfs, once this process is about to leave it.
 static WAY_BACK: OnceLock<File> = OnceLock::new();
 
@@ -50,7 +46,8 @@ pub fn run() {
     let Some(control) = control else {
         return;
     };
-    for mapping in MAPPINGS {
+    // A loop device goes with the mapping that uses it.
+    for mapping in mapping::ALL {
         let _ = control.remove(mapping);
     }
     match control.names() {
