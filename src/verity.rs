@@ -31,18 +31,24 @@ const DIGESTS_BITS: u32 = 7;
 /// More than any disk has (64 EiB), and no product below overflows.
 const DATA_BLOCKS_MAX: u64 = 1 << 52;
 
-/// What the kernel does about a block that does not match its digest
-/// (`cvm.verity_on_corruption=`).
+/// What the kernel does, once the new root's init runs, about a block that does not match its digest
+/// or cannot be read (`cvm.verity_on_corruption=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnCorruption {
-    /// The read fails.
-    #[default]
+    /// The read fails, and whoever reads decides what comes of it: the host can take single files
+    /// from the guest, as a rule of a firewall, and it goes on.
     IoError,
-    /// The machine restarts.
+    /// The machine restarts. As the boot itself, a running guest goes on with the whole root or not at
+    /// all.
+    #[default]
     Restart,
     /// The kernel panics.
     Panic,
 }
+
+/// The target's version from which on the kernel can restart or panic at a block that cannot be read
+/// (Linux 6.12).
+pub const ERRORS_SINCE: [u32; 3] = [1, 10, 0];
 
 /// Command line spelling of each reaction.
 pub const REACTIONS: &[(&str, OnCorruption)] = &[
@@ -168,7 +174,8 @@ impl Params {
         self.data_blocks * (u64::from(BLOCK_SIZE) / crate::block::SECTOR)
     }
 
-    /// The table's parameters.
+    /// The table's parameters. `on_errors`: what is done about a block that does not match is done
+    /// about one that cannot be read as well, which [`ERRORS_SINCE`] can.
     #[must_use]
     pub fn table(
         &self,
@@ -176,16 +183,19 @@ impl Params {
         hash: Dev,
         root_hash: &RootHash,
         on_corruption: OnCorruption,
+        on_errors: bool,
     ) -> String {
         let salt = match self.salt.as_slice() {
             [] => "-".to_owned(),
             salt => hex::encode(salt),
         };
         // The number of optional arguments, and each of them.
-        let options = match on_corruption {
-            OnCorruption::IoError => "",
-            OnCorruption::Restart => " 1 restart_on_corruption",
-            OnCorruption::Panic => " 1 panic_on_corruption",
+        let options = match (on_corruption, on_errors) {
+            (OnCorruption::IoError, _) => "",
+            (OnCorruption::Restart, false) => " 1 restart_on_corruption",
+            (OnCorruption::Restart, true) => " 2 restart_on_corruption restart_on_error",
+            (OnCorruption::Panic, false) => " 1 panic_on_corruption",
+            (OnCorruption::Panic, true) => " 2 panic_on_corruption panic_on_error",
         };
         format!(
             "{HASH_TYPE} {data} {hash} {BLOCK_SIZE} {BLOCK_SIZE} {} {HASH_START} {ALGORITHM} {} {salt}{options}",
@@ -306,18 +316,29 @@ mod tests {
         let dev = |minor| Dev { major: 8, minor };
         let root_hash = [0xab; 32];
         let hex = "ab".repeat(32);
-        let table = |salt: &[u8], on_corruption| {
+        let table = |salt: &[u8], on_corruption, on_errors| {
             let params = Params::new(salt.to_vec(), 1000).unwrap();
-            params.table(dev(2), dev(3), &root_hash, on_corruption)
+            params.table(dev(2), dev(3), &root_hash, on_corruption, on_errors)
         };
         let start = format!("1 8:2 8:3 4096 4096 1000 1 sha256 {hex}");
-        for (on_corruption, salt, end) in [
-            (OnCorruption::IoError, &[1, 2][..], "0102"),
-            (OnCorruption::IoError, &[], "-"),
-            (OnCorruption::Restart, &[1, 2], "0102 1 restart_on_corruption"),
-            (OnCorruption::Panic, &[], "- 1 panic_on_corruption"),
+        for (on_corruption, salt, end, end_on_errors) in [
+            (OnCorruption::IoError, &[1, 2][..], "0102", "0102"),
+            (OnCorruption::IoError, &[], "-", "-"),
+            (
+                OnCorruption::Restart,
+                &[1, 2],
+                "0102 1 restart_on_corruption",
+                "0102 2 restart_on_corruption restart_on_error",
+            ),
+            (
+                OnCorruption::Panic,
+                &[],
+                "- 1 panic_on_corruption",
+                "- 2 panic_on_corruption panic_on_error",
+            ),
         ] {
-            assert_eq!(table(salt, on_corruption), format!("{start} {end}"));
+            assert_eq!(table(salt, on_corruption, false), format!("{start} {end}"));
+            assert_eq!(table(salt, on_corruption, true), format!("{start} {end_on_errors}"));
         }
     }
 

@@ -118,7 +118,7 @@ fn what_veritysetup_formats_is_taken_as_it_says() {
             tree.said("Salt"),
         ];
         assert_eq!(
-            params.table(data, hash, &tree.root_hash(), OnCorruption::IoError),
+            params.table(data, hash, &tree.root_hash(), OnCorruption::IoError, false),
             fields.join(" ")
         );
         assert_eq!(params.sectors() * 512, blocks * BLOCK);

@@ -24,7 +24,7 @@ pub fn verity_superblock(bytes: &[u8]) {
     assert_eq!(Params::new(params.salt.clone(), params.data_blocks).as_ref(), Ok(&params));
 
     let root_hash = [0xab; 32];
-    let table = params.table(DATA, HASH, &root_hash, OnCorruption::IoError);
+    let table = params.table(DATA, HASH, &root_hash, OnCorruption::IoError, false);
     let fields: Vec<_> = table.split(' ').collect();
     let [kind, data, hash, data_size, hash_size, blocks, start, algorithm, root, salt] = fields[..]
     else {

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 
 pub mod wire;
 
-pub use wire::Target;
+pub use wire::{Target, Version};
 
 use wire::{HEADER, Message};
 
@@ -74,20 +74,20 @@ impl Control {
         OpenOptions::new().read(true).write(true).open(node).map(Self)
     }
 
-    /// Makes sure that the kernel has a target of type `kind`, which is built by `option`.
+    /// The version of the kernel's target of type `kind`, which is built by `option`.
     ///
     /// # Errors
-    /// Names both when it has not.
-    pub fn require_target(&self, kind: &str, option: &str) -> Result<()> {
+    /// Names both when it has none.
+    pub fn require_target(&self, kind: &str, option: &str) -> Result<Version> {
         let answer = effect("list the device-mapper's targets", || {
             self.call(LIST_VERSIONS, Message::new("", 0)?)
         })?;
-        if answer.target_kinds().any(|known| known == kind) {
-            return Ok(());
-        }
-        Err(Error::new(format!(
-            "the kernel has no device-mapper target {kind:?} (kernel option {option})"
-        )))
+        let known = answer.target_kinds().find(|(known, _)| known == kind);
+        known.map(|(_, version)| version).ok_or_else(|| {
+            Error::new(format!(
+                "the kernel has no device-mapper target {kind:?} (kernel option {option})"
+            ))
+        })
     }
 
     /// Names of all mappings.
@@ -111,11 +111,25 @@ impl Control {
         is_live: fn(asked: &str, live: &str) -> bool,
     ) -> Result<Dev> {
         let device = self.create(mapping)?;
-        self.load(mapping, table)?;
-        self.resume(mapping.name)?;
-        self.require_live(mapping.name, table, is_live)?;
+        self.replace(mapping, table, is_live)?;
         make_node(mapping.name, device)?;
         Ok(device)
+    }
+
+    /// Gives a mapping another table, also while it is in use, and makes sure of it as
+    /// [`Control::activate`] does.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step, or runs another table.
+    pub fn replace(
+        &self,
+        mapping: &Mapping<'_>,
+        table: &[Target],
+        is_live: fn(asked: &str, live: &str) -> bool,
+    ) -> Result<()> {
+        self.load(mapping, table)?;
+        self.resume(mapping.name)?;
+        self.require_live(mapping.name, table, is_live)
     }
 
     /// Makes a mapping that has no table yet. Fails when its name or its UUID is taken.

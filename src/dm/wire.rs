@@ -27,6 +27,9 @@ const UUID_MAX: usize = 129;
 /// In the answer's flags: it did not fit.
 const BUFFER_FULL: u32 = 1 << 8;
 
+/// Of a target's code: major, minor, patch level.
+pub type Version = [u32; 3];
+
 /// One target of a mapping's table; it begins where the one before it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -169,10 +172,10 @@ impl Message {
         }
     }
 
-    /// Types in a list of target versions: `struct dm_target_versions` has a u32 for the next
-    /// one, three for the version, then the name.
-    pub fn target_kinds(&self) -> impl Iterator<Item = String> {
-        self.records(0).map(|record| text(record, 16))
+    /// Types in a list of target versions, each with its version: `struct dm_target_versions` has a
+    /// u32 for the next one, three for the version, then the name.
+    pub fn target_kinds(&self) -> impl Iterator<Item = (String, Version)> {
+        self.records(0).map(|record| (text(record, 16), [4, 8, 12].map(|at| u32_at(record, at))))
     }
 
     /// Names in a list of devices: `struct dm_name_list` has a u64 of device number, 0 when there
@@ -262,6 +265,8 @@ mod tests {
     }
 
     /// An answer to `LIST_VERSIONS`, its head and its records.
+    const VERSION: Version = [1, 10, 2];
+
     fn versions(names: &[String]) -> Message {
         let Message(mut answer) = Message::new("", 0).unwrap();
         answer.truncate(HEADER.into());
@@ -271,7 +276,9 @@ mod tests {
             let next = if last { 0 } else { u32::try_from(length).unwrap() };
             let record = answer.len();
             answer.extend(next.to_ne_bytes());
-            answer.extend([0; 12]);
+            for number in VERSION {
+                answer.extend(number.to_ne_bytes());
+            }
             answer.extend(name.bytes());
             answer.resize(record + length, 0);
         }
@@ -345,7 +352,8 @@ mod tests {
         #[test]
         fn records_are_found_by_their_distances(names in prop::collection::vec("[a-z-]{1,20}", 0..20)) {
             let found: Vec<_> = versions(&names).target_kinds().collect();
-            prop_assert_eq!(found, names);
+            let wanted: Vec<_> = names.into_iter().map(|name| (name, VERSION)).collect();
+            prop_assert_eq!(found, wanted);
         }
 
         #[test]

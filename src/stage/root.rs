@@ -15,6 +15,7 @@ use crate::effect::effect;
 use crate::error::{Error, Result};
 use crate::mount::{self, Flags};
 use crate::report::{Report, RootFacts};
+use crate::verity::OnCorruption;
 use crate::{block, ext4, hex, verity};
 
 /// Directories of the root that are mounted on: it is read-only, so they cannot be made.
@@ -27,21 +28,10 @@ const MOUNT_POINTS: &[&str] = &["/cocos", "/dev", "/proc", "/run", "/sys", "/tmp
 pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
     let control = open_control()?;
     control.require_target("verity", "DM_VERITY")?;
-    // The superblock's UUID is the host's word and would tell nothing: the hash names the root.
-    let uuid = format!("CRYPT-VERITY-{}-{}", identity(&config.root_hash), mapping::ROOT);
-    let root = Mapping { name: mapping::ROOT, uuid: &uuid, read_only: true };
-    let target = Target {
-        kind: "verity".into(),
-        sectors: disk.params.sectors(),
-        params: disk.params.table(
-            disk.root.dev,
-            disk.verity.dev,
-            &config.root_hash,
-            config.on_corruption,
-        ),
-    };
-    let table = slice::from_ref(&target);
-    control.activate(&root, table, |asked, live| asked == live)?;
+    // What is wrong with the root while this program reads it, ends the boot with a reason.
+    let target = target(config, disk, OnCorruption::IoError, false);
+    let uuid = uuid(config);
+    control.activate(&mapping(&uuid), slice::from_ref(&target), is_same)?;
     require_ext4(disk.params.data_blocks)?;
     effect(format!("make {NEW_ROOT}"), || mount::ensure_dir(Path::new(NEW_ROOT), 0o755))?;
     effect(format!("mount the root on {NEW_ROOT}"), || {
@@ -52,6 +42,48 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
     report.root =
         Some(RootFacts { device: node(mapping::ROOT), bytes: target.sectors * block::SECTOR });
     Ok(())
+}
+
+/// From now on the kernel does what was asked for about a block of the root that is not right.
+///
+/// # Errors
+/// When the kernel cannot do it.
+pub fn guard(config: &Config, disk: &Disk) -> Result<()> {
+    if config.on_corruption == OnCorruption::IoError {
+        return Ok(());
+    }
+    let control = open_control()?;
+    let on_errors = control.require_target("verity", "DM_VERITY")? >= verity::ERRORS_SINCE;
+    if !on_errors {
+        log::warn!(
+            "this kernel's dm-verity guards against blocks that were altered, not against such as \
+             cannot be read (Linux 6.12 does)"
+        );
+    }
+    let target = target(config, disk, config.on_corruption, on_errors);
+    control.replace(&mapping(&uuid(config)), slice::from_ref(&target), is_same)
+}
+
+/// The superblock's UUID is the host's word and would tell nothing: the hash names the root.
+fn uuid(config: &Config) -> String {
+    format!("CRYPT-VERITY-{}-{}", identity(&config.root_hash), mapping::ROOT)
+}
+
+fn mapping(uuid: &str) -> Mapping<'_> {
+    Mapping { name: mapping::ROOT, uuid, read_only: true }
+}
+
+fn target(config: &Config, disk: &Disk, on_corruption: OnCorruption, on_errors: bool) -> Target {
+    let (data, hash) = (disk.root.dev, disk.verity.dev);
+    Target {
+        kind: "verity".into(),
+        sectors: disk.params.sectors(),
+        params: disk.params.table(data, hash, &config.root_hash, on_corruption, on_errors),
+    }
+}
+
+fn is_same(asked: &str, live: &str) -> bool {
+    asked == live
 }
 
 /// Says what is wrong with the root where the kernel would say EINVAL. How many blocks are

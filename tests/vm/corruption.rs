@@ -1,8 +1,10 @@
 //! A root that the host alters under the running guest, and what the kernel is told to do then.
 
+use crate::artefacts::Kernel;
 use crate::disk::{Disk, Part};
 use crate::guest::{Ending, Guest};
 use crate::root::{Node, Root};
+use crate::served::{Lie, On, Served};
 use crate::vm::Vm;
 use serde_json::json;
 
@@ -12,6 +14,10 @@ const EIO: i32 = 5;
 const CONTENT: &str = "a file of the root that the host alters while the guest runs\n";
 const FILE: &str = "/usr/lib/altered";
 
+fn place_of_the_content(root: &[u8]) -> usize {
+    root.windows(CONTENT.len()).position(|window| window == CONTENT.as_bytes()).unwrap()
+}
+
 /// Boots, and flips a bit of a file that nobody has read yet.
 fn altered(words: &str) -> (Guest, Disk) {
     let root = Root::builder().with(Node::file(&FILE[1..], CONTENT.repeat(200))).build();
@@ -20,16 +26,15 @@ fn altered(words: &str) -> (Guest, Disk) {
     guest.hello();
     let size = usize::try_from(disk.size(Part::Root)).unwrap();
     let bytes = disk.read(Part::Root, 0, size);
-    let found = bytes.windows(CONTENT.len()).position(|window| window == CONTENT.as_bytes());
-    let place = found.unwrap();
+    let place = place_of_the_content(&bytes);
     disk.write(Part::Root, place as u64, &[bytes[place] ^ 1]);
     guest.ask("drop_caches", json!({}));
     (guest, disk)
 }
 
 #[test]
-fn an_altered_root_is_an_io_error_and_the_guest_goes_on() {
-    let (mut guest, _disk) = altered("");
+fn an_altered_root_can_be_an_io_error_and_the_guest_goes_on() {
+    let (mut guest, _disk) = altered("cvm.verity_on_corruption=io-error");
     let refused = guest.call("read", json!({ "path": FILE }));
     assert_eq!(refused.unwrap_err().errno, Some(EIO));
     let mappings = guest.ask("dm", json!({}));
@@ -40,8 +45,8 @@ fn an_altered_root_is_an_io_error_and_the_guest_goes_on() {
 }
 
 #[test]
-fn an_altered_root_can_restart_the_machine() {
-    let (mut guest, _disk) = altered("cvm.verity_on_corruption=restart");
+fn an_altered_root_restarts_the_machine() {
+    let (mut guest, _disk) = altered("");
     assert_eq!(guest.end_by("read", json!({ "path": FILE })), Ending::Reset);
     let serial = guest.serial();
     assert!(serial.contains("reboot: Restarting system with command 'dm-verity device corrupted'"));
@@ -51,8 +56,39 @@ fn an_altered_root_can_restart_the_machine() {
 #[test]
 fn an_altered_root_can_panic_the_kernel() {
     let (mut guest, _disk) = altered("cvm.verity_on_corruption=panic");
-    // The command line says panic=-1: restart at once.
+    // The platform has seen to it that a panic restarts the machine.
     assert_eq!(guest.end_by("read", json!({ "path": FILE })), Ending::Reset);
     let panic = "Kernel panic - not syncing: dm-verity device corrupted";
     assert!(guest.serial().contains(panic));
+}
+
+/// Boots from a host that has altered nothing, but does not give one block out.
+fn withheld(kernel: Kernel) -> (Guest, Served) {
+    let root = Root::builder().with(Node::file(&FILE[1..], CONTENT.repeat(200))).build();
+    let disk = Disk::builder().root(&root).build();
+    let size = usize::try_from(disk.size(Part::Root)).unwrap();
+    let content = place_of_the_content(&disk.read(Part::Root, 0, size));
+    let place = disk.place(Part::Root, content as u64);
+    let served = Served::lying(&disk, vec![Lie::on(On::Read, place).fails()]);
+    let vm = Vm::new().kernel(kernel).append(&format!("roothash={}", disk.roothash));
+    (vm.disk_served(&served).boot(), served)
+}
+
+const GUARDS_LESS: &str = "this kernel's dm-verity guards against blocks that were altered";
+
+#[test]
+fn a_root_that_cannot_be_read_restarts_the_machine() {
+    let (mut guest, _served) = withheld(Kernel::Trixie);
+    assert_eq!(guest.end_by("read", json!({ "path": FILE })), Ending::Reset);
+    assert!(!guest.serial().contains(GUARDS_LESS));
+}
+
+/// The limit, and a line that says so.
+#[test]
+fn on_an_older_kernel_a_root_that_cannot_be_read_is_an_io_error() {
+    let (mut guest, _served) = withheld(Kernel::Running);
+    let refused = guest.call("read", json!({ "path": FILE }));
+    assert_eq!(refused.unwrap_err().errno, Some(EIO));
+    assert!(guest.serial().contains(GUARDS_LESS));
+    guest.power_off();
 }
