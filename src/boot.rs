@@ -24,7 +24,7 @@ const TEARDOWN_LIMIT: Duration = Duration::from_secs(5);
 const END_LIMIT: Duration = Duration::from_secs(9);
 
 /// The stage that is running, for the fatal line.
-static STAGE: Mutex<Stage> = Mutex::new(Stage::Platform);
+static STAGE: Mutex<Stage> = Mutex::new(Stage::Config);
 
 /// What the command line asks for when the boot fails; kept, because its file moves with /proc.
 static ON_FAILURE: OnceLock<Action> = OnceLock::new();
@@ -43,21 +43,23 @@ pub fn start() -> ! {
 fn run() -> Result<Infallible> {
     let start = Instant::now();
     let mut report = Report::default();
-    let cmdline = stage(&mut report, Stage::Platform, |_| {
+    let config = stage(&mut report, Stage::Config, |_| {
         kmsg::open()?;
         start_watchdog()?;
-        platform::prepare()
+        let cmdline = platform::command_line()?;
+        let _ = ON_FAILURE.set(Config::on_failure(&cmdline));
+        Config::from_cmdline(&cmdline)
     })?;
-    let _ = ON_FAILURE.set(Config::on_failure(&cmdline));
-    let config = stage(&mut report, Stage::Config, |_| Config::from_cmdline(&cmdline))?;
     kmsg::set_level(config.log);
     effect::set_limit(config.timeout);
+    stage(&mut report, Stage::Platform, |_| platform::prepare())?;
     let disk = stage(&mut report, Stage::Disk, |report| disk::find(&config, report))?;
     stage(&mut report, Stage::Root, |report| root::open(&config, &disk, report))?;
     stage(&mut report, Stage::Volume, |report| volume::provision(&config, &disk, report))?;
-    stage(&mut report, Stage::Runtime, runtime::furnish)?;
+    stage(&mut report, Stage::Runtime, |report| runtime::furnish(&config, report))?;
     enter(Stage::Handoff);
-    handoff::switch_root(&config.init, start, report)
+    root::guard(&config, &disk)?;
+    handoff::switch_root(&config, start, report)
 }
 
 /// Runs one stage and notes its time.

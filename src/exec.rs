@@ -7,31 +7,42 @@
     reason = "rustix has no stable call for exec; std's pulls in process spawning"
 )]
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, NulError, OsStr, OsString, c_char};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::iter;
+use std::os::unix::ffi::OsStringExt;
+use std::ptr;
 
-/// Becomes `program`, with `arguments` behind its own name and the environment as it is.
-/// Returns only with the reason why it could not.
-pub fn exec(program: &str, arguments: impl Iterator<Item = OsString>) -> io::Error {
-    let argv: Result<Vec<CString>, _> = std::iter::once(OsStr::new(program).to_owned())
-        .chain(arguments)
-        .map(|argument| CString::new(argument.as_bytes()))
-        .collect();
-    let Ok(argv) = argv else {
+/// Becomes `program`, with `arguments` behind its own name and `environment`, words of the form
+/// NAME=VALUE. Returns only with the reason why it could not.
+pub fn exec(
+    program: &str,
+    arguments: impl Iterator<Item = OsString>,
+    environment: impl Iterator<Item = OsString>,
+) -> io::Error {
+    let argv = strings(iter::once(OsStr::new(program).to_owned()).chain(arguments));
+    let (Ok(argv), Ok(envp)) = (argv, strings(environment)) else {
         return io::ErrorKind::InvalidInput.into();
     };
-    let mut pointers: Vec<_> = argv.iter().map(|argument| argument.as_ptr()).collect();
-    let Some(path) = pointers.first().copied() else {
+    let (argv_list, envp_list) = (list(&argv), list(&envp));
+    let Some(path) = argv.first() else {
         return io::ErrorKind::InvalidInput.into();
     };
-    pointers.push(std::ptr::null());
     // SAFETY: a change of a signal's disposition; no handler of ours is involved. Rust's runtime
     // ignores SIGPIPE, and what is ignored stays so in the new program.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-    // SAFETY: the path and every argument are live C strings, and a null ends the list.
-    unsafe { libc::execv(path, pointers.as_ptr()) };
+    // SAFETY: the path and what both lists point to are live C strings, and a null ends each list.
+    unsafe { libc::execve(path.as_ptr(), argv_list.as_ptr(), envp_list.as_ptr()) };
     io::Error::last_os_error()
+}
+
+fn strings(words: impl Iterator<Item = OsString>) -> Result<Vec<CString>, NulError> {
+    words.map(|word| CString::new(word.into_vec())).collect()
+}
+
+fn list(strings: &[CString]) -> Vec<*const c_char> {
+    let null = iter::once(ptr::null());
+    strings.iter().map(|string| string.as_ptr()).chain(null).collect()
 }
 
 #[cfg(test)]
@@ -40,13 +51,17 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_there_is_the_reason() {
-        let error = exec("/nonexistent", std::iter::empty());
+        let error = exec("/nonexistent", iter::empty(), iter::empty());
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
     fn a_nul_in_an_argument_is_refused() {
-        let error = exec("/bin/true", std::iter::once(OsString::from("a\0b")));
-        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        let word = || iter::once(OsString::from("a\0b"));
+        for error in
+            [exec("/bin/true", word(), iter::empty()), exec("/bin/true", iter::empty(), word())]
+        {
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        }
     }
 }

@@ -57,11 +57,27 @@ pub fn load(file: &Path) -> io::Result<Loaded> {
         Ok(()) => Ok(Loaded::Now),
         Err(Errno::EXIST) => Ok(Loaded::Before),
         Err(Errno::NODEV) => Ok(Loaded::NoDevice),
-        Err(Errno::OPNOTSUPP) if flags != 0 => Err(io::Error::other(
-            "the kernel does not unpack modules (kernel option MODULE_DECOMPRESS): \
-             pack it uncompressed",
-        )),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(match meaning(error, flags) {
+            Some(meaning) => io::Error::other(format!("{error}: {meaning}")),
+            None => error.into(),
+        }),
+    }
+}
+
+/// What the kernel means by an error that reads as if it were one of the file.
+fn meaning(error: Errno, flags: c_int) -> Option<&'static str> {
+    match error {
+        Errno::NOENT => Some(
+            "a module that it needs is not loaded; the order of names is the order of loading, and \
+             the kernel's log has what it misses",
+        ),
+        Errno::NOEXEC => Some("it is made for another kernel, or is no module"),
+        Errno::INVAL if flags != 0 => Some("the kernel cannot unpack it"),
+        Errno::OPNOTSUPP if flags != 0 => Some(
+            "the kernel does not unpack modules (kernel option MODULE_DECOMPRESS): pack it \
+             uncompressed",
+        ),
+        _ => None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
@@ -14,6 +15,7 @@ use rustix::process::{chdir, chroot};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::{NEW_ROOT, in_new_root, runtime::RUN_DIR, teardown};
+use crate::config::Config;
 use crate::effect::{effect, optional};
 use crate::error::{Error, Result};
 use crate::exec::exec;
@@ -30,15 +32,28 @@ const MOVED: &[&str] = &["/dev", "/proc", "/sys", "/run"];
 const RAMFS_MAGIC: FsWord = 0x8584_58f6;
 const TMPFS_MAGIC: FsWord = 0x0102_1994;
 
+/// Words that keep the root's systemd from obeying the host, where nothing in the environment, which
+/// the command line makes, says otherwise.
+///
+/// systemd reads an EFI variable as more of the kernel's command line (`systemd_efi_options_variable`
+/// in its `src/basic/efivars.c`), unless this one stands for it.
+const NO_EFI_OPTIONS: (&str, &str) = ("SYSTEMD_EFI_OPTIONS", "");
+
+/// systemd takes credentials, which can hold files and commands, from SMBIOS and `fw_cfg`, unless an
+/// initramfs has done so already (`import_credentials` in its `src/core/import-creds.c`). This one
+/// has, and found none.
+const NO_CREDENTIALS: (&str, &str) = ("CREDENTIALS_DIRECTORY", "/run/credentials/@system");
+
 /// Says how much memory this process takes.
 const STATUS: &str = "/proc/self/status";
 
-/// Gives the machine to `init` of the new root, with the arguments that the kernel gave us.
+/// Gives the machine to init of the new root, with the arguments that the kernel gave us.
 ///
 /// # Errors
 /// When a mount cannot be moved, or `init` cannot be run.
-pub fn switch_root(init: &str, start: Instant, mut report: Report) -> Result<Infallible> {
+pub fn switch_root(config: &Config, start: Instant, mut report: Report) -> Result<Infallible> {
     let began = Instant::now();
+    let init = &config.init;
     for mount in MOVED {
         effect(format!("move {mount} to the new root"), || {
             mount::relocate(Path::new(mount), &in_new_root(mount))
@@ -62,7 +77,21 @@ pub fn switch_root(init: &str, start: Instant, mut report: Report) -> Result<Inf
     optional("hand the console on", hand_console_on);
     optional("let grace periods take their time", rcu::be_patient);
     log::info!("handing over to {init}");
-    effect(format!("run {init}"), || Err(exec(init, env::args_os().skip(1))))
+    effect(format!("run {init}"), || {
+        Err(exec(init, env::args_os().skip(1), environment(config.credentials)))
+    })
+}
+
+/// What init is given: the kernel's, and what closes the firmware's ways in.
+fn environment(credentials: bool) -> impl Iterator<Item = OsString> {
+    let closed = [Some(NO_EFI_OPTIONS), (!credentials).then_some(NO_CREDENTIALS)];
+    let ours = closed.into_iter().flatten().filter(|(name, _)| env::var_os(name).is_none());
+    let kernels = env::vars_os().map(|(mut word, value)| {
+        word.push("=");
+        word.push(value);
+        word
+    });
+    kernels.chain(ours.map(|(name, value)| format!("{name}={value}").into()))
 }
 
 /// Gives init the console of the new root in place of the one that the initramfs had, whose node

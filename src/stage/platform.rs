@@ -1,4 +1,4 @@
-//! Stage 1: what every later stage stands on.
+//! Stages 1 and 2: the command line, and what every later stage stands on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,6 +61,10 @@ struct Switch {
 /// `MAGIC_SYSRQ`, which is as good.
 const SYSRQ_OFF: Switch = Switch { file: "/proc/sys/kernel/sysrq", value: "0" };
 
+/// A panic would leave the machine on, with its secrets in memory, for as long as the host likes. At
+/// once, unless the command line's `panic=` or the kernel's builder has said otherwise.
+const PANIC: Switch = Switch { file: "/proc/sys/kernel/panic", value: "-1" };
+
 /// Lines beyond ten in five seconds would be dropped, the fatal one among them. Fixed when
 /// `printk.devkmsg=` is on the command line, which is the user's choice then. The kernel takes
 /// the word only with a line feed behind it.
@@ -69,11 +73,12 @@ const KMSG_UNLIMITED: Switch = Switch { file: "/proc/sys/kernel/printk_devkmsg",
 /// Kernel modules that the initramfs brings.
 const MODULES: &str = "/modules";
 
-/// Prepares the platform and returns the kernel command line.
+/// Lets no key command the kernel, and reads the command line: what it says of time limits and of
+/// the log holds for all that follows.
 ///
 /// # Errors
-/// When a file system or a module is not to be had.
-pub fn prepare() -> Result<String> {
+/// When there is no /proc or /sys, or a switch cannot be used.
+pub fn command_line() -> Result<String> {
     mount_pseudo(&PROC)?;
     mount_pseudo(&SYSFS)?;
     optional("hurry the kernel's grace periods", rcu::hurry);
@@ -81,6 +86,18 @@ pub fn prepare() -> Result<String> {
         effect("switch SysRq off", || set(&SYSRQ_OFF))?;
     }
     effect("switch Ctrl-Alt-Del off", power::disable_ctrl_alt_del)?;
+    effect("read the kernel command line", || fs::read_to_string("/proc/cmdline"))
+}
+
+/// Prepares the platform.
+///
+/// # Errors
+/// When a file system or a module is not to be had.
+pub fn prepare() -> Result<()> {
+    let panic = effect(format!("read {}", PANIC.file), || fs::read_to_string(PANIC.file))?;
+    if panic.trim() == "0" {
+        effect("let a kernel panic restart the machine", || set(&PANIC))?;
+    }
     for pseudo in PSEUDO {
         mount_pseudo(pseudo)?;
     }
@@ -96,7 +113,7 @@ pub fn prepare() -> Result<String> {
     if exists(CONFIGFS.target)? {
         mount_pseudo(&CONFIGFS)?;
     }
-    effect("read the kernel command line", || fs::read_to_string("/proc/cmdline"))
+    Ok(())
 }
 
 fn mount_pseudo(pseudo: &Pseudo) -> Result<()> {

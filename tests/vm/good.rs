@@ -2,17 +2,13 @@
 
 use crate::disk::{Disk, Part};
 use crate::guest::Guest;
-use crate::root::{Kind, Node, Root};
-use crate::tool::Scratch;
+use crate::root::{Kind, Root};
 use crate::vm::Vm;
 use serde_json::{Value, json};
-use std::fs;
 
 /// statfs(2).
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 const EROFS: i32 = 30;
-
-const SHARE_OPTIONS: &str = "trans=virtio,version=9p2000.L,cache=mmap";
 
 /// The whole mount table: target, type, source, root within the source, options.
 const MOUNTS: &[&str] = &[
@@ -51,7 +47,7 @@ const DIRECTORIES: &[(&str, u32)] = &[
 /// metadata may take, it is less than all.
 const TMPFS: &[(&str, u64)] = &[("/run", 20), ("/tmp", 25), ("/var", 25)];
 
-const STAGES: &[&str] = &["platform", "config", "disk", "root", "volume", "runtime", "handoff"];
+const STAGES: &[&str] = &["config", "platform", "disk", "root", "volume", "runtime", "handoff"];
 
 #[test]
 fn a_disk_and_its_root_hash_are_enough() {
@@ -61,18 +57,24 @@ fn a_disk_and_its_root_hash_are_enough() {
     let hello = guest.hello();
     assert_eq!((&hello["pid"], &hello["uid"], &hello["gid"]), (&json!(1), &json!(0), &json!(0)));
     assert_eq!(hello["arguments"], json!(["/sbin/init"]));
+    // What closes the ways of the firmware to systemd, behind what the kernel makes of its line.
+    assert_eq!(
+        hello["environment"],
+        json!([
+            "HOME=/",
+            "TERM=linux",
+            format!("roothash={}", disk.roothash),
+            "SYSTEMD_EFI_OPTIONS=",
+            "CREDENTIALS_DIRECTORY=/run/credentials/@system",
+        ])
+    );
     // That of the new root, not the deleted node of the initramfs; and nothing else is open.
     assert_eq!(hello["files"], json!(["/dev/console", "/dev/console", "/dev/console"]));
 
     assert_eq!(mounts(&mut guest), MOUNTS);
     check_options_of_the_volume(&mut guest);
-    check_fstab(
-        &mut guest,
-        &[
-            &format!("certs_share /etc/certs 9p {SHARE_OPTIONS},nofail,noauto 0 0"),
-            &format!("env_share /etc/cocos 9p {SHARE_OPTIONS},nofail,noauto 0 0"),
-        ],
-    );
+    // Of a share that is not on offer it says nothing: nobody mounts one that comes later.
+    check_fstab(&mut guest, &[]);
     check_report(&mut guest, &disk);
     check_mappings(&mut guest);
     check_fresh_volume(&mut guest);
@@ -89,44 +91,15 @@ fn the_command_line_can_stand_for_the_superblock() {
     let disk = Disk::builder().patch(Part::Verity, 0, &[0; 4096]).build();
     let mut guest = Vm::of(&disk)
         .append(&disk.verity_parameters)
+        .append("systemd.import_credentials=yes SYSTEMD_EFI_OPTIONS=mine")
         .append("init=/usr/lib/agent/init -- one two")
         .boot();
-    assert_eq!(guest.hello()["arguments"], json!(["/usr/lib/agent/init", "one", "two"]));
+    let hello = guest.hello();
+    assert_eq!(hello["arguments"], json!(["/usr/lib/agent/init", "one", "two"]));
+    assert_eq!(hello["environment"], json!(["HOME=/", "TERM=linux", "SYSTEMD_EFI_OPTIONS=mine"]));
     assert_eq!(guest.report()["verity"]["parameters_from"], "command line");
     check_report(&mut guest, &disk);
     assert_eq!(mounts(&mut guest), MOUNTS);
-}
-
-#[test]
-fn shares_on_offer_are_mounted_and_their_fstab_lines_kept() {
-    let line = "env_share\t/etc/cocos  9p  trans=virtio,ro 0 0";
-    let root = Root::builder().with(Node::file("etc/fstab", format!("{line}\n"))).build();
-    let disk = Disk::builder().root(&root).build();
-    let host = Scratch::new("shares");
-    for share in ["certs", "env", "other"] {
-        fs::create_dir(host.join(share)).unwrap();
-        fs::write(host.join(share).join("name"), share).unwrap();
-    }
-    let mut guest = Vm::of(&disk)
-        .share("certs_share", &host.join("certs"))
-        .share("other_share", &host.join("other"))
-        .share("env_share", &host.join("env"))
-        .boot();
-    assert_eq!(guest.read("/etc/certs/name"), "certs");
-    assert_eq!(guest.read("/etc/cocos/name"), "env");
-    let shares: Vec<_> = mounts(&mut guest).into_iter().filter(|m| m.contains(" 9p ")).collect();
-    assert_eq!(
-        shares,
-        [
-            "/etc/certs 9p certs_share / rw,nosuid,nodev,relatime",
-            "/etc/cocos 9p env_share / ro,nosuid,nodev,relatime",
-        ]
-    );
-    assert_eq!(guest.report()["shares"], json!(["certs_share", "env_share"]));
-    check_fstab(
-        &mut guest,
-        &[&format!("certs_share /etc/certs 9p {SHARE_OPTIONS},nofail 0 0"), line],
-    );
 }
 
 /// Sorted by target.
@@ -156,7 +129,8 @@ fn check_options_of_the_volume(guest: &mut Guest) {
     }
 }
 
-fn check_fstab(guest: &mut Guest, shares: &[&str]) {
+#[track_caller]
+pub(crate) fn check_fstab(guest: &mut Guest, shares: &[&str]) {
     let fstab = guest.read("/etc/fstab");
     let (comments, lines): (Vec<_>, Vec<_>) = fstab.lines().partition(|line| line.starts_with('#'));
     let root = "/dev/mapper/root_verity / ext4 ro,defaults 0 0";

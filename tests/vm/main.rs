@@ -1,7 +1,7 @@
 //! Boots in QEMU: the real initramfs, a stock distribution kernel, disks made with the real tools.
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
-//! those. The tests are in `good`, `disks`, `volume`, `tags`, `ciphers`, `corruption`, `overlay`,
+//! those. The tests are in `good`, `shares`, `beyond`, `disks`, `volume`, `tags`, `ciphers`, `corruption`, `overlay`,
 //! `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`,
 //! `figures` and `soak`; the other modules are what a test is written with.
 
@@ -14,6 +14,7 @@
 )]
 
 mod artefacts;
+mod beyond;
 mod channel;
 mod ciphers;
 mod console;
@@ -37,6 +38,7 @@ mod refused;
 mod root;
 mod secrets;
 mod served;
+mod shares;
 mod slots;
 mod soak;
 mod stalls;

@@ -90,7 +90,7 @@ const ACTIONS: &[(&str, Option<Ending>)] = &[
     ("poweroff", Some(Ending::PowerOff)),
     ("halt", None),
     ("poweroff", Some(Ending::PowerOff)),
-    // The command line says panic=-1: restart at once.
+    // The platform has seen to it that a panic restarts the machine.
     ("panic", Some(Ending::Reset)),
     ("poweroff", Some(Ending::PowerOff)),
 ];

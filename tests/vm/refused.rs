@@ -211,7 +211,8 @@ fn a_module_that_is_none() {
     let vm = Vm::of(&disk).initramfs(artefacts::initramfs_with_a_broken_module());
     assert_eq!(
         refusal_that_writes_nothing(vm, &disk),
-        "platform: cannot load /modules/00-001-broken.ko: Exec format error (os error 8)"
+        "platform: cannot load /modules/00-001-broken.ko: Exec format error (os error 8): it is \
+         made for another kernel, or is no module"
     );
 }
 
@@ -283,7 +284,7 @@ fn a_failure_can_halt() {
 #[test]
 fn a_failure_can_panic() {
     let mut guest = failed_boot("panic");
-    // The command line says panic=-1: restart at once.
+    // The platform has seen to it that a panic restarts the machine.
     assert_eq!(guest.wait_ending(LIMIT), Ending::Reset);
     assert!(guest.serial().contains("Kernel panic - not syncing: Attempted to kill init!"));
 }

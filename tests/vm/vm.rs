@@ -8,9 +8,9 @@ use crate::slots::Slots;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 
-/// What every command line has: a console, and a kernel panic that is noticed because it is an end.
-/// On a busy machine an emulated timer can be so late that the kernel takes it for broken.
-pub(crate) const WORDS: &str = "console=ttyS0 panic=-1 no_timer_check";
+/// What every command line has: a console. On a busy machine an emulated timer can be so late that the
+/// kernel takes it for broken.
+pub(crate) const WORDS: &str = "console=ttyS0 no_timer_check";
 
 /// How a disk is attached.
 #[derive(Clone, Copy, Debug)]
@@ -165,6 +165,12 @@ impl Vm {
         let device = format!("{device},drive={name},serial={name},id={}", device_id(self.disks));
         self.devices.extend(["-device".to_owned(), device]);
         self.disks += 1;
+        self
+    }
+
+    /// Anything else that QEMU is to be told.
+    pub(crate) fn arguments_of(mut self, arguments: &[&str]) -> Self {
+        self.devices.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         self
     }
 

@@ -152,7 +152,7 @@ fn a_partition_table_that_takes_minutes() {
     let disk = Disk::builder().build();
     let served = Served::lying(&disk, vec![Lie::on(On::Read, 512).stalls(300)]);
     let (reason, ending) = end_when_late(&served, &disk);
-    assert!(reason.ends_with("sd_mod.ko: no end within 30 s"), "{reason}");
+    assert!(reason.ends_with("sd_mod.ko: no end within 5 s"), "{reason}");
     // An orderly end would wait for the disk too.
     assert_eq!(ending, Ending::Reset);
 }
