@@ -8,8 +8,10 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 # Sorting and messages are the same on every machine.
 export LC_ALL=C
 
-me=scripts/${0##*/}
-root=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
+# By links, too: $0 may be one.
+me=$(readlink -f "$0")
+me=scripts/${me##*/}
+root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 # Where cargo builds is where everything that can be made again goes.
 target=${CARGO_TARGET_DIR:-$root/target}
 [[ $target == /* ]] || target=$root/$target

@@ -94,7 +94,7 @@ fn a_tool_that_is_not_installed_is_named_with_its_package() {
     // All that the script itself needs, and what stands for QEMU, but no qemu-img.
     let tools = dir.path().join("tools");
     fs::create_dir(&tools).unwrap();
-    for name in ["bash", "awk", "true"] {
+    for name in ["bash", "awk", "dirname", "readlink", "true"] {
         symlink(Path::new("/usr/bin").join(name), tools.join(name)).unwrap();
     }
     let mut command = qemu(dir.path(), &["--tee", "none"], &[("BIN_PATH", "true")]);
