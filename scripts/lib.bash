@@ -60,6 +60,19 @@ trap 'trap "" INT TERM HUP; eval "$at_exit"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
+# alone: from here on this script is the only one of its name that works in $target; another one
+# waits for its end, and for that of what it has started: a guest may outlive who launched it.
+alone() {
+    mkdir -p "$target" 2>/dev/null || die "cannot make folder $target"
+    # shellcheck disable=SC2188  # only what it opens is wanted
+    { exec {lock}>>"$target/.${me##*/}.lock"; } 2>/dev/null || die "cannot write in $target"
+    flock -n "$lock" || note "waiting for another $me to end, which works in $target"
+    # In small steps, so that a signal is heard.
+    until flock -n "$lock"; do
+        sleep 0.5
+    done
+}
+
 # scratch_in DIR: make $scratch, a folder in DIR that is gone at exit. What is made there
 # is renamed into place when it is whole, so it must lie on the file system of its target.
 scratch_in() {

@@ -1,14 +1,18 @@
-//! One checkout: its scripts find each other from wherever they are called.
+//! One checkout: its scripts find each other from wherever they are called, and of those that work
+//! in its target folder one run waits for the other.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod script;
 
-use std::fs;
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use script::{run, scratch};
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts");
@@ -50,5 +54,105 @@ fn a_script_finds_the_others_from_everywhere() {
         for link in ["first", "second"] {
             fs::remove_file(dir.join(link)).unwrap();
         }
+    }
+}
+
+/// What stands for a step of a script: it notes that it began, and fails when the gate is open, or
+/// when nobody opens it.
+const GATE: &str = r#"#!/bin/sh
+case " $* " in *" --version "*) exit ;; esac
+echo began >>"$GATE/log"
+for try in $(seq 300); do [ ! -e "$GATE/open" ] || exit 1; sleep 0.1; done
+exit 1
+"#;
+
+/// Runs of one script in a copy of the checkout's scripts.
+struct Runs<'a> {
+    dir: &'a Path,
+    script: &'a str,
+    arguments: &'a [&'a str],
+}
+
+impl Runs<'_> {
+    /// Puts a program into a folder of `dir`: a tool, or another script in place of the real one.
+    fn program(&self, path: &str, text: &str) {
+        let path = self.dir.join(path);
+        let _ = fs::remove_file(&path);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Starts one, with what it says in a file of this name.
+    fn start(&self, log: &str) -> Child {
+        let path = std::env::var("PATH").unwrap();
+        Command::new("/usr/bin/env")
+            .arg("--default-signal")
+            .arg(self.dir.join("scripts").join(self.script))
+            .args(self.arguments)
+            .env("PATH", format!("{}:{path}", self.dir.join("bin").display()))
+            .env("CARGO_TARGET_DIR", self.dir.join("target"))
+            .env("GATE", self.dir)
+            .stderr(File::create(self.dir.join(log)).unwrap())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Waits until a file has this in it.
+    fn until(&self, file: &str, text: &str) {
+        let end = Instant::now() + Duration::from_secs(30);
+        let said = || fs::read_to_string(self.dir.join(file)).unwrap_or_default();
+        while !said().contains(text) {
+            assert!(Instant::now() < end, "no {text:?} in {file} of {}: {}", self.script, said());
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn began(&self) -> usize {
+        fs::read_to_string(self.dir.join("log")).unwrap().lines().count()
+    }
+}
+
+#[test]
+fn of_a_script_that_works_in_target_one_run_waits_for_the_other() {
+    #[rustfmt::skip]
+    let rows: &[(&str, &[&str], &[&str], &str)] = &[
+        ("kernel", &[], &["bin/apt-get"], "bin/apt-cache"),
+        // It runs scripts/kernel, which has a kernel.
+        ("debian-root", &[], &[], "bin/xargs"),
+        ("boot", &["--check"], &["scripts/setup", "scripts/debian-root", "bin/cargo"], "scripts/initramfs"),
+        ("bench", &[], &["scripts/setup", "bin/cargo"], "bin/sha256sum"),
+        ("fuzz", &[], &["bin/rustup"], "bin/cargo"),
+    ];
+    for &(script, arguments, good, gate) in rows {
+        let dir = scratch(&format!("waits {script}"));
+        let runs = Runs { dir: &dir, script, arguments };
+        run(Command::new("cp").arg("-r").arg(SCRIPTS).arg(&*dir));
+        fs::create_dir_all(dir.join("bin")).unwrap();
+        fs::create_dir_all(dir.join("target/kernel")).unwrap();
+        if script != "kernel" {
+            fs::write(dir.join("target/kernel/release"), "6\n").unwrap();
+        }
+        for path in good {
+            runs.program(path, "#!/bin/sh\n");
+        }
+        runs.program(gate, GATE);
+
+        let mut first = runs.start("first");
+        runs.until("log", "began");
+        let waiting = format!("scripts/{script}: waiting for another scripts/{script} to end");
+        let mut second = runs.start("second");
+        runs.until("second", &waiting);
+        // Whoever waits can be told not to.
+        let id = Pid::from_raw(second.id().cast_signed()).unwrap();
+        kill_process(id, Signal::TERM).unwrap();
+        assert_eq!(second.wait().unwrap().code(), Some(143));
+        let mut third = runs.start("third");
+        runs.until("third", &waiting);
+        assert_eq!(runs.began(), 1, "{script}");
+
+        fs::write(dir.join("open"), "").unwrap();
+        assert!(!first.wait().unwrap().success());
+        assert!(!third.wait().unwrap().success());
+        assert!(runs.began() > 1, "{script}");
     }
 }
