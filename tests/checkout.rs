@@ -73,7 +73,20 @@ struct Runs<'a> {
     arguments: &'a [&'a str],
 }
 
-impl Runs<'_> {
+impl<'a> Runs<'a> {
+    /// Of a checkout that has a kernel, and stands for steps that go well at these paths.
+    fn of(dir: &'a Path, script: &'a str, arguments: &'a [&'a str], good: &[&str]) -> Self {
+        let runs = Self { dir, script, arguments };
+        run(Command::new("cp").arg("-r").arg(SCRIPTS).arg(dir));
+        fs::create_dir_all(dir.join("bin")).unwrap();
+        fs::create_dir_all(dir.join("target/kernel")).unwrap();
+        fs::write(dir.join("target/kernel/release"), "6\n").unwrap();
+        for path in good {
+            runs.program(path, "#!/bin/sh\n");
+        }
+        runs
+    }
+
     /// Puts a program into a folder of `dir`: a tool, or another script in place of the real one.
     fn program(&self, path: &str, text: &str) {
         let path = self.dir.join(path);
@@ -125,15 +138,9 @@ fn of_a_script_that_works_in_target_one_run_waits_for_the_other() {
     ];
     for &(script, arguments, good, gate) in rows {
         let dir = scratch(&format!("waits {script}"));
-        let runs = Runs { dir: &dir, script, arguments };
-        run(Command::new("cp").arg("-r").arg(SCRIPTS).arg(&*dir));
-        fs::create_dir_all(dir.join("bin")).unwrap();
-        fs::create_dir_all(dir.join("target/kernel")).unwrap();
-        if script != "kernel" {
-            fs::write(dir.join("target/kernel/release"), "6\n").unwrap();
-        }
-        for path in good {
-            runs.program(path, "#!/bin/sh\n");
+        let runs = Runs::of(&dir, script, arguments, good);
+        if script == "kernel" {
+            fs::remove_file(dir.join("target/kernel/release")).unwrap();
         }
         runs.program(gate, GATE);
 
@@ -155,4 +162,23 @@ fn of_a_script_that_works_in_target_one_run_waits_for_the_other() {
         assert!(!third.wait().unwrap().success());
         assert!(runs.began() > 1, "{script}");
     }
+}
+
+/// Root of the demo has no password.
+#[test]
+fn the_demo_forwards_ports_of_this_host_alone_and_says_when_its_guest_refuses() {
+    let dir = scratch("demo");
+    let good = ["setup", "debian-root", "initramfs", "image"].map(|name| format!("scripts/{name}"));
+    let good: Vec<_> = good.iter().map(String::as_str).chain(["bin/cargo"]).collect();
+    let runs = Runs::of(&dir, "boot", &["--check"], &good);
+    runs.program(
+        "scripts/qemu",
+        "#!/bin/sh\necho the console\necho \" $* \" >\"$GATE/args\"\nexit 3\n",
+    );
+    assert_eq!(runs.start("said").wait().unwrap().code(), Some(1));
+    let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
+    assert!(read("args").contains(" --listen 127.0.0.1 "), "{}", read("args"));
+    assert_eq!(read("target/boot/serial.log"), "the console\n");
+    let said = read("said");
+    assert!(said.ends_with("\nscripts/boot: the guest refused to boot\n"), "{said}");
 }
