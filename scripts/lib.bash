@@ -8,8 +8,10 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 # Sorting and messages are the same on every machine.
 export LC_ALL=C
 
-me=scripts/${0##*/}
-root=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
+# By links, too: $0 may be one.
+me=$(readlink -f "$0")
+me=scripts/${me##*/}
+root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 # Where cargo builds is where everything that can be made again goes.
 target=${CARGO_TARGET_DIR:-$root/target}
 [[ $target == /* ]] || target=$root/$target
@@ -57,6 +59,19 @@ at_exit=
 trap 'trap "" INT TERM HUP; eval "$at_exit"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
+
+# alone: from here on this script is the only one of its name that works in $target; another one
+# waits for its end, and for that of what it has started: a guest may outlive who launched it.
+alone() {
+    mkdir -p "$target" 2>/dev/null || die "cannot make folder $target"
+    # shellcheck disable=SC2188  # only what it opens is wanted
+    { exec {lock}>>"$target/.${me##*/}.lock"; } 2>/dev/null || die "cannot write in $target"
+    flock -n "$lock" || note "waiting for another $me to end, which works in $target"
+    # In small steps, so that a signal is heard.
+    until flock -n "$lock"; do
+        sleep 0.5
+    done
+}
 
 # scratch_in DIR: make $scratch, a folder in DIR that is gone at exit. What is made there
 # is renamed into place when it is whole, so it must lie on the file system of its target.

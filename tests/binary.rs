@@ -146,6 +146,21 @@ fn the_program_names_no_shell_and_no_tool() {
     assert!(of_the_agent.contains(&"/bin:"), "{of_the_agent:?}");
 }
 
+#[test]
+fn outside_of_a_boot_the_program_tells_its_version_and_nothing_else() {
+    let run = |arguments: &[&str]| {
+        let output = Command::new(&binaries().init).args(arguments).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let version = concat!("cvm-init ", env!("CARGO_PKG_VERSION"), "\n").to_owned();
+    assert_eq!(run(&["--version"]), (Some(0), version, String::new()));
+    let why = "cvm-init: this is PID 1 of an initramfs and does nothing anywhere else\n";
+    for arguments in [&[][..], &["--help"], &["--version", "x"], &["x", "--version"]] {
+        assert_eq!(run(arguments), (Some(1), String::new(), why.to_owned()), "{arguments:?}");
+    }
+}
+
 /// The fault build holds them, which shows that they would be seen.
 #[test]
 fn a_release_has_no_faults_on_demand() {

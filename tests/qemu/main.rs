@@ -14,6 +14,7 @@ mod refused;
 mod running;
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -54,6 +55,8 @@ fn image(test: &str) -> Scratch {
     fs::write(dir.path().join("img/cmdline"), "roothash=00 quiet\n").unwrap();
     let disk = fs::File::create(dir.path().join("img/disk.img")).unwrap();
     disk.set_len(64 * MIB).unwrap();
+    // All that the launcher looks for.
+    disk.write_all_at(b"EFI PART", 512).unwrap();
     dir
 }
 

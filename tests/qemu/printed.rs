@@ -6,14 +6,24 @@ use std::process::Command;
 
 use crate::{GIB, MIB, TREE, entries, image, qemu, virtual_size};
 
+/// The folder of a VM's own files that is printed: one as a launch makes it, not there yet.
+fn folder(printed: &str, dir: &Path) -> String {
+    let start = format!("{}/.qemu.", dir.join("tmp").display());
+    let at = printed.find(&start).unwrap();
+    printed[at..at + start.len() + 6].to_owned()
+}
+
 /// Compares what `--dry-run` prints with a file of `tests/golden/qemu`, in which `DIR` stands for
-/// the folder of the test.
+/// the folder of the test, and `XXXXXX` for what is another each time.
 fn golden(name: &str, flags: &[&str], variables: &[(&str, &str)]) {
     let dir = image(&format!("golden {name}"));
     let output = qemu(dir.path(), &[&["--dry-run"], flags].concat(), variables).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
-    let printed = String::from_utf8(output.stdout).unwrap().replace(dir.utf8(), "DIR");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let printed = printed
+        .replace(&folder(&printed, dir.path()), "DIR/tmp/.qemu.XXXXXX")
+        .replace(dir.utf8(), "DIR");
     let file = Path::new(TREE).join("tests/golden/qemu").join(name);
     let expected = fs::read_to_string(&file).unwrap_or_default();
     assert!(printed == expected, "{}:\n{printed}", file.display());
@@ -46,6 +56,8 @@ fn plain_from_disk_with_everything_changed() {
             "1:22",
             "--forward",
             "65535:2",
+            "--listen",
+            "127.0.0.1",
             "--",
             "-no-reboot",
         ],
@@ -167,6 +179,26 @@ fn flags_win_over_variables() {
     assert!(!String::from_utf8_lossy(&output.stdout).contains("sev"));
 }
 
+/// Kernel and initramfs of an image are those beside it, whichever way it is named.
+#[test]
+fn a_variable_names_the_disk_as_the_flag_does() {
+    let dir = image("beside");
+    let printed = |flags: &[&str], variables: &[(&str, &str)]| {
+        let flags = [&["--dry-run", "--tee", "none", "--boot", "kernel"], flags].concat();
+        let output = qemu(dir.path(), &flags, variables).output().unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        printed.replace(&folder(&printed, dir.path()), "")
+    };
+    std::os::unix::fs::symlink("img", dir.path().join("other")).unwrap();
+    let by_flag = printed(&["--disk", "other/disk.img"], &[]);
+    assert!(by_flag.contains("-kernel other/bzImage"), "{by_flag}");
+    assert!(by_flag.contains("-initrd other/rootfs.cpio.gz"), "{by_flag}");
+    assert_eq!(printed(&[], &[("SRC_DISK_FILE", "other/disk.img")]), by_flag);
+    // What has its own variable is another matter.
+    let own = printed(&["--disk", "other/disk.img"], &[("DISK_IMG_KERNEL_FILE", "/k")]);
+    assert_eq!(own, by_flag.replace("other/bzImage", "/k"));
+}
+
 #[test]
 fn what_is_printed_is_a_shell_script() {
     let dir = image("paste");
@@ -178,14 +210,15 @@ fn what_is_printed_is_a_shell_script() {
     .output()
     .unwrap();
     // printf would take the first option as its format.
-    let script =
-        String::from_utf8(output.stdout).unwrap().replace("\nprintf ", "\nprintf '%s\\n' ");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let folder = folder(&printed, dir.path());
+    let script = printed.replace("\nprintf ", "\nprintf '%s\\n' ");
     let output = Command::new("bash").arg("-ec").arg(script).output().unwrap();
     let words = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
     assert!(words.contains("\nroothash=00 quiet a 'b' \"c\" $d \\ *\n"), "{words}");
     assert!(words.contains("\nvirtio-net-pci,"), "{words}");
     // The overlay was made, one GiB larger than its source.
-    let size = virtual_size(&dir.path().join("tmp/cvm/disk.qcow2"));
+    let size = virtual_size(&Path::new(&folder).join("disk.qcow2"));
     assert_eq!(size, 64 * MIB + GIB);
 }

@@ -44,8 +44,12 @@ fn a_wrong_command_line_is_a_usage_error() {
         (&["--tee", "none", "--igvm", "igvm"], &[], "--igvm is for --tee snp"),
         (&["--tee", "snp", "--ovmf", "ovmf"], &[], "--ovmf is not for --tee snp"),
         (&[KERNEL, &["--ovmf", "ovmf"]].concat(), &[], "--ovmf is not for --tee none --boot kernel"),
+        (&["--listen", "localhost"], &[], "--listen localhost is not an IPv4 address"),
+        (&["--listen", "1.2.3.256"], &[], "--listen 1.2.3.256 is not an IPv4 address"),
         (&["--append", "x"], &[], "--append is for --boot kernel"),
-        (&[], &[("SMP_COUNT", "many")], "SMP_COUNT=many is not a number"),
+        (&[], &[("SMP_COUNT", "many")], "SMP_COUNT=many is not a count"),
+        (&[], &[("SMP_COUNT", "0")], "SMP_COUNT=0 is not a count: processors"),
+        (&[], &[("SMP_MAXCPUS", "0")], "SMP_MAXCPUS=0 is not a count"),
         (&[], &[("USE_SUDO", "yes")], "USE_SUDO=yes is not a bool"),
         (&[], &[("MEMORY_SIZE", "2 GB")], "MEMORY_SIZE=2 GB is not a size"),
         (&[], &[("HOST_FWD_AGENT", "70000")], "HOST_FWD_AGENT=70000 is not a port"),
@@ -65,12 +69,24 @@ fn a_wrong_command_line_is_a_usage_error() {
 #[test]
 fn what_is_missing_is_named_before_anything_is_made() {
     let dir = image("missing");
+    let create = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "blank.qcow2", "64M"])
+        .current_dir(dir.path())
+        .status();
+    assert!(create.unwrap().success());
+    fs::create_dir(dir.path().join("other")).unwrap();
+    for disk in ["disk.img", "other/disk.img"] {
+        fs::copy(dir.path().join("img/disk.img"), dir.path().join(disk)).unwrap();
+    }
     #[rustfmt::skip]
     let cases: &[Case] = &[
         (KERNEL, &[("BIN_PATH", "qemu-none")], "cannot find qemu-none: install it with 'apt-get install qemu-system-x86'"),
         (KERNEL, &[("SRC_DISK_FILE", "none")], "cannot read none: no such file; make it with scripts/image"),
         (KERNEL, &[("SRC_DISK_FILE", "img")], "cannot read img: not a readable file"),
-        (KERNEL, &[("SRC_DISK_FILE", "igvm")], "cannot read ./cmdline: no such file"),
+        (KERNEL, &[("SRC_DISK_FILE", "other/disk.img")], "cannot read other/bzImage: no such file"),
+        (KERNEL, &[("SRC_DISK_FILE", "disk.img"), ("DISK_IMG_KERNEL_FILE", "igvm"), ("DISK_IMG_ROOTFS_FILE", "igvm")], "cannot read ./cmdline: no such file"),
+        (&["--tee", "none", "--ovmf", "ovmf", "--disk", "igvm"], &[("OVMF_VARS_FILE", "ovmf")], "/igvm: it has no GPT; make an image with scripts/image"),
+        (&["--tee", "none", "--ovmf", "ovmf", "--disk", "blank.qcow2"], &[("OVMF_VARS_FILE", "ovmf")], "/blank.qcow2: it has no GPT"),
         (KERNEL, &[("DISK_IMG_KERNEL_FILE", "none")], "cannot read none: no such file"),
         (KERNEL, &[("DISK_IMG_ROOTFS_FILE", "none")], "cannot read none: no such file"),
         (KERNEL, &[("CERTS_MOUNT", "igvm")], "cannot share igvm: not a readable folder"),
@@ -86,6 +102,10 @@ fn what_is_missing_is_named_before_anything_is_made() {
         refuses(dir.path(), &mut qemu(dir.path(), flags, variables), 1, why);
     }
     assert_eq!(fs::read(dir.path().join("igvm")).unwrap(), b"igvm");
+    let nowhere = dir.path().join("nowhere");
+    let mut command = qemu(dir.path(), KERNEL, &[]);
+    refuses(dir.path(), command.env("TMPDIR", &nowhere), 1, "/nowhere: no such folder");
+    assert!(!nowhere.exists());
 }
 
 #[test]
@@ -94,7 +114,7 @@ fn a_tool_that_is_not_installed_is_named_with_its_package() {
     // All that the script itself needs, and what stands for QEMU, but no qemu-img.
     let tools = dir.path().join("tools");
     fs::create_dir(&tools).unwrap();
-    for name in ["bash", "awk", "true"] {
+    for name in ["bash", "awk", "dirname", "readlink", "true"] {
         symlink(Path::new("/usr/bin").join(name), tools.join(name)).unwrap();
     }
     let mut command = qemu(dir.path(), &["--tee", "none"], &[("BIN_PATH", "true")]);

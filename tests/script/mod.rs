@@ -1,5 +1,7 @@
 //! What a test of a script is written with.
 
+#![allow(dead_code, reason = "each test takes its part")]
+
 use std::fs;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};

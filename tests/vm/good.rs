@@ -92,11 +92,15 @@ fn the_command_line_can_stand_for_the_superblock() {
     let mut guest = Vm::of(&disk)
         .append(&disk.verity_parameters)
         .append("systemd.import_credentials=yes SYSTEMD_EFI_OPTIONS=mine")
-        .append("init=/usr/lib/agent/init -- one two")
+        .append("init=/usr/lib/agent/init --version -- one two")
         .boot();
     let hello = guest.hello();
-    assert_eq!(hello["arguments"], json!(["/usr/lib/agent/init", "one", "two"]));
-    assert_eq!(hello["environment"], json!(["HOME=/", "TERM=linux", "SYSTEMD_EFI_OPTIONS=mine"]));
+    // Words that the kernel does not know are init's; PID 1 heeds none.
+    let arguments = json!(["/usr/lib/agent/init", "--version", "one", "two"]);
+    assert_eq!(hello["arguments"], arguments);
+    let roothash = format!("roothash={}", disk.roothash);
+    let environment = ["HOME=/", "TERM=linux", &roothash, "SYSTEMD_EFI_OPTIONS=mine"];
+    assert_eq!(hello["environment"], json!(environment));
     assert_eq!(guest.report()["verity"]["parameters_from"], "command line");
     check_report(&mut guest, &disk);
     assert_eq!(mounts(&mut guest), MOUNTS);
