@@ -22,6 +22,20 @@ unpack() {
     as_owner=("${in_scratch[@]}" -i owners)
 }
 
+# far_times DIR: for debugfs, the upper bits of the times of modification that 32 bits cannot hold:
+# mke2fs leaves them out, and 2042 would become 1905. A quote in a name is doubled.
+far_times() {
+    local file time era
+    while IFS= read -r -d '' time && IFS= read -r -d '' file; do
+        era=$(((time + 2147483648) >> 32))
+        ((era)) || continue
+        # An ext4 has 34 bits for it, which begin with 1901; a script of debugfs has no line breaks.
+        ((era > 0 && era < 4)) || die "cannot keep the time of $1/$file: ext4 has 1901 to 2446"
+        [[ $file != *$'\n'* ]] || die "cannot keep the time of $1/$file: there is a line break in its name"
+        printf 'set_inode_field "/%s" mtime_extra %d\n' "${file//\"/\"\"}" $era
+    done < <(find "$1" -printf '%Ts\0%P\0')
+}
+
 # ext4_from_folder DIR FILE
 ext4_from_folder() {
     local entries blocks last
@@ -44,6 +58,7 @@ ext4_from_folder() {
         ((i == 2 || i > 10)) || continue
         printf 'set_inode_field <%d> %s @%d\n' $i atime "$epoch" $i ctime "$epoch"
     done >"$scratch/times"
+    far_times "$1" >>"$scratch/times"
     attempt "set the times in $2" debugfs -w -f "$scratch/times" "$2"
 }
 
@@ -52,17 +67,25 @@ is_ext4() {
     [[ $(od -An -tx2 -j1080 -N2 "$1" 2>/dev/null | tr -d ' ') == ef53 ]]
 }
 
+# check_kind FILE: stop at another file system, or a whole disk, before it is taken for a tar.
+check_kind() {
+    local kind
+    kind=$(blkid -p -o value -s TYPE -s PTTYPE "$1" 2>/dev/null) || return 0
+    die "cannot use $1 as root: it holds ${kind%%$'\n'*}, not an ext4; give its files as a folder or a tar"
+}
+
 # check_root FILE: stop at what would only show when the guest boots.
 check_root() {
-    local size entry kind
+    local size entry
     size=$((1024 << $(od -An -tu4 -j1048 -N4 "$1")))
     ((size == block)) ||
         die "cannot use $rootfs as root: its ext4 has $size-byte blocks, dm-verity needs $block; make it with mke2fs -b $block"
     (($(stat -c %s "$1") % block == 0)) ||
         die "cannot use $rootfs as root: its size is not a multiple of $block bytes"
+    check_features "$1"
     # /sbin may be a link on the way; where init itself points is only known in the guest.
     for entry in "" sbin/init dev proc sys run tmp var cocos; do
-        kind=$(debugfs -R "stat /$entry" "$1" 2>/dev/null | sed -n 's/^Inode:.*Type: *\([a-z]*\).*/\1/p') || true
+        look_at "/$entry" "$1"
         case $entry:$kind in
             *:) die "cannot use $rootfs as root: it has no /$entry, and read-only it will not get one" ;;
             sbin/init:* | *:directory) ;;
@@ -70,4 +93,48 @@ check_root() {
             *) die "cannot use $rootfs as root: its /$entry is no directory to mount on" ;;
         esac
     done
+    check_identity "$1"
+}
+
+# check_features FILE: stop at what the kernel mounts only where it may write, or not at all.
+check_features() {
+    local about features feature
+    about=$(dumpe2fs -f -h "$1" 2>/dev/null) ||
+        die "cannot use $rootfs as root: dumpe2fs cannot read it; try e2fsck -p '$rootfs'"
+    read -ra features < <(sed -n 's/^Filesystem features: *//p' <<<"$about")
+    for feature in "${features[@]}"; do
+        case $feature in
+            needs_recovery)
+                die "cannot use $rootfs as root: its journal needs recovery, and read-only it gets none; run e2fsck -p '$rootfs'"
+                ;;
+            journal_dev) die "cannot use $rootfs as root: it is the journal of another file system" ;;
+            compression | dirdata | FEATURE_I*)
+                die "cannot use $rootfs as root: its feature $feature is none of Linux; give its files as a folder or a tar"
+                ;;
+        esac
+    done
+    ! grep -q '^Journal device:' <<<"$about" ||
+        die "cannot use $rootfs as root: its journal is on another device; run tune2fs -O ^has_journal '$rootfs'"
+}
+
+# check_identity FILE: systemd wants a file to put an identity of this boot over.
+check_identity() {
+    local at=/etc/machine-id
+    look_at $at "$1"
+    if [[ $kind == symlink ]]; then
+        [[ $link == /* ]] && at=$link || at=/etc/$link
+        look_at "$at" "$1"
+        # These are empty when a guest starts.
+        [[ $at != /@(run|tmp|var)/* ]] || kind=
+    fi
+    [[ $kind ]] || note "warning: the root has no /etc/machine-id, or a link to nothing: systemd complains at each boot; an empty file gets an identity of that boot"
+}
+
+# look_at PATH FILE: the type of a file of an ext4 in $kind, nothing when it is not there; in $link
+# what it points at.
+look_at() {
+    local stat
+    stat=$(debugfs -R "stat \"$1\"" "$2" 2>/dev/null) || true
+    kind=$(sed -n 's/^Inode:.*Type: *\([a-z]*\).*/\1/p' <<<"$stat")
+    link=$(sed -n 's/^Fast link dest: "\(.*\)"$/\1/p' <<<"$stat")
 }
