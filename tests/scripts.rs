@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use script::{assert_empty, refuses, run, scratch, script, target, tool};
+use script::{assert_empty, first_in_path, refuses, run, scratch, script, target, tool, tool_in};
 
 const SCRIPTS: &[&str] = &[
     "setup",
@@ -59,17 +59,6 @@ fn without_a_nightly_toolchain_nothing_is_fuzzed_and_it_is_said_how_to_get_one()
     let how = "no nightly toolchain: cargo-fuzz builds with its sanitizers; \
                install it with 'rustup toolchain install nightly'";
     refuses(script("fuzz").env("PATH", first_in_path(&dir)), 1, how);
-}
-
-fn first_in_path(dir: &Path) -> String {
-    format!("{}:{}", dir.display(), std::env::var("PATH").unwrap())
-}
-
-/// Puts a shell script into the folder that stands for a tool.
-fn tool_in(dir: &Path, name: &str, text: &str) {
-    let tool = dir.join(name);
-    fs::write(&tool, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// A machine on which backports have brought `qemu-utils` and are no package source any more. Who
