@@ -136,6 +136,68 @@ fn a_package_that_is_not_there_after_all_is_named() {
     refuses(setup.env("LOST", "fio"), 1, "cannot install fio: apt-get ended well");
 }
 
+/// Runs it where `/etc/os-release` says something else.
+fn on_release(text: &str, dir: &Path, command: &Command) -> String {
+    let os_release = dir.join("os-release");
+    fs::write(&os_release, text).unwrap();
+    let mut elsewhere = Command::new("sh");
+    elsewhere
+        .args(["-euc", ELSEWHERE, "sh"])
+        .arg(&os_release)
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        elsewhere.env(name, value.unwrap());
+    }
+    let output = elsewhere.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+/// In mounts of its own, which need root or a user namespace.
+const ELSEWHERE: &str = r#"
+    as_root=--map-root-user
+    [ "$(id -u)" != 0 ] || as_root=
+    exec unshare $as_root --mount sh -euc 'mount --bind "$1" /etc/os-release; shift; exec "$@"' sh "$@"
+"#;
+
+#[test]
+fn a_release_that_was_not_tried_is_named_and_set_up_all_the_same() {
+    let dir = scratch("release");
+    let setup = setup_where_qemu_is_held(&dir);
+    let warnings = |text: &str| -> Vec<String> {
+        let said = on_release(text, &dir, &setup);
+        assert!(said.contains("all is installed"), "{said}");
+        said.lines().filter(|line| line.contains("warning")).map(str::to_owned).collect()
+    };
+    assert!(warnings("ID=debian\nVERSION_CODENAME=bookworm\n").is_empty());
+    for (text, name) in [("VERSION_CODENAME=trixie\n", "trixie"), ("ID=arch\n", "no release")] {
+        let warnings = warnings(text);
+        let [warning] = &warnings[..] else { panic!("not one: {warnings:?}") };
+        assert!(
+            warning.starts_with(&format!("scripts/setup: warning: this is {name}")),
+            "{warning}"
+        );
+    }
+}
+
+#[test]
+fn a_refusal_of_mmdebstrap_is_told_once() {
+    let dir = scratch("refusal");
+    run(&mut script("kernel"));
+    let refusal = "cannot create /a/root: Permission denied";
+    let joined = [refusal; 4].join("; ");
+    tool_in(&dir, "mmdebstrap", &format!("echo 'E: {joined}' >&2; exit 1"));
+    let mut debian_root = script("debian-root");
+    debian_root.arg("-o").arg(dir.join("rootfs.tar")).env("PATH", first_in_path(&dir));
+    let output = debian_root.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said.matches(refusal).count(), 1, "{said}");
+    assert!(said.ends_with(": mmdebstrap failed\n"), "{said}");
+}
+
 /// Without root it works as another user, who has to get into the folder that it is given.
 #[test]
 fn mmdebstrap_is_given_a_folder_that_other_users_can_enter() {
@@ -331,6 +393,19 @@ fn an_initramfs_of_the_stock_kernel_holds_what_the_list_names() {
 }
 
 #[test]
+fn a_kernel_without_9p_is_named_so_and_packed() {
+    let warnings = |list: &str| {
+        let dir = scratch("9p");
+        let output = initramfs(&dir, list).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        said.lines().filter(|line| line.contains("warning: the kernel has no 9P")).count()
+    };
+    assert_eq!(warnings("top\n?9pnet_virtio\n?9p\n"), 1);
+    assert_eq!(warnings("top\n?built_in\n?absent\n"), 0);
+}
+
+#[test]
 fn only_the_modules_of_the_ciphers_asked_for_are_packed() {
     let list = "[aes-gcm-random]\ntop\n[chacha20-random]\nlone\n[]\n?bottom\n";
     let packed = |ciphers: &[&str]| -> Vec<String> {
@@ -410,6 +485,11 @@ fn an_initramfs_is_refused_by_what_is_wrong_with_it() {
         &mut with(Path::new("none"), &init),
         1,
         "init: no such file; build it with 'cargo build --release'",
+    );
+    refuses(
+        &mut with(Path::new("none"), Path::new("/bin/ls")),
+        1,
+        "cannot use /bin/ls as /init: it wants /lib64/ld-linux-x86-64.so.2",
     );
     fs::write(&init, "the init").unwrap();
     refuses(&mut with(&dir, &init), 1, "modules.dep: no such file");
