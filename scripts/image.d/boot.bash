@@ -10,9 +10,9 @@ grub_modules=/usr/lib/grub/x86_64-efi
 line_max=2047
 grub_prefix="BOOT_IMAGE=/bzImage "
 
-# Words that each image gets. What PID 1 cannot end ends in a panic, and that in a machine that is
-# off. The systemd of the root is told to keep its hands off: roothash= and the partitions would
-# make its generators set up what is set up already.
+# Words that each image gets. A panic restarts the machine, which would stay on for ever with the key
+# in its memory. The systemd of the root is told to keep its hands off: roothash= and the partitions
+# would make its generators set up what is set up already.
 fixed_words="panic=-1 systemd.verity=0 systemd.gpt_auto=0"
 # It takes no orders of the host's: credentials in SMBIOS strings and fw_cfg, logins on consoles that
 # are added, more command line in an EFI variable. The last one is a word for the environment of
