@@ -38,7 +38,7 @@ far_times() {
 
 # ext4_from_folder DIR FILE
 ext4_from_folder() {
-    local entries blocks last
+    local entries blocks last wrong
     ((EUID == 0)) || need fakeroot fakeroot
     # Read the folder first: what cannot be read must not become a gap in the root.
     attempt "read $1" find "$1" -printf '%y %s\n'
@@ -60,6 +60,9 @@ ext4_from_folder() {
     done >"$scratch/times"
     far_times "$1" >>"$scratch/times"
     attempt "set the times in $2" debugfs -w -f "$scratch/times" "$2"
+    # It repeats each command behind its name, and ends well whatever becomes of them.
+    wrong=$(grep -v -m 1 '^debugfs' <<<"$said") || return 0
+    die "cannot set the times in $2: $wrong"
 }
 
 # is_ext4 FILE
