@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use script::{assert_empty, refuses, run, scratch, script, target, tool};
+use script::{assert_empty, first_in_path, refuses, run, scratch, script, target, tool, tool_in};
 
 const SCRIPTS: &[&str] = &[
     "setup",
@@ -59,17 +59,6 @@ fn without_a_nightly_toolchain_nothing_is_fuzzed_and_it_is_said_how_to_get_one()
     let how = "no nightly toolchain: cargo-fuzz builds with its sanitizers; \
                install it with 'rustup toolchain install nightly'";
     refuses(script("fuzz").env("PATH", first_in_path(&dir)), 1, how);
-}
-
-fn first_in_path(dir: &Path) -> String {
-    format!("{}:{}", dir.display(), std::env::var("PATH").unwrap())
-}
-
-/// Puts a shell script into the folder that stands for a tool.
-fn tool_in(dir: &Path, name: &str, text: &str) {
-    let tool = dir.join(name);
-    fs::write(&tool, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// A machine on which backports have brought `qemu-utils` and are no package source any more. Who
@@ -145,6 +134,68 @@ fn a_package_that_is_not_there_after_all_is_named() {
     let dir = scratch("lost");
     let mut setup = setup_where_qemu_is_held(&dir);
     refuses(setup.env("LOST", "fio"), 1, "cannot install fio: apt-get ended well");
+}
+
+/// Runs it where `/etc/os-release` says something else.
+fn on_release(text: &str, dir: &Path, command: &Command) -> String {
+    let os_release = dir.join("os-release");
+    fs::write(&os_release, text).unwrap();
+    let mut elsewhere = Command::new("sh");
+    elsewhere
+        .args(["-euc", ELSEWHERE, "sh"])
+        .arg(&os_release)
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        elsewhere.env(name, value.unwrap());
+    }
+    let output = elsewhere.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+/// In mounts of its own, which need root or a user namespace.
+const ELSEWHERE: &str = r#"
+    as_root=--map-root-user
+    [ "$(id -u)" != 0 ] || as_root=
+    exec unshare $as_root --mount sh -euc 'mount --bind "$1" /etc/os-release; shift; exec "$@"' sh "$@"
+"#;
+
+#[test]
+fn a_release_that_was_not_tried_is_named_and_set_up_all_the_same() {
+    let dir = scratch("release");
+    let setup = setup_where_qemu_is_held(&dir);
+    let warnings = |text: &str| -> Vec<String> {
+        let said = on_release(text, &dir, &setup);
+        assert!(said.contains("all is installed"), "{said}");
+        said.lines().filter(|line| line.contains("warning")).map(str::to_owned).collect()
+    };
+    assert!(warnings("ID=debian\nVERSION_CODENAME=bookworm\n").is_empty());
+    for (text, name) in [("VERSION_CODENAME=trixie\n", "trixie"), ("ID=arch\n", "no release")] {
+        let warnings = warnings(text);
+        let [warning] = &warnings[..] else { panic!("not one: {warnings:?}") };
+        assert!(
+            warning.starts_with(&format!("scripts/setup: warning: this is {name}")),
+            "{warning}"
+        );
+    }
+}
+
+#[test]
+fn a_refusal_of_mmdebstrap_is_told_once() {
+    let dir = scratch("refusal");
+    run(&mut script("kernel"));
+    let refusal = "cannot create /a/root: Permission denied";
+    let joined = [refusal; 4].join("; ");
+    tool_in(&dir, "mmdebstrap", &format!("echo 'E: {joined}' >&2; exit 1"));
+    let mut debian_root = script("debian-root");
+    debian_root.arg("-o").arg(dir.join("rootfs.tar")).env("PATH", first_in_path(&dir));
+    let output = debian_root.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said.matches(refusal).count(), 1, "{said}");
+    assert!(said.ends_with(": mmdebstrap failed\n"), "{said}");
 }
 
 /// Without root it works as another user, who has to get into the folder that it is given.
@@ -342,6 +393,19 @@ fn an_initramfs_of_the_stock_kernel_holds_what_the_list_names() {
 }
 
 #[test]
+fn a_kernel_without_9p_is_named_so_and_packed() {
+    let warnings = |list: &str| {
+        let dir = scratch("9p");
+        let output = initramfs(&dir, list).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        said.lines().filter(|line| line.contains("warning: the kernel has no 9P")).count()
+    };
+    assert_eq!(warnings("top\n?9pnet_virtio\n?9p\n"), 1);
+    assert_eq!(warnings("top\n?built_in\n?absent\n"), 0);
+}
+
+#[test]
 fn only_the_modules_of_the_ciphers_asked_for_are_packed() {
     let list = "[aes-gcm-random]\ntop\n[chacha20-random]\nlone\n[]\n?bottom\n";
     let packed = |ciphers: &[&str]| -> Vec<String> {
@@ -421,6 +485,11 @@ fn an_initramfs_is_refused_by_what_is_wrong_with_it() {
         &mut with(Path::new("none"), &init),
         1,
         "init: no such file; build it with 'cargo build --release'",
+    );
+    refuses(
+        &mut with(Path::new("none"), Path::new("/bin/ls")),
+        1,
+        "cannot use /bin/ls as /init: it wants /lib64/ld-linux-x86-64.so.2",
     );
     fs::write(&init, "the init").unwrap();
     refuses(&mut with(&dir, &init), 1, "modules.dep: no such file");

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::ops::Deref;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -46,6 +47,18 @@ pub(crate) fn script(name: &str) -> Command {
     let mut command = Command::new(Path::new(TREE).join("scripts").join(name));
     command.env("CARGO_TARGET_DIR", target());
     command
+}
+
+/// `PATH` with a folder before all others.
+pub(crate) fn first_in_path(dir: &Path) -> String {
+    format!("{}:{}", dir.display(), std::env::var("PATH").unwrap())
+}
+
+/// Puts a shell script into the folder that stands for a tool.
+pub(crate) fn tool_in(dir: &Path, name: &str, text: &str) {
+    let tool = dir.join(name);
+    fs::write(&tool, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// Runs a program that has to succeed, and returns what it wrote to standard output.

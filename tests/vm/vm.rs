@@ -187,6 +187,12 @@ impl Vm {
         self
     }
 
+    /// A string in the firmware's tables, which the host writes.
+    pub(crate) fn smbios(mut self, text: &str) -> Self {
+        self.devices.extend(["-smbios".to_owned(), format!("type=11,value={text}")]);
+        self
+    }
+
     /// A virtio console, a screen, a second serial line for the log alone, and a way to type on
     /// everything. The kernel is told to use all consoles; PID 1 has the one that `last` names.
     pub(crate) fn with_terminals(mut self, last: &str) -> Self {

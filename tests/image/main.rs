@@ -1,0 +1,309 @@
+//! `scripts/image`: what it makes, that it makes the same again, and how it refuses bad input.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+
+mod cmdline;
+mod efi;
+mod refused;
+mod root;
+#[path = "../script/mod.rs"]
+mod script;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use script::{assert_empty, first_in_path, refuses, run, scratch, script, target, tool, tool_in};
+use serde_json::Value;
+
+const MIB: u64 = 1 << 20;
+const BLOCK: u64 = 4096;
+const RELEASE: &str = "6.1.0-test";
+
+/// A folder that serves as root, and files that serve as kernel and initramfs.
+fn root(dir: &Path) -> PathBuf {
+    let root = dir.join("root");
+    for name in ["bin", "cocos", "dev", "etc", "proc", "run", "sbin", "sys", "tmp", "var"] {
+        fs::create_dir_all(root.join(name)).unwrap();
+    }
+    fs::write(root.join("etc/machine-id"), "").unwrap();
+    fs::write(root.join("bin/a"), "an init").unwrap();
+    // Absolute, as in many a root: it must not be looked for on this machine.
+    symlink("/bin/a", root.join("sbin/init")).unwrap();
+    fs::hard_link(root.join("bin/a"), root.join("bin/b")).unwrap();
+    fs::write(dir.join("kernel"), kernel()).unwrap();
+    fs::write(dir.join("initramfs"), vec![2; 1024 * 1024]).unwrap();
+    root
+}
+
+/// What is taken for a kernel: magic and release are where the setup header has them, and it begins
+/// as a program for the firmware does.
+fn kernel() -> Vec<u8> {
+    let mut kernel = vec![1; 3 * 1024 * 1024];
+    kernel[..2].copy_from_slice(b"MZ");
+    kernel[514..518].copy_from_slice(b"HdrS");
+    kernel[526..528].copy_from_slice(&0x300_u16.to_le_bytes());
+    let version = format!("{RELEASE} (somebody) #1\0");
+    kernel[0x500..][..version.len()].copy_from_slice(version.as_bytes());
+    kernel
+}
+
+/// The stock kernel: one that can be signed.
+fn stock_kernel(dir: &Path) {
+    run(&mut script("kernel"));
+    fs::copy(target().join("kernel/vmlinuz"), dir.join("kernel")).unwrap();
+}
+
+/// `scripts/image` with all that it has to have.
+fn image(dir: &Path, rootfs: &Path) -> Command {
+    let mut command = image_without_console(dir, rootfs);
+    command.args(["--append", "console=ttyS0"]);
+    command
+}
+
+fn image_without_console(dir: &Path, rootfs: &Path) -> Command {
+    let mut command = script("image");
+    command
+        .arg("--rootfs")
+        .arg(rootfs)
+        .arg("--kernel")
+        .arg(dir.join("kernel"))
+        .arg("--initramfs")
+        .arg(dir.join("initramfs"))
+        .args(["--cocos-size", "20480M", "-o"])
+        .arg(dir.join("out"));
+    command
+}
+
+/// A key and its certificate, in PEM: `NAME.key` and `NAME.crt`.
+fn key(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
+    let (key, certificate) = (dir.join(format!("{name}.key")), dir.join(format!("{name}.crt")));
+    run(tool("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj"])
+        .arg(format!("/CN={name}"))
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate));
+    (key, certificate)
+}
+
+#[test]
+fn an_image_is_what_the_tools_of_the_field_expect() {
+    let dir = scratch("image");
+    let root = root(&dir);
+    run(image(&dir, &root).args(["--append", "quiet cvm.log=debug"]));
+    let part = |name: &str| dir.join("out").join(name);
+
+    let roothash = fs::read_to_string(part("rootfs.roothash")).unwrap();
+    let roothash = roothash.trim();
+    run(tool("veritysetup")
+        .arg("verify")
+        .args([part("rootfs.ext4"), part("rootfs.verity")])
+        .arg(roothash));
+    run(tool("e2fsck").arg("-fn").arg(part("rootfs.ext4")));
+
+    let cmdline = fs::read_to_string(part("cmdline")).unwrap();
+    let words: Vec<_> = cmdline.split_whitespace().collect();
+    let dump = run(tool("veritysetup").arg("dump").arg(part("rootfs.verity")));
+    let dumped = |key: &str| {
+        let line = dump.lines().find(|line| line.starts_with(key)).unwrap();
+        line.split_whitespace().last().unwrap().to_owned()
+    };
+    assert_eq!(
+        words[1..4],
+        [
+            format!("roothash={roothash}"),
+            format!("cvm.verity_salt={}", dumped("Salt:")),
+            format!("cvm.verity_data_blocks={}", dumped("Data blocks:")),
+        ]
+    );
+    let size = fs::metadata(part("rootfs.ext4")).unwrap().len();
+    assert_eq!(dumped("Data blocks:"), (size / BLOCK).to_string());
+
+    let table = run(tool("sfdisk").arg("-J").arg(part("disk.img")));
+    let table: Value = serde_json::from_str(&table).unwrap();
+    let partitions = table["partitiontable"]["partitions"].as_array().unwrap();
+    let field = |key: &str| -> Vec<_> {
+        let of = |partition: &Value| partition[key].as_str().unwrap().to_owned();
+        partitions.iter().map(of).collect()
+    };
+    assert_eq!(field("name"), ["efi", "root", "verity", "cocos"]);
+    let types = field("type");
+    assert_eq!(types[0], "C12A7328-F81F-11D2-BA4B-00A0C93EC93B");
+    assert!(
+        types[1..].iter().all(|kind| kind == "0FC63DAF-8483-4772-8E79-3D69D8477DE4"),
+        "{types:?}"
+    );
+    assert_eq!(partitions[3]["size"], 20480 * MIB / 512);
+    // The parts lie in their partitions.
+    let disk = fs::File::open(part("disk.img")).unwrap();
+    for (partition, name) in [(1, "rootfs.ext4"), (2, "rootfs.verity")] {
+        let mut found = fs::read(part(name)).unwrap();
+        let expected = found.clone();
+        let start = partitions[partition]["start"].as_u64().unwrap() * 512;
+        std::os::unix::fs::FileExt::read_exact_at(&disk, &mut found, start).unwrap();
+        assert!(found == expected, "{name}");
+    }
+    // The volume's 20 GiB are a hole.
+    let taken = disk.metadata().unwrap().blocks() * 512;
+    assert!(taken < 32 * MIB, "{taken} bytes on disk");
+}
+
+#[test]
+fn an_image_of_the_same_inputs_has_the_same_bytes() {
+    let keys = scratch("keys");
+    let (key, certificate) = key(&keys, "owner");
+    let dirs: Vec<_> = ["image here", "image there"]
+        .iter()
+        .map(|place| {
+            let dir = scratch(place);
+            let root = root(&dir);
+            stock_kernel(&dir);
+            let epoch = ["-exec", "touch", "-h", "-d", "@100", "{}", "+"];
+            run(tool("find").arg(&root).args(epoch));
+            // Long enough for a time in a header, or in a FAT's two seconds, to differ.
+            std::thread::sleep(std::time::Duration::from_secs(2));
+            for (out, boot, format) in
+                [("grub", "grub", "raw"), ("uki", "uki", "raw"), ("qcow2", "uki", "qcow2")]
+            {
+                // cmp reads the hole too.
+                run(image(&dir, &root)
+                    .args(["--boot", boot, "--format", format, "--cocos-size", "64M"])
+                    .arg("-o")
+                    .arg(dir.join(out))
+                    .env("SB_KEY", &key)
+                    .env("SB_CERT", &certificate));
+            }
+            dir
+        })
+        .collect();
+    for (out, disk) in [("grub", "disk.img"), ("uki", "disk.img"), ("qcow2", "disk.qcow2")] {
+        let made = [
+            "bzImage",
+            "cmdline",
+            disk,
+            "rootfs.cpio.gz",
+            "rootfs.ext4",
+            "rootfs.roothash",
+            "rootfs.verity",
+        ];
+        assert_eq!(names(&dirs[0].join(out)), made);
+        for name in made {
+            run(tool("cmp").args(dirs.iter().map(|dir| dir.join(out).join(name))));
+        }
+    }
+    run(tool("qemu-img")
+        .args(["compare", "-f", "raw", "-F", "qcow2"])
+        .args(["uki/disk.img", "qcow2/disk.qcow2"].map(|disk| dirs[0].join(disk))));
+}
+
+/// The names in a folder, in order.
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_disk_of_an_older_image_goes_before_anything_else_is_replaced() {
+    let dir = scratch("older");
+    let root = root(&dir);
+    run(&mut image(&dir, &root));
+    let out = dir.join("out");
+    // What makes the new image fail when part of it is there.
+    tool_in(&dir, "mv", r#"case $* in *out/cmdline) exit 1 ;; esac; exec /bin/mv "$@""#);
+    let mut second = image(&dir, &root);
+    second.args(["--append", "second"]).env("PATH", first_in_path(&dir));
+    refuses(&mut second, 1, "out/cmdline");
+    assert!(!names(&out).contains(&"disk.img".to_owned()), "{:?}", names(&out));
+}
+
+#[test]
+fn a_disk_of_another_format_does_not_stay_beside_the_new_one() {
+    let dir = scratch("formats");
+    let root = root(&dir);
+    let out = dir.join("out");
+    run(&mut image(&dir, &root));
+    let output = image(&dir, &root).args(["--format", "qcow2"]).output().unwrap();
+    let disks = || names(&out).into_iter().filter(|name| name.starts_with("disk"));
+    assert!(disks().eq(["disk.qcow2"]));
+    let info = run(tool("qemu-img").args(["info", "--output=json"]).arg(out.join("disk.qcow2")));
+    let info: Value = serde_json::from_str(&info).unwrap();
+    let mib = |field: &str| info[field].as_u64().unwrap().div_ceil(MIB);
+    let said = String::from_utf8(output.stderr).unwrap();
+    let sizes = format!(
+        "disk.qcow2 (a disk of {} MiB, which takes {} MiB here)",
+        mib("virtual-size"),
+        mib("actual-size")
+    );
+    assert!(said.contains(&sizes), "{said}, not {sizes}");
+    run(&mut image(&dir, &root));
+    assert!(disks().eq(["disk.img"]));
+}
+
+#[test]
+fn an_image_can_make_its_initramfs() {
+    let dir = scratch("modules");
+    let root = root(&dir);
+    stock_kernel(&dir);
+    let modules = target().join("kernel/modules");
+    let built = dir.join("x86_64-unknown-linux-musl/release");
+    fs::create_dir_all(&built).unwrap();
+    // There is nothing to build; what reads the command line is in the place of what does.
+    tool_in(&dir, "cargo", "exit 0");
+    tool_in(&built, "cvm-cmdline", "exit 0");
+    let command = || {
+        let mut command = script("image");
+        command
+            .env("CARGO_TARGET_DIR", &*dir)
+            .env("PATH", first_in_path(&dir))
+            .arg("--rootfs")
+            .arg(&root)
+            .arg("--kernel")
+            .arg(dir.join("kernel"))
+            .arg("--modules")
+            .arg(&modules)
+            .args(["--cocos-size", "64M", "-o"])
+            .arg(dir.join("out"));
+        command
+    };
+    refuses(&mut command(), 1, "cvm-init: no such file; build it with 'cargo build --release'");
+    assert_empty(&dir.join("out"));
+    fs::write(built.join("cvm-init"), "the init").unwrap();
+    for (append, cipher) in [
+        ("quiet", "aes-gcm-random"),
+        // Without its modules the boot would end.
+        ("cvm.cipher=aegis128-random quiet", "aegis128-random"),
+    ] {
+        run(command().args(["--append", append]));
+        run(script("initramfs")
+            .env("CARGO_TARGET_DIR", &*dir)
+            .arg("--kernel-modules")
+            .arg(&modules)
+            .args(["--cipher", cipher, "-o"])
+            .arg(dir.join("expected")));
+        run(tool("cmp").arg(dir.join("expected")).arg(dir.join("out/rootfs.cpio.gz")));
+    }
+    fs::write(dir.join("kernel"), kernel()).unwrap();
+    refuses(&mut command(), 1, "modules: the kernel is 6.1.0-test, they are for 6.1.0-");
+}
+
+#[test]
+fn an_image_that_cannot_be_written_leaves_nothing() {
+    let dir = scratch("full");
+    let root = root(&dir);
+    // A limit on the size of files fails writes as a full disk does.
+    let command = image(&dir, &root);
+    let mut limited = Command::new("bash");
+    limited
+        .args(["-c", "trap '' XFSZ; ulimit -f 3500; exec \"$@\"", "bash"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    refuses(&mut limited, 1, "cannot ");
+    assert_empty(&dir.join("out"));
+}

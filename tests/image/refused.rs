@@ -1,0 +1,110 @@
+//! What is refused, and in which words.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use crate::script::{assert_empty, refuses, run, scratch};
+use crate::{image, key, root, stock_kernel};
+
+#[test]
+fn an_image_is_refused_by_what_is_wrong_with_its_arguments() {
+    let dir = scratch("arguments");
+    let root = root(&dir);
+    let missing = dir.join("missing");
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["--cocos-size", "much"], 2, "--cocos-size much is not a size"),
+        (&["--boot", "lilo"], 2, "--boot lilo is neither grub nor uki"),
+        (&["--format", "vdi"], 2, "--format vdi is neither raw nor qcow2"),
+        (&["--modules", "/lib/modules"], 2, "--initramfs and --modules exclude each other"),
+        (&["--append", "a\nhalt"], 2, "--append holds more than printable ASCII"),
+        (
+            &["--append", "a=\"b c\""],
+            2,
+            "--append holds a quote or a backslash, which GRUB would change",
+        ),
+        (&["--append", &"x".repeat(2000)], 1, "the kernel takes 2047"),
+        (&["--cocos-size", "10M"], 2, "--cocos-size 10M is less than the 32M that a boot needs"),
+        (&["--cocos-size", "32767k"], 2, "is less than the 32M"),
+        (&["--boot", "uki", "--append", "a=\"b"], 2, "--append holds a quote that does not end"),
+        (
+            &["--initramfs", missing.to_str().unwrap()],
+            1,
+            "missing: no such file; make it with scripts/initramfs",
+        ),
+        (&["--kernel", "/"], 1, "cannot read /: not a readable file"),
+    ];
+    for (arguments, status, why) in cases {
+        refuses(image(&dir, &root).args(*arguments), *status, why);
+    }
+    let (key, certificate) = key(&dir, "owner");
+    refuses(image(&dir, &root).env("SB_KEY", &key), 2, "of SB_KEY and SB_CERT only one is set");
+    let signed = |key: &Path, why: &str| {
+        refuses(image(&dir, &root).env("SB_KEY", key).env("SB_CERT", &certificate), 1, why);
+    };
+    signed(&missing, "missing: no such file");
+    // What stands for the kernel is no program that could be signed.
+    signed(&key, "cannot sign bzImage");
+    stock_kernel(&dir);
+    signed(&certificate, "cannot sign bzImage");
+    assert_empty(&dir.join("out"));
+}
+
+#[test]
+fn what_is_no_kernel_is_refused() {
+    let dir = scratch("no kernel");
+    let root = root(&dir);
+    refuses(
+        image(&dir, &root).args(["--kernel", "/etc/passwd"]),
+        1,
+        "cannot use /etc/passwd: it is no Linux kernel (a bzImage has HdrS at byte 514)",
+    );
+    let mut kernel = crate::kernel();
+    kernel[..2].fill(0);
+    fs::write(dir.join("kernel"), kernel).unwrap();
+    refuses(image(&dir, &root).args(["--boot", "uki"]), 1, "it has no EFI stub");
+    assert!(!dir.join("out").exists());
+}
+
+#[test]
+fn the_least_volume_is_that_of_pid_1() {
+    let dir = scratch("least");
+    let root = root(&dir);
+    let least = 2 * cvm_init::luks2::DATA_OFFSET;
+    run(image(&dir, &root).args(["--cocos-size", &least.to_string()]));
+    let less = (least - 512).to_string();
+    refuses(image(&dir, &root).args(["--cocos-size", &less]), 2, "is less than the 32M");
+}
+
+#[test]
+fn a_missing_tool_is_named_with_its_package() {
+    let dir = scratch("tools");
+    let root = root(&dir);
+    let (key, certificate) = key(&dir, "owner");
+    for (tool, package) in [
+        ("genimage", "genimage"),
+        ("mcopy", "mtools"),
+        ("grub-mkimage", "grub-common"),
+        ("qemu-img", "qemu-utils"),
+        ("sbsign", "sbsigntool"),
+        ("faketime", "faketime"),
+    ] {
+        let bin = dir.join("bin").join(tool);
+        fs::create_dir_all(&bin).unwrap();
+        for entry in fs::read_dir("/usr/bin").unwrap().flatten() {
+            if entry.file_name() != tool {
+                symlink(entry.path(), bin.join(entry.file_name())).unwrap();
+            }
+        }
+        refuses(
+            image(&dir, &root)
+                .args(["--format", "qcow2"])
+                .env("SB_KEY", &key)
+                .env("SB_CERT", &certificate)
+                .env("PATH", &bin),
+            1,
+            &format!("cannot find {tool}: install it with 'apt-get install {package}'"),
+        );
+    }
+    assert!(!dir.join("out").exists());
+}

@@ -1,0 +1,200 @@
+//! The root: what it is made of, and what no guest could boot.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use crate::script::{assert_empty, refuses, run, scratch, tool};
+use crate::{image, root};
+
+#[test]
+fn an_image_of_a_tar_keeps_owners_by_number() {
+    let dir = scratch("tar");
+    let root = root(&dir);
+    let archive = dir.join("root.tar.gz");
+    run(tool("bsdtar")
+        .args(["--uid", "1234", "--gid", "4321", "--uname", "daemon"])
+        .arg("-C")
+        .arg(&root)
+        .arg("-czf")
+        .arg(&archive)
+        .arg("."));
+    run(&mut image(&dir, &archive));
+    let ext4 = dir.join("out/rootfs.ext4");
+    let stat = run(tool("debugfs").args(["-R", "stat /bin/a"]).arg(&ext4));
+    let words: Vec<_> = stat.split_whitespace().collect();
+    let after = |key: &str| words[words.iter().position(|word| *word == key).unwrap() + 1];
+    assert_eq!((after("User:"), after("Group:")), ("1234", "4321"));
+    assert_eq!(after("Links:"), "2");
+    run(tool("e2fsck").arg("-fn").arg(&ext4));
+}
+
+#[test]
+fn an_image_of_an_ext4_holds_it_unchanged() {
+    let dir = scratch("ready");
+    let root = root(&dir);
+    let ready = dir.join("ready.ext4");
+    run(tool("mke2fs").args(["-q", "-b", "4096", "-d"]).arg(&root).arg(&ready).arg("8M"));
+    run(&mut image(&dir, &ready));
+    run(tool("cmp").arg(&ready).arg(dir.join("out/rootfs.ext4")));
+}
+
+#[test]
+fn an_image_is_refused_by_what_is_wrong_with_its_root() {
+    let dir = scratch("bad root");
+    let root = root(&dir);
+    let small = dir.join("small.ext4");
+    run(tool("mke2fs").args(["-q", "-b", "1024"]).arg(&small).arg("8M"));
+    refuses(
+        &mut image(&dir, &small),
+        1,
+        "its ext4 has 1024-byte blocks, dm-verity needs 4096; make it with mke2fs -b 4096",
+    );
+    fs::write(dir.join("no archive"), "x".repeat(5000)).unwrap();
+    refuses(
+        &mut image(&dir, &dir.join("no archive")),
+        1,
+        "it is not an ext4, nor can it be unpacked",
+    );
+    refuses(&mut image(&dir, &dir.join("nowhere")), 1, "nowhere: no such file");
+    fs::remove_dir(root.join("tmp")).unwrap();
+    symlink("var", root.join("tmp")).unwrap();
+    refuses(&mut image(&dir, &root), 1, "its /tmp is no directory to mount on");
+    fs::remove_file(root.join("tmp")).unwrap();
+    fs::create_dir(root.join("tmp")).unwrap();
+    fs::remove_dir(root.join("cocos")).unwrap();
+    refuses(&mut image(&dir, &root), 1, "it has no /cocos");
+    fs::remove_file(root.join("sbin/init")).unwrap();
+    refuses(&mut image(&dir, &root), 1, "it has no /sbin/init");
+    assert_empty(&dir.join("out"));
+}
+
+/// The root as an ext4 with a journal.
+fn journalled(dir: &Path, root: &Path) -> PathBuf {
+    let ready = dir.join("ready.ext4");
+    let mut mke2fs = tool("mke2fs");
+    run(mke2fs
+        .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-d"])
+        .arg(root)
+        .arg(&ready)
+        .arg("16M"));
+    ready
+}
+
+#[test]
+fn an_ext4_that_cannot_be_mounted_read_only_is_refused_with_what_mends_it() {
+    let dir = scratch("features");
+    let root = root(&dir);
+    let spoil = |command: &str| {
+        let ready = journalled(&dir, &root);
+        run(tool("debugfs").args(["-w", "-R", command]).arg(&ready));
+        ready
+    };
+    // As one has that was copied while it was mounted.
+    let ready = spoil("feature needs_recovery");
+    let mends = format!("e2fsck -p '{}'", ready.display());
+    refuses(&mut image(&dir, &ready), 1, &format!("read-only it gets none; run {mends}"));
+    run(tool("e2fsck").arg("-p").arg(&ready));
+    run(&mut image(&dir, &ready));
+    let ready = spoil("set_super_value journal_dev 0x801");
+    refuses(&mut image(&dir, &ready), 1, "its journal is on another device; run tune2fs -O");
+    // A feature that only a kernel of somebody's has.
+    let ready = spoil("set_super_value feature_incompat 0x12c2");
+    refuses(&mut image(&dir, &ready), 1, "its feature dirdata is none of Linux");
+}
+
+#[test]
+fn another_file_system_or_a_disk_is_called_what_it_is() {
+    let dir = scratch("kinds");
+    root(&dir);
+    for (kind, magics) in [
+        ("erofs", &[(1024, &[0xe2, 0xe1, 0xf5, 0xe0][..]), (1036, &[12])][..]),
+        ("squashfs", &[(0, b"hsqs"), (28, &[4])]),
+    ] {
+        let path = dir.join(kind);
+        let file = File::create(&path).unwrap();
+        file.set_len(1 << 20).unwrap();
+        for (at, bytes) in magics {
+            file.write_all_at(bytes, *at).unwrap();
+        }
+        refuses(&mut image(&dir, &path), 1, &format!("it holds {kind}, not an ext4"));
+    }
+    run(&mut image(&dir, &dir.join("root")));
+    refuses(&mut image(&dir, &dir.join("out/disk.img")), 1, "it holds gpt, not an ext4");
+}
+
+#[test]
+fn the_times_of_files_are_kept_before_1970_and_after_2038() {
+    let dir = scratch("times");
+    let root = root(&dir);
+    let times = [
+        ("bin/a", "1960-01-02 03:04:05"),
+        ("var", "1969-12-31 23:59:59"),
+        ("etc/machine-id", "2038-01-19 03:14:07"),
+        ("sbin/init", "2042-01-02 03:04:05"),
+        ("etc/a \"quoted\" name", "2400-01-02 03:04:05"),
+        ("etc", "2107-01-02 03:04:05"),
+    ];
+    fs::write(root.join("etc/a \"quoted\" name"), "").unwrap();
+    for (name, time) in times {
+        let touched = root.join(name);
+        run(tool("touch").args(["-h", "-d", &format!("{time} UTC")]).arg(touched));
+    }
+    run(&mut image(&dir, &root));
+    let ext4 = dir.join("out/rootfs.ext4");
+    run(tool("e2fsck").arg("-fn").arg(&ext4));
+    for (name, time) in times {
+        let name = name.replace('"', "\"\"");
+        let stat = run(tool("debugfs")
+            .env("TZ", "UTC")
+            .args(["-R", &format!("stat \"/{name}\"")])
+            .arg(&ext4));
+        let (_, shown) = stat.split_once(" mtime: ").unwrap().1.split_once(" -- ").unwrap();
+        let shown = shown.lines().next().unwrap();
+        let shown = run(tool("date").args(["-u", "-d", shown, "+%F %T"]));
+        assert_eq!(shown.trim(), time, "{name}");
+    }
+    for (time, name, why) in [
+        ("2500-01-01", "a", "root/a: ext4 has 1901 to 2446"),
+        ("2042-01-01", "a\nb", "there is a line break in its name"),
+    ] {
+        let file = root.join(name);
+        fs::write(&file, "").unwrap();
+        run(tool("touch").args(["-d", time]).arg(&file));
+        // Where the build machine cannot hold the time, neither can the image.
+        if run(tool("stat").args(["-c", "%y"]).arg(&file)).starts_with(time) {
+            let output = image(&dir, &root).output().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(said.contains(why) && output.status.code() == Some(1), "{said}");
+        }
+        fs::remove_file(&file).unwrap();
+    }
+}
+
+#[test]
+fn a_root_without_identity_gets_one_warning() {
+    let dir = scratch("identity");
+    let root = root(&dir);
+    let id = root.join("etc/machine-id");
+    let warnings = || {
+        let output = image(&dir, &root).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        said.lines()
+            .filter(|line| line.contains("warning: the root has no /etc/machine-id"))
+            .count()
+    };
+    assert_eq!(warnings(), 0);
+    fs::remove_file(&id).unwrap();
+    assert_eq!(warnings(), 1);
+    fs::write(root.join("etc/other"), "").unwrap();
+    fs::create_dir_all(root.join("var/lib/dbus")).unwrap();
+    fs::write(root.join("var/lib/dbus/machine-id"), "").unwrap();
+    for (target, count) in
+        [("other", 0), ("/etc/other", 0), ("/nowhere", 1), ("/var/lib/dbus/machine-id", 1)]
+    {
+        symlink(target, &id).unwrap();
+        assert_eq!(warnings(), count, "{target}");
+        fs::remove_file(&id).unwrap();
+    }
+}
