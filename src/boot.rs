@@ -53,11 +53,11 @@ fn run() -> Result<Infallible> {
     kmsg::set_level(config.log);
     effect::set_limit(config.timeout);
     let disk = stage(&mut report, Stage::Disk, |report| disk::find(&config, report))?;
-    stage(&mut report, Stage::Root, |report| root::open(&config, &disk, report))?;
+    let init = stage(&mut report, Stage::Root, |report| root::open(&config, &disk, report))?;
     stage(&mut report, Stage::Volume, |report| volume::provision(&config, &disk, report))?;
     stage(&mut report, Stage::Runtime, runtime::furnish)?;
     enter(Stage::Handoff);
-    handoff::switch_root(&config.init, start, report)
+    handoff::switch_root(&init, start, report)
 }
 
 /// Runs one stage and notes its time.

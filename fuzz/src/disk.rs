@@ -5,6 +5,7 @@ use std::io;
 use cvm_init::block::{self, Dev, Partition, SECTOR};
 use cvm_init::ext4;
 use cvm_init::hex;
+use cvm_init::program::Program;
 use cvm_init::verity::{BLOCK_SIZE, OnCorruption, Params, SUPERBLOCK_SIZE};
 
 use super::{check_refusal, split_padded};
@@ -65,6 +66,31 @@ pub fn ext4_superblock(bytes: &[u8]) {
         }
         None => assert!(!is_ext4),
     }
+}
+
+/// A file that exec is to run.
+pub fn program(bytes: &[u8]) {
+    let read = |at: u64, length: usize| {
+        assert!(length <= 65_536, "{length} bytes to be read at once");
+        let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
+        Ok(rest[..length.min(rest.len())].to_vec())
+    };
+    let name = match Program::from_content(read) {
+        Ok(Program::Script { interpreter }) => {
+            assert!(bytes.starts_with(b"#!"));
+            let name = interpreter.into_os_string().into_encoded_bytes();
+            assert!(!name.contains(&b' ') && !name.contains(&b'\t') && !name.contains(&b'\n'));
+            name
+        }
+        Ok(Program::Code { loader }) => {
+            assert!(bytes.starts_with(b"\x7fELF\x02\x01"));
+            let Some(loader) = loader else { return };
+            loader.into_os_string().into_encoded_bytes()
+        }
+        Err(error) => return check_refusal(&error),
+    };
+    assert!(!name.is_empty() && !name.contains(&0));
+    assert!(bytes.windows(name.len()).any(|window| window == name));
 }
 
 /// Lines: the sectors of the disk, then `partition dev start size` of each partition, as sysfs

@@ -13,7 +13,7 @@ use rustix::fs::{FsWord, fstatfs};
 use rustix::process::{chdir, chroot};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-use super::{NEW_ROOT, in_new_root, runtime::RUN_DIR, teardown};
+use super::{NEW_ROOT, in_new_root, init::Init, runtime::RUN_DIR, teardown};
 use crate::effect::{effect, optional};
 use crate::error::{Error, Result};
 use crate::exec::exec;
@@ -37,7 +37,7 @@ const STATUS: &str = "/proc/self/status";
 ///
 /// # Errors
 /// When a mount cannot be moved, or `init` cannot be run.
-pub fn switch_root(init: &str, start: Instant, mut report: Report) -> Result<Infallible> {
+pub fn switch_root(init: &Init, start: Instant, mut report: Report) -> Result<Infallible> {
     let began = Instant::now();
     for mount in MOVED {
         effect(format!("move {mount} to the new root"), || {
@@ -51,6 +51,8 @@ pub fn switch_root(init: &str, start: Instant, mut report: Report) -> Result<Inf
     effect("enter the root", || chdir("/"))?;
     require_initramfs(initramfs)?;
     effect("empty the initramfs", || tree::clear(initramfs.as_fd()))?;
+    // As late as it can be and still stand in the report.
+    init.read_ahead()?;
 
     let report_file = Path::new(RUN_DIR).join("boot.json");
     let peak_memory = optional(format!("read {STATUS}"), || fs::read_to_string(STATUS));
@@ -61,8 +63,9 @@ pub fn switch_root(init: &str, start: Instant, mut report: Report) -> Result<Inf
     })?;
     optional("hand the console on", hand_console_on);
     optional("let grace periods take their time", rcu::be_patient);
-    log::info!("handing over to {init}");
-    effect(format!("run {init}"), || Err(exec(init, env::args_os().skip(1))))
+    let program = init.path();
+    log::info!("handing over to {program}");
+    effect(format!("run {program}"), || Err(exec(program, env::args_os().skip(1))))
 }
 
 /// Gives init the console of the new root in place of the one that the initramfs had, whose node

@@ -2,7 +2,7 @@
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
 //! those. The tests are in `good`, `disks`, `volume`, `tags`, `ciphers`, `corruption`, `overlay`,
-//! `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`,
+//! `writers`, `workloads`, `pressure`, `probes`, `init`, `refused`, `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`,
 //! `figures` and `soak`; the other modules are what a test is written with.
 
 #![expect(
@@ -26,6 +26,7 @@ mod figures;
 mod firmware;
 mod good;
 mod guest;
+mod init;
 mod lying;
 mod matrix;
 mod memory;

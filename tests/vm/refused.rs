@@ -13,7 +13,7 @@ const MIB: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Names the disk, so that what is wrong with it is told at once and not when the time is up.
-const PINNED: &str = "cvm.disk=/dev/sda quiet";
+pub(crate) const PINNED: &str = "cvm.disk=/dev/sda quiet";
 
 /// Boots to the end that a failure must have, and returns its fatal line.
 #[track_caller]
@@ -25,7 +25,7 @@ pub(crate) fn refusal(vm: Vm) -> String {
 
 /// The same for what is refused before anything is written.
 #[track_caller]
-fn refusal_that_writes_nothing(vm: Vm, disk: &Disk) -> String {
+pub(crate) fn refusal_that_writes_nothing(vm: Vm, disk: &Disk) -> String {
     let reason = refusal(vm);
     for offset in [0, 16 * MIB] {
         let length = usize::try_from(MIB.min(disk.size(Part::Cocos) - offset)).unwrap();
@@ -186,22 +186,6 @@ fn an_init_that_is_not_executable() {
         refusal_that_writes_nothing(vm, &disk),
         "root: cannot find /etc/hostname in the root: it is not executable"
     );
-}
-
-/// Its mode says program, its content says none: only exec finds out, in the new root already.
-#[test]
-fn an_init_that_is_no_program() {
-    let root =
-        Root::builder().with(Node::file("usr/lib/agent/init", "no program").mode(0o755)).build();
-    let disk = Disk::builder().root(&root).build();
-    let mut guest = Vm::of(&disk).boot();
-    assert_eq!(guest.wait_ending(LIMIT), Ending::PowerOff);
-    assert_eq!(
-        guest.fatal_line(),
-        "handoff: cannot run /sbin/init: Exec format error (os error 8)"
-    );
-    // The way back leads to the initramfs, where the root can be let go.
-    assert!(guest.serial().contains("taken down, mappings left: none"));
 }
 
 /// Others of its generation are loaded at the same time, by other threads.
