@@ -59,6 +59,13 @@ pub fn ext4_superblock(bytes: &[u8]) {
     let (start, _) = split_padded::<{ ext4::SUPERBLOCK_END }>(bytes);
     let is_ext4 =
         start[0x438..0x43a] == [0x53, 0xef] && start[0x418] <= 6 && start[0x419..0x41c] == [0; 3];
+    assert_eq!(ext4::needs_recovery(&start), start[0x460] & 4 != 0);
+    let other = match (&start[..4], &start[0x400..0x404]) {
+        (b"hsqs", _) => Some("squashfs"),
+        (_, [0xe2, 0xe1, 0xf5, 0xe0]) => Some("EROFS"),
+        _ => None,
+    };
+    assert_eq!(ext4::other_file_system(&start), other);
     match ext4::block_size(&start) {
         Some(size) => {
             assert!(is_ext4 && size.is_power_of_two());

@@ -66,20 +66,37 @@ fn require_ext4(verified: u64) -> Result<()> {
     })?;
     // dm-verity's device has the hash block size as its logical block size.
     match ext4::block_size(&start) {
-        Some(size) if size == verity::BLOCK_SIZE => match ext4::blocks(&start) {
-            Some(blocks) if blocks > verified => Err(Error::new(format!(
-                "the root's ext4 has {blocks} blocks, but only {verified} are verified"
-            ))),
-            _ => Ok(()),
-        },
+        Some(size) if size == verity::BLOCK_SIZE => {
+            require_clean(&start)?;
+            match ext4::blocks(&start) {
+                Some(blocks) if blocks > verified => Err(Error::new(format!(
+                    "the root's ext4 has {blocks} blocks, but only {verified} are verified"
+                ))),
+                _ => Ok(()),
+            }
+        }
         Some(size) => Err(Error::new(format!(
             "the root's ext4 has blocks of {size} bytes, dm-verity needs {}: \
              make it with mke2fs -b {}",
             verity::BLOCK_SIZE,
             verity::BLOCK_SIZE
         ))),
-        None => Err(Error::new("the root is no ext4 file system")),
+        None => Err(Error::new(match ext4::other_file_system(&start) {
+            Some(other) => format!("the root is {other}, not ext4: make it with mke2fs -t ext4"),
+            None => "the root is no ext4 file system".to_owned(),
+        })),
     }
+}
+
+/// The kernel replays no journal on a device that it cannot write to.
+fn require_clean(start: &[u8; ext4::SUPERBLOCK_END]) -> Result<()> {
+    if !ext4::needs_recovery(start) {
+        return Ok(());
+    }
+    Err(Error::new(
+        "the root's ext4 was not unmounted, and its journal cannot be replayed here: run e2fsck -fp \
+         on it before its hash tree is made",
+    ))
 }
 
 /// Makes sure that the root has what later stages mount on, while nothing else is made yet.

@@ -145,6 +145,34 @@ fn a_root_whose_ext4_has_1024_byte_blocks() {
     );
 }
 
+/// What is said of a root with these bytes in its first block.
+#[track_caller]
+fn refusal_of_root(offset: u64, bytes: &[u8]) -> String {
+    let root = Root::builder().patch(offset, bytes).build();
+    let disk = Disk::builder().root(&root).build();
+    refusal_that_writes_nothing(Vm::of(&disk).append(PINNED), &disk)
+}
+
+/// As when it was copied while it was mounted.
+#[test]
+fn a_root_whose_journal_is_to_be_replayed() {
+    assert_eq!(
+        refusal_of_root(1024 + 0x60, &[0xc6]),
+        "root: the root's ext4 was not unmounted, and its journal cannot be replayed here: run \
+         e2fsck -fp on it before its hash tree is made"
+    );
+}
+
+#[test]
+fn a_root_of_another_file_system() {
+    let mut superblock = [0; 1024];
+    superblock[..4].copy_from_slice(&[0xe2, 0xe1, 0xf5, 0xe0]);
+    assert_eq!(
+        refusal_of_root(1024, &superblock),
+        "root: the root is EROFS, not ext4: make it with mke2fs -t ext4"
+    );
+}
+
 #[test]
 fn a_root_whose_first_block_is_not_what_was_hashed() {
     let disk = Disk::builder().patch(Part::Root, 1024 + 0x38, b"!").build();
