@@ -4,7 +4,9 @@ use crate::artefacts;
 use crate::disk::{Disk, Part};
 use crate::guest::{Ending, Guest};
 use crate::root::{Node, Root};
-use crate::vm::Vm;
+use crate::vm::{Bus, Vm};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -68,7 +70,56 @@ fn a_well_formed_root_hash_of_another_root() {
 fn no_disk_before_the_time_limit() {
     let roothash = "5a".repeat(32);
     let vm = Vm::new().append(&format!("roothash={roothash} cvm.timeout=2"));
-    assert_eq!(refusal(vm), "disk: no disk that proves roothash= within 2 s");
+    assert_eq!(
+        refusal(vm),
+        "disk: no disk that proves roothash= within 2 s; no disk at all was seen: is its driver \
+         among the modules of the initramfs, or built into the kernel?"
+    );
+}
+
+#[test]
+fn a_disk_whose_driver_is_not_there() {
+    let disk = Disk::builder().build();
+    let vm = Vm::new().disk_on(Bus::Ahci, disk.path());
+    let vm = vm.append(&format!("roothash={} cvm.timeout=2", disk.roothash));
+    assert!(refusal_that_writes_nothing(vm, &disk).contains("; no disk at all was seen: "));
+}
+
+#[test]
+fn an_initramfs_without_modules_for_a_kernel_that_needs_them() {
+    let disk = Disk::builder().build();
+    let vm = Vm::of(&disk).append("cvm.timeout=2");
+    assert_eq!(
+        refusal(vm.initramfs(artefacts::initramfs_without_modules())),
+        "disk: no disk that proves roothash= within 2 s; no disk at all was seen: is its driver \
+         built into the kernel? The initramfs has no modules"
+    );
+}
+
+/// The fatal line that tells of partitions that are not seen.
+#[track_caller]
+fn refusal_without_partitions(vm: Vm, guess: &str) {
+    let before =
+        "no disk that proves roothash= within 2 s; sda: the kernel found no partition on it";
+    assert_eq!(refusal(vm.append("cvm.timeout=2")), format!("disk: {before}: {guess}"));
+}
+
+#[test]
+fn a_disk_without_a_partition_table() {
+    let disk = Disk::builder().build();
+    let file = File::options().write(true).open(disk.path()).unwrap();
+    file.write_all_at(&vec![0; 34 * 512], 0).unwrap();
+    let guess = "is its table missing, damaged, or made for a larger disk?";
+    refusal_without_partitions(Vm::of(&disk), guess);
+}
+
+/// The table then lies where it is not looked for.
+#[test]
+fn a_disk_whose_sectors_are_larger_than_its_table_says() {
+    let disk = Disk::builder().build();
+    let sectors = "logical_block_size=4096,physical_block_size=4096";
+    let vm = Vm::new().disk_with(&disk, sectors).append(&format!("roothash={}", disk.roothash));
+    refusal_without_partitions(vm, "its sectors have 4096 bytes, was its table made for 512?");
 }
 
 #[test]

@@ -14,8 +14,8 @@ use std::fs;
 const MIB: u64 = 1 << 20;
 const EIO: i32 = 5;
 const PINNED: &str = "cvm.disk=/dev/sda quiet";
-const NO_PARTITIONS: &str =
-    "disk: no disk that proves roothash= within 2 s; sda: it has no partition 2, 3, 4";
+const NO_PARTITIONS: &str = "disk: no disk that proves roothash= within 2 s; sda: the kernel found no partition on it: \
+     is its table missing, damaged, or made for a larger disk?";
 const NO_HEADER: &str = "volume: cannot sync sda4: I/O error (os error 5)";
 
 /// The first blocks of data, behind the header.
