@@ -324,6 +324,20 @@ fn a_late_failure_takes_the_mappings_down() {
     assert!(guest.serial().contains("taken down, mappings left: none"));
 }
 
+/// The root has room for two: in an inode that is larger than the volume's, and in a block.
+#[test]
+fn an_attribute_that_the_volume_has_no_room_for() {
+    let [small, large]: [&str; 2] = [700, 3900].map(|bytes| &*"x".repeat(bytes).leak());
+    let file = Node::file("cocos_init/tagged", "x");
+    let file = file.xattr("trusted.small", small).xattr("trusted.large", large);
+    let root = Root::builder().options(&["-I", "1024"]).with(file).build();
+    let disk = Disk::builder().root(&root).build();
+    let reason = refusal(Vm::of(&disk));
+    let end = "cannot copy /root/cocos_init/tagged: its attribute trusted.large of 3900 bytes: \
+               No space left on device (os error 28)";
+    assert!(reason.ends_with(end), "{reason}");
+}
+
 /// `cvm.on_failure=` counts also when it stands beside what is wrong.
 #[track_caller]
 fn failed_boot(action: &str) -> Guest {
