@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes in a sector, in sysfs and in the device-mapper, whatever the disk's own size is.
@@ -60,6 +61,8 @@ pub struct Disk {
     pub name: String,
     /// Sectors of 512 bytes.
     pub sectors: u64,
+    /// Bytes in a sector as the disk counts them, and its partition table with it.
+    pub logical_block: u64,
 }
 
 /// A partition of a disk.
@@ -107,6 +110,19 @@ impl Partition {
         Path::new("/dev").join(&self.name)
     }
 
+    /// Opens its node and makes sure that it is the device that sysfs spoke of.
+    ///
+    /// # Errors
+    /// When the node cannot be opened, or is another device's.
+    pub fn open(&self, options: &OpenOptions) -> io::Result<File> {
+        let file = options.open(self.path())?;
+        let dev = Dev::from_rdev(file.metadata()?.rdev());
+        if dev != self.dev {
+            return Err(io::Error::other(format!("the node is device {dev}, not {}", self.dev)));
+        }
+        Ok(file)
+    }
+
     /// Length in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -152,10 +168,14 @@ impl Partition {
 pub fn disks() -> io::Result<Vec<Disk>> {
     let mut disks = BTreeMap::new();
     for name in names(Path::new("/sys/block"))? {
-        let size = fs::read_to_string(sys(&name).join("size")).ok();
+        let number = |attribute| {
+            let line = fs::read_to_string(sys(&name).join(attribute)).ok();
+            line.as_deref().and_then(parse_number)
+        };
         // A drive without a medium has no sectors; one that went away has no size.
-        if let Some(sectors @ 1..) = size.as_deref().and_then(parse_number) {
-            disks.insert(order(&name), Disk { name, sectors });
+        if let Some(sectors @ 1..) = number("size") {
+            let logical_block = number("queue/logical_block_size").unwrap_or(SECTOR);
+            disks.insert(order(&name), Disk { name, sectors, logical_block });
         }
     }
     Ok(disks.into_values().collect())
@@ -313,6 +333,22 @@ mod tests {
             assert_eq!(last.length_to_end(sectors, &others), None);
         }
         assert!(last.length_to_end(u64::MAX, &others).is_some());
+    }
+
+    #[test]
+    fn a_node_of_another_device_is_not_opened() {
+        let partition = |minor| Partition {
+            name: "null".into(),
+            number: 4,
+            dev: Dev { major: 1, minor },
+            start: 0,
+            sectors: 1,
+        };
+        for options in [OpenOptions::new().read(true), OpenOptions::new().write(true)] {
+            assert!(partition(3).open(options).is_ok());
+            let error = partition(5).open(options).unwrap_err().to_string();
+            assert_eq!(error, "the node is device 1:3, not 1:5");
+        }
     }
 
     #[test]

@@ -54,12 +54,12 @@ fn run() -> Result<Infallible> {
     effect::set_limit(config.timeout);
     stage(&mut report, Stage::Platform, |_| platform::prepare())?;
     let disk = stage(&mut report, Stage::Disk, |report| disk::find(&config, report))?;
-    stage(&mut report, Stage::Root, |report| root::open(&config, &disk, report))?;
+    let init = stage(&mut report, Stage::Root, |report| root::open(&config, &disk, report))?;
     stage(&mut report, Stage::Volume, |report| volume::provision(&config, &disk, report))?;
     stage(&mut report, Stage::Runtime, |report| runtime::furnish(&config, report))?;
     enter(Stage::Handoff);
     root::guard(&config, &disk)?;
-    handoff::switch_root(&config, start, report)
+    handoff::switch_root(&init, config.credentials, start, report)
 }
 
 /// Runs one stage and notes its time.

@@ -71,6 +71,8 @@ pub struct DiskFacts {
     pub name: String,
     /// "proof", or "cvm.disk" when the command line pinned it.
     pub found_by: &'static str,
+    /// Other disks that were there and proved the root hash too.
+    pub also_proven: Vec<String>,
 }
 
 /// The parameters of dm-verity.
@@ -185,12 +187,16 @@ mod tests {
         let mut report = Report::default();
         report.stage(Stage::Platform, Duration::from_micros(7));
         report.stage(Stage::Handoff, Duration::from_micros(8));
-        report.disk = Some(DiskFacts { name: "sda".into(), found_by: "proof" });
+        report.disk = Some(DiskFacts {
+            name: "sda".into(),
+            found_by: "proof",
+            also_proven: vec!["sdb".into()],
+        });
         let text = report.finish(Instant::now(), Some(2048)).unwrap();
         let report: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(report["stages"][0], json!({ "stage": "platform", "us": 7 }));
         assert_eq!(report["stages"][1]["stage"], "handoff");
-        assert_eq!(report["disk"]["name"], "sda");
+        assert_eq!(report["disk"]["also_proven"], json!(["sdb"]));
         assert_eq!(report["volume"], Value::Null);
         assert_eq!(report["peak_memory_kib"], 2048);
     }

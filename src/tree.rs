@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, Timespec, Timestamps, XattrFlags, mkdirat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, SeekFrom, Timespec, Timestamps, XattrFlags,
+    mkdirat,
 };
 use rustix::io::Errno;
 
@@ -66,15 +67,32 @@ impl Copy {
         if kind.is_symlink() {
             symlink(fs::read_link(from)?, to)?;
         } else if kind.is_file() {
-            let mut target =
-                OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-            io::copy(&mut File::open(from)?, &mut target)?;
+            let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+            content(&File::open(from)?, &target, metadata.len())?;
         } else {
             // FIFOs, sockets and device nodes have no content, only a type and a number.
             let kind = FileType::from_raw_mode(metadata.mode());
             rustix::fs::mknodat(CWD, to, kind, Mode::RUSR, metadata.rdev())?;
         }
         attributes(from, to)
+    }
+}
+
+/// Copies a file's content of `size` bytes; what was never written in it stays so.
+fn content(mut from: &File, mut to: &File, size: u64) -> io::Result<()> {
+    to.set_len(size)?;
+    let mut end = 0;
+    loop {
+        let start = match rustix::fs::seek(from, SeekFrom::Data(end)) {
+            // Nothing but a hole is left.
+            Err(Errno::NXIO) => return Ok(()),
+            outcome => outcome?,
+        };
+        end = rustix::fs::seek(from, SeekFrom::Hole(start))?;
+        for file in [from, to] {
+            rustix::fs::seek(file, SeekFrom::Start(start))?;
+        }
+        io::copy(&mut (&mut from).take(end.saturating_sub(start)), &mut to)?;
     }
 }
 
@@ -110,7 +128,11 @@ fn extended_attributes(from: &Path, to: &Path) -> io::Result<()> {
     for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
         let mut value = Vec::with_capacity(XATTR_MAX);
         rustix::fs::lgetxattr(from, name, spare_capacity(&mut value))?;
-        rustix::fs::lsetxattr(to, name, &value, XattrFlags::empty())?;
+        rustix::fs::lsetxattr(to, name, &value, XattrFlags::empty()).map_err(|cause| {
+            let name = String::from_utf8_lossy(name);
+            let bytes = value.len();
+            io::Error::other(format!("its attribute {name} of {bytes} bytes: {cause}"))
+        })?;
     }
     Ok(())
 }

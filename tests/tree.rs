@@ -269,3 +269,33 @@ fn clear_removes_all_that_is_in_a_directory_and_nothing_else() {
     let file = File::open(kept.join("file")).unwrap();
     assert_eq!(tree::clear(file.as_fd()), Err(Errno::NOTDIR));
 }
+
+/// A large file that is mostly holes takes no more room, and no more time.
+#[test]
+fn holes_stay_holes() {
+    let pair = Pair::new("holes");
+    let (from, to) = (pair.from.join("sparse"), pair.to.join("sparse"));
+    let file = File::create(&from).unwrap();
+    for (offset, text) in [(0, "start"), (3 << 30, "middle"), ((8 << 30) - 3, "end")] {
+        file.write_all_at(text.as_bytes(), offset).unwrap();
+    }
+    for (name, text) in [("hole", ""), ("ends-in-a-hole", "x")] {
+        let file = File::create(pair.from.join(name)).unwrap();
+        file.write_all_at(text.as_bytes(), 0).unwrap();
+        file.set_len(1 << 30).unwrap();
+    }
+    pair.copy();
+    for name in ["sparse", "hole", "ends-in-a-hole"] {
+        let [old, new] = [&pair.from, &pair.to].map(|dir| dir.join(name).metadata().unwrap());
+        assert_eq!(new.len(), old.len(), "{name}");
+        assert_eq!(new.blocks(), old.blocks(), "{name}");
+    }
+    let copy = File::open(&to).unwrap();
+    for (offset, text) in [(0, "start"), (3 << 30, "middle"), ((8 << 30) - 3, "end")] {
+        let mut bytes = vec![1; text.len() + 1];
+        let got = copy.read_at(&mut bytes, offset).unwrap();
+        assert_eq!(&bytes[..text.len()], text.as_bytes());
+        // A byte of the hole, but at the end of the file.
+        assert_eq!(bytes[got - 1], if text == "end" { b'd' } else { 0 });
+    }
+}

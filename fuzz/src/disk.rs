@@ -5,6 +5,7 @@ use std::io;
 use cvm_init::block::{self, Dev, Partition, SECTOR};
 use cvm_init::ext4;
 use cvm_init::hex;
+use cvm_init::program::Program;
 use cvm_init::verity::{BLOCK_SIZE, OnCorruption, Params, SUPERBLOCK_SIZE};
 
 use super::{check_refusal, split_padded};
@@ -58,6 +59,13 @@ pub fn ext4_superblock(bytes: &[u8]) {
     let (start, _) = split_padded::<{ ext4::SUPERBLOCK_END }>(bytes);
     let is_ext4 =
         start[0x438..0x43a] == [0x53, 0xef] && start[0x418] <= 6 && start[0x419..0x41c] == [0; 3];
+    assert_eq!(ext4::needs_recovery(&start), start[0x460] & 4 != 0);
+    let other = match (&start[..4], &start[0x400..0x404]) {
+        (b"hsqs", _) => Some("squashfs"),
+        (_, [0xe2, 0xe1, 0xf5, 0xe0]) => Some("EROFS"),
+        _ => None,
+    };
+    assert_eq!(ext4::other_file_system(&start), other);
     match ext4::block_size(&start) {
         Some(size) => {
             assert!(is_ext4 && size.is_power_of_two());
@@ -65,6 +73,31 @@ pub fn ext4_superblock(bytes: &[u8]) {
         }
         None => assert!(!is_ext4),
     }
+}
+
+/// A file that exec is to run.
+pub fn program(bytes: &[u8]) {
+    let read = |at: u64, length: usize| {
+        assert!(length <= 65_536, "{length} bytes to be read at once");
+        let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
+        Ok(rest[..length.min(rest.len())].to_vec())
+    };
+    let name = match Program::from_content(read) {
+        Ok(Program::Script { interpreter }) => {
+            assert!(bytes.starts_with(b"#!"));
+            let name = interpreter.into_os_string().into_encoded_bytes();
+            assert!(!name.contains(&b' ') && !name.contains(&b'\t') && !name.contains(&b'\n'));
+            name
+        }
+        Ok(Program::Code { loader }) => {
+            assert!(bytes.starts_with(b"\x7fELF\x02\x01"));
+            let Some(loader) = loader else { return };
+            loader.into_os_string().into_encoded_bytes()
+        }
+        Err(error) => return check_refusal(&error),
+    };
+    assert!(!name.is_empty() && !name.contains(&0));
+    assert!(bytes.windows(name.len()).any(|window| window == name));
 }
 
 /// Lines: the sectors of the disk, then `partition dev start size` of each partition, as sysfs

@@ -8,7 +8,7 @@ mod disk;
 mod guest;
 mod kernel;
 
-pub use disk::{disk_serial, ext4_superblock, partitions, verity_superblock};
+pub use disk::{disk_serial, ext4_superblock, partitions, program, verity_superblock};
 pub use guest::{cmdline, fstab, kmsg_record, mount_tag};
 pub use kernel::{dm_answer, uevent};
 
@@ -25,6 +25,7 @@ pub const TARGETS: &[Target] = &[
     ("kmsg_record", kmsg_record),
     ("mount_tag", mount_tag),
     ("partitions", partitions),
+    ("program", program),
     ("uevent", uevent),
     ("verity_superblock", verity_superblock),
 ];

@@ -11,7 +11,9 @@ pub const MIN_BYTES: u64 = 1 << 20;
 
 /// Most that a volume can have, metadata and data, in bytes: blocks have numbers of 32 bits. For
 /// one boot, 2^32 is also the bound on sectors under one AES-GCM key with random nonces.
-pub const MAX_BYTES: u64 = u32::MAX as u64 * BLOCK_BYTES as u64;
+pub const MAX_BYTES: u64 = BLOCKS_MAX * BLOCK_BYTES as u64;
+
+const BLOCKS_MAX: u64 = u32::MAX as u64;
 
 /// One block of bitmap has a bit for each block of its group.
 pub(super) const BLOCKS_PER_GROUP: u16 = 8 * BLOCK_BYTES;
@@ -126,16 +128,31 @@ impl Layout {
         let data_blocks = data_bytes / u64::from(BLOCK_BYTES);
         let mut layout = Self::for_data(data_blocks, TABLE_BLOCKS_MAX);
         if layout.metadata_bytes() > metadata_max {
-            let tables = layout.groups * u64::from(layout.inode_table_blocks);
-            let all_else = layout.used_blocks() - tables;
-            let for_tables = (metadata_max / u64::from(BLOCK_BYTES)).saturating_sub(all_else);
-            let table = u16::try_from(for_tables / layout.groups).unwrap_or(TABLE_BLOCKS_MAX);
-            layout = Self::for_data(data_blocks, table.max(1));
+            layout = Self::for_data(data_blocks, layout.table_within(metadata_max));
         }
-        if layout.blocks > MAX_BYTES / u64::from(BLOCK_BYTES) {
+        if layout.blocks > BLOCKS_MAX {
             return Err(LayoutError::TooLarge { bytes: data_bytes });
         }
         Ok(layout)
+    }
+
+    /// The most data that can be laid out with so much metadata, in bytes.
+    #[must_use]
+    pub fn data_bytes_max(metadata_max: u64) -> u64 {
+        let mut layout = Self::of_blocks(BLOCKS_MAX, TABLE_BLOCKS_MAX);
+        if layout.metadata_bytes() > metadata_max {
+            layout = Self::of_blocks(BLOCKS_MAX, layout.table_within(metadata_max));
+        }
+        layout.free_blocks() * u64::from(BLOCK_BYTES)
+    }
+
+    /// Blocks of a table of inodes with which the metadata is as much as this, or the least that a
+    /// table has.
+    fn table_within(&self, metadata_max: u64) -> u16 {
+        let tables = self.groups * u64::from(self.inode_table_blocks);
+        let all_else = self.used_blocks() - tables;
+        let for_tables = (metadata_max / u64::from(BLOCK_BYTES)).saturating_sub(all_else);
+        u16::try_from(for_tables / self.groups).unwrap_or(TABLE_BLOCKS_MAX).max(1)
     }
 
     /// With inode tables of `table_max` blocks at most.

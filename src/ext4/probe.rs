@@ -10,6 +10,9 @@ const S_MAGIC: usize = SUPERBLOCK_AT + 0x38;
 const S_FEATURE_INCOMPAT: usize = SUPERBLOCK_AT + 0x60;
 const S_BLOCKS_COUNT_HI: usize = SUPERBLOCK_AT + 0x150;
 
+/// The journal has to be replayed before the file system is read.
+const INCOMPAT_RECOVER: u32 = 0x4;
+
 /// The upper half of the number of blocks counts.
 const INCOMPAT_64BIT: u32 = 0x80;
 
@@ -31,6 +34,21 @@ pub fn blocks(start: &[u8; SUPERBLOCK_END]) -> Option<u64> {
     let wide = u32_at(start, S_FEATURE_INCOMPAT)? & INCOMPAT_64BIT != 0;
     let high = if wide { u32_at(start, S_BLOCKS_COUNT_HI)? } else { 0 };
     Some(u64::from(high) << 32 | u64::from(u32_at(start, S_BLOCKS_COUNT_LO)?))
+}
+
+/// Whether such a file system was copied, or left, while it was mounted for writing.
+#[must_use]
+pub fn needs_recovery(start: &[u8; SUPERBLOCK_END]) -> bool {
+    u32_at(start, S_FEATURE_INCOMPAT).is_some_and(|features| features & INCOMPAT_RECOVER != 0)
+}
+
+/// The file system that starts like this, where it is another one that roots are made of.
+#[must_use]
+pub fn other_file_system(start: &[u8; SUPERBLOCK_END]) -> Option<&'static str> {
+    if start.starts_with(b"hsqs") {
+        return Some("squashfs");
+    }
+    (u32_at(start, SUPERBLOCK_AT) == Some(0xe0f5_e1e2)).then_some("EROFS")
 }
 
 fn u32_at(start: &[u8; SUPERBLOCK_END], at: usize) -> Option<u32> {
@@ -56,6 +74,25 @@ mod tests {
         assert_eq!(blocks(&start), Some(4096));
         start[0x460] = 0x80;
         assert_eq!(blocks(&start), Some(3 << 32 | 4096));
+    }
+
+    #[test]
+    fn a_journal_to_be_replayed_is_seen() {
+        let mut start = start(2);
+        start[0x460] = 0xc2;
+        assert!(!needs_recovery(&start));
+        start[0x460] = 0xc6;
+        assert!(needs_recovery(&start));
+    }
+
+    #[test]
+    fn other_file_systems_are_known_by_their_first_bytes() {
+        let mut start = [0; SUPERBLOCK_END];
+        assert_eq!(other_file_system(&start), None);
+        start[1024..1028].copy_from_slice(&[0xe2, 0xe1, 0xf5, 0xe0]);
+        assert_eq!(other_file_system(&start), Some("EROFS"));
+        start[..4].copy_from_slice(b"hsqs");
+        assert_eq!(other_file_system(&start), Some("squashfs"));
     }
 
     #[test]

@@ -1,16 +1,21 @@
 //! Stage 2: the disk, which is the one that proves the root hash.
+//!
+//! Of several that are there at the same time and prove it, the first by name is taken: `sda`, then
+//! shorter names before longer ones, then by their letters. All of them hold the same root, and what
+//! lies on partition 4 is read of none.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::block::{self, Dev, Partition};
+use crate::block::{self, Partition, SECTOR};
 use crate::config::{Config, DiskChoice};
 use crate::effect::effect;
 use crate::error::{Error, Result};
 use crate::hex;
+use crate::module;
 use crate::report::{DiskFacts, Report, VerityFacts};
 use crate::uevent::{Listener, Wake};
 use crate::verity::{self, Params};
@@ -19,6 +24,9 @@ use crate::verity::{self, Params};
 const ROOT: u32 = 2;
 const VERITY: u32 = 3;
 const COCOS: u32 = 4;
+
+/// Where drivers may have come from.
+const MODULES: &str = "/modules";
 
 /// The disk, proven.
 #[derive(Debug)]
@@ -57,15 +65,19 @@ enum Verdict {
 /// Waits for the disk until `cvm.timeout=` is over.
 ///
 /// # Errors
-/// What every disk seen was refused for; at once when the disk is pinned.
+/// What every disk seen was refused for. At once when the disk is pinned by its name, which no other
+/// disk can have; another disk with the same serial may still come.
 pub fn find(config: &Config, report: &mut Report) -> Result<Disk> {
     // Before the first look, so that no device appears unseen between look and wait.
     let listener = effect("listen for uevents", Listener::open)?;
     let deadline = Instant::now() + config.timeout;
-    let pinned = config.disk != DiskChoice::Proof;
+    let is_only_one = matches!(config.disk, DiskChoice::Name(_));
     let mut reasons = Vec::new();
+    let mut any_seen = false;
     loop {
+        let mut proven = Vec::new();
         for candidate in effect("list the disks", block::disks)? {
+            any_seen = true;
             match is_chosen(&candidate, &config.disk) {
                 Ok(true) => {}
                 Ok(false) => continue,
@@ -75,20 +87,22 @@ pub fn find(config: &Config, report: &mut Report) -> Result<Disk> {
                 }
             }
             match examine(config, &candidate) {
-                Verdict::Proven(disk) => {
-                    describe(&disk, config, report);
-                    return Ok(*disk);
-                }
-                Verdict::Refused(error) if pinned => {
+                Verdict::Proven(disk) => proven.push(*disk),
+                Verdict::Refused(error) if is_only_one => {
                     return Err(Error::new(format!("{}: {error}", candidate.name)));
                 }
                 Verdict::Refused(error) => note(&mut reasons, candidate.name, error.to_string()),
                 Verdict::NotYet(reason) => note(&mut reasons, candidate.name, reason),
             }
         }
+        let mut proven = proven.into_iter();
+        if let Some(disk) = proven.next() {
+            describe(&disk, proven.map(|other| other.name).collect(), config, report);
+            return Ok(disk);
+        }
         let wake = effect("wait for a block device", || listener.wait_for_block(deadline))?;
         if wake == Wake::Timeout {
-            return Err(nothing_found(config, &reasons));
+            return Err(nothing_found(config, any_seen, &reasons));
         }
     }
 }
@@ -115,13 +129,21 @@ fn note(reasons: &mut Vec<(String, String)>, disk: String, reason: String) {
     }
 }
 
-fn nothing_found(config: &Config, reasons: &[(String, String)]) -> Error {
+fn nothing_found(config: &Config, any_seen: bool, reasons: &[(String, String)]) -> Error {
     let what = match &config.disk {
         DiskChoice::Proof => "no disk that proves roothash=".to_owned(),
         DiskChoice::Name(name) => format!("no usable disk /dev/{name}"),
         DiskChoice::Serial(serial) => format!("no usable disk with serial {serial:?}"),
     };
     let mut message = format!("{what} within {} s", config.timeout.as_secs());
+    if !any_seen {
+        message.push_str("; no disk at all was seen: ");
+        // A look at the initramfs, only to say more.
+        message.push_str(match module::list(Path::new(MODULES)).as_deref() {
+            Ok([]) => "is its driver built into the kernel? The initramfs has no modules",
+            _ => "is its driver among the modules of the initramfs, or built into the kernel?",
+        });
+    }
     for (disk, reason) in reasons {
         message.push_str("; ");
         message.push_str(disk);
@@ -147,7 +169,11 @@ fn examine(config: &Config, disk: &block::Disk) -> Verdict {
                 .filter(|(_, partition)| partition.is_none())
                 .map(|(number, _)| number.to_string())
                 .collect();
-            return Verdict::NotYet(format!("it has no partition {}", missing.join(", ")));
+            return Verdict::NotYet(if partitions.is_empty() {
+                without_partitions(disk)
+            } else {
+                format!("it has no partition {}", missing.join(", "))
+            });
         }
     };
     // What is written to the volume must not reach anything else.
@@ -175,9 +201,19 @@ fn examine(config: &Config, disk: &block::Disk) -> Verdict {
     }
 }
 
+/// What is wrong with a disk on which the kernel found no partition, as far as can be seen.
+fn without_partitions(disk: &block::Disk) -> String {
+    let guess = match disk.logical_block {
+        SECTOR => "is its table missing, damaged, or made for a larger disk?".to_owned(),
+        bytes => format!("its sectors have {bytes} bytes, was its table made for {SECTOR}?"),
+    };
+    format!("the kernel found no partition on it: {guess}")
+}
+
 /// The verity parameters, once the top hash block has proven them by the root hash.
 fn prove(config: &Config, root: &Partition, verity: &Partition) -> Result<Params> {
-    let hash_device = effect(format!("open {}", verity.name), || open(verity))?;
+    let hash_device =
+        effect(format!("open {}", verity.name), || verity.open(OpenOptions::new().read(true)))?;
     let params = if let Some(params) = &config.verity {
         params.clone()
     } else {
@@ -191,17 +227,6 @@ fn prove(config: &Config, root: &Partition, verity: &Partition) -> Result<Params
     Ok(params)
 }
 
-/// Opens a partition's node and makes sure that it is the device that sysfs spoke of.
-fn open(partition: &Partition) -> io::Result<File> {
-    let file = File::open(partition.path())?;
-    let dev = Dev::from_rdev(file.metadata()?.rdev());
-    if dev != partition.dev {
-        let error = format!("the node is device {dev}, not {}", partition.dev);
-        return Err(io::Error::other(error));
-    }
-    Ok(file)
-}
-
 fn read_at<const N: usize>(file: &File, what: &str, of: &Partition, at: u64) -> Result<[u8; N]> {
     effect(format!("read the {what} of {}", of.name), || {
         let mut bytes = [0; N];
@@ -210,13 +235,20 @@ fn read_at<const N: usize>(file: &File, what: &str, of: &Partition, at: u64) -> 
     })
 }
 
-fn describe(disk: &Disk, config: &Config, report: &mut Report) {
+fn describe(disk: &Disk, also_proven: Vec<String>, config: &Config, report: &mut Report) {
     let found = match config.disk {
         DiskChoice::Proof => "proof",
         DiskChoice::Name(_) | DiskChoice::Serial(_) => "cvm.disk",
     };
     log::info!("disk {}, proven by the root hash", disk.name);
-    report.disk = Some(DiskFacts { name: disk.name.clone(), found_by: found });
+    if !also_proven.is_empty() {
+        log::warn!(
+            "{} proves it as well: {} is taken, the first by name",
+            also_proven.join(", "),
+            disk.name
+        );
+    }
+    report.disk = Some(DiskFacts { name: disk.name.clone(), found_by: found, also_proven });
     report.verity = Some(VerityFacts {
         root_hash: hex::encode(&config.root_hash),
         salt: hex::encode(&disk.params.salt),

@@ -14,8 +14,7 @@ use rustix::fs::{FsWord, fstatfs};
 use rustix::process::{chdir, chroot};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-use super::{NEW_ROOT, in_new_root, runtime::RUN_DIR, teardown};
-use crate::config::Config;
+use super::{NEW_ROOT, in_new_root, init::Init, runtime::RUN_DIR, teardown};
 use crate::effect::{effect, optional};
 use crate::error::{Error, Result};
 use crate::exec::exec;
@@ -51,9 +50,13 @@ const STATUS: &str = "/proc/self/status";
 ///
 /// # Errors
 /// When a mount cannot be moved, or `init` cannot be run.
-pub fn switch_root(config: &Config, start: Instant, mut report: Report) -> Result<Infallible> {
+pub fn switch_root(
+    init: &Init,
+    credentials: bool,
+    start: Instant,
+    mut report: Report,
+) -> Result<Infallible> {
     let began = Instant::now();
-    let init = &config.init;
     for mount in MOVED {
         effect(format!("move {mount} to the new root"), || {
             mount::relocate(Path::new(mount), &in_new_root(mount))
@@ -66,6 +69,8 @@ pub fn switch_root(config: &Config, start: Instant, mut report: Report) -> Resul
     effect("enter the root", || chdir("/"))?;
     require_initramfs(initramfs)?;
     effect("empty the initramfs", || tree::clear(initramfs.as_fd()))?;
+    // As late as it can be and still stand in the report.
+    init.read_ahead()?;
 
     let report_file = Path::new(RUN_DIR).join("boot.json");
     let peak_memory = optional(format!("read {STATUS}"), || fs::read_to_string(STATUS));
@@ -76,9 +81,10 @@ pub fn switch_root(config: &Config, start: Instant, mut report: Report) -> Resul
     })?;
     optional("hand the console on", hand_console_on);
     optional("let grace periods take their time", rcu::be_patient);
-    log::info!("handing over to {init}");
-    effect(format!("run {init}"), || {
-        Err(exec(init, env::args_os().skip(1), environment(config.credentials)))
+    let program = init.path();
+    log::info!("handing over to {program}");
+    effect(format!("run {program}"), || {
+        Err(exec(program, env::args_os().skip(1), environment(credentials)))
     })
 }
 

@@ -2,6 +2,7 @@
 
 pub mod disk;
 pub mod handoff;
+pub mod init;
 #[cfg(feature = "fault")]
 pub mod left;
 pub mod platform;

@@ -6,9 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::slice;
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
-
-use super::{NEW_ROOT, disk::Disk, in_new_root, mapping, metadata, node, open_control};
+use super::{NEW_ROOT, disk::Disk, in_new_root, init::Init, mapping, metadata, node, open_control};
 use crate::config::Config;
 use crate::dm::{Mapping, Target};
 use crate::effect::effect;
@@ -18,14 +16,17 @@ use crate::report::{Report, RootFacts};
 use crate::verity::OnCorruption;
 use crate::{block, ext4, hex, verity};
 
-/// Directories of the root that are mounted on: it is read-only, so they cannot be made.
-const MOUNT_POINTS: &[&str] = &["/cocos", "/dev", "/proc", "/run", "/sys", "/tmp", "/var"];
+/// Directories of the root that are mounted on: it is read-only, so they cannot be made. What the
+/// root has below them is out of sight when init is run.
+pub(super) const MOUNT_POINTS: &[&str] =
+    &["/cocos", "/dev", "/proc", "/run", "/sys", "/tmp", "/var"];
 
-/// Opens the root and mounts it on [`NEW_ROOT`].
+/// Opens the root and mounts it on [`NEW_ROOT`]. Returns its init.
 ///
 /// # Errors
-/// When the kernel has no dm-verity, or the root is no ext4 that dm-verity can carry.
-pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
+/// When the kernel has no dm-verity, the root is no ext4 that dm-verity can carry, or it lacks what
+/// a boot needs of it.
+pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<Init> {
     let control = open_control()?;
     control.require_target("verity", "DM_VERITY")?;
     // What is wrong with the root while this program reads it, ends the boot with a reason.
@@ -37,11 +38,12 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
     effect(format!("mount the root on {NEW_ROOT}"), || {
         mount::mount(&node(mapping::ROOT), Path::new(NEW_ROOT), "ext4", Flags::RDONLY, "")
     })?;
-    require_layout(&config.init)?;
+    require_mount_points()?;
+    let init = Init::find(&config.init)?;
     log::info!("root verified and mounted read-only");
     report.root =
         Some(RootFacts { device: node(mapping::ROOT), bytes: target.sectors * block::SECTOR });
-    Ok(())
+    Ok(init)
 }
 
 /// From now on the kernel does what was asked for about a block of the root that is not right.
@@ -96,45 +98,47 @@ fn require_ext4(verified: u64) -> Result<()> {
     })?;
     // dm-verity's device has the hash block size as its logical block size.
     match ext4::block_size(&start) {
-        Some(size) if size == verity::BLOCK_SIZE => match ext4::blocks(&start) {
-            Some(blocks) if blocks > verified => Err(Error::new(format!(
-                "the root's ext4 has {blocks} blocks, but only {verified} are verified"
-            ))),
-            _ => Ok(()),
-        },
+        Some(size) if size == verity::BLOCK_SIZE => {
+            require_clean(&start)?;
+            match ext4::blocks(&start) {
+                Some(blocks) if blocks > verified => Err(Error::new(format!(
+                    "the root's ext4 has {blocks} blocks, but only {verified} are verified"
+                ))),
+                _ => Ok(()),
+            }
+        }
         Some(size) => Err(Error::new(format!(
             "the root's ext4 has blocks of {size} bytes, dm-verity needs {}: \
              make it with mke2fs -b {}",
             verity::BLOCK_SIZE,
             verity::BLOCK_SIZE
         ))),
-        None => Err(Error::new("the root is no ext4 file system")),
+        None => Err(Error::new(match ext4::other_file_system(&start) {
+            Some(other) => format!("the root is {other}, not ext4: make it with mke2fs -t ext4"),
+            None => "the root is no ext4 file system".to_owned(),
+        })),
     }
 }
 
-/// Makes sure that the root has what later stages need of it, while nothing else is made yet.
-fn require_layout(init: &str) -> Result<()> {
+/// The kernel replays no journal on a device that it cannot write to.
+fn require_clean(start: &[u8; ext4::SUPERBLOCK_END]) -> Result<()> {
+    if !ext4::needs_recovery(start) {
+        return Ok(());
+    }
+    Err(Error::new(
+        "the root's ext4 was not unmounted, and its journal cannot be replayed here: run e2fsck -fp \
+         on it before its hash tree is made",
+    ))
+}
+
+/// Makes sure that the root has what later stages mount on, while nothing else is made yet.
+fn require_mount_points() -> Result<()> {
     for path in MOUNT_POINTS {
         // A link would lead astray: its target would be looked up in the initramfs.
         let found = effect(format!("find {path} in the root"), || metadata(&in_new_root(path)))?;
         if !found.is_some_and(|metadata| metadata.is_dir()) {
             return Err(Error::new(format!("the root has no directory {path} to mount on")));
         }
-    }
-    effect(format!("find {init} in the root"), || require_program(init))
-}
-
-/// Makes sure that `init` names a program, with links followed as in the new root.
-fn require_program(init: &str) -> io::Result<()> {
-    let root = File::open(NEW_ROOT)?;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let program = openat2(&root, init, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
-    let mode = fstat(&program)?.st_mode;
-    if FileType::from_raw_mode(mode) != FileType::RegularFile {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    if mode & 0o111 == 0 {
-        return Err(io::Error::other("it is not executable"));
     }
     Ok(())
 }

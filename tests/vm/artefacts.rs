@@ -171,6 +171,17 @@ pub(crate) fn initramfs_without(modules: &[&str]) -> PathBuf {
     pack(&format!("without-{}", modules.join("-")), &binaries().init, DEFAULT_CIPHER, modules)
 }
 
+/// The same for a kernel that has everything built in.
+pub(crate) fn initramfs_without_modules() -> PathBuf {
+    let archive = Path::new(env!("CARGO_TARGET_TMPDIR")).join("without-modules.cpio.gz");
+    run(script("initramfs")
+        .args(["--kernel-modules", "none", "--init"])
+        .arg(&binaries().init)
+        .arg("-o")
+        .arg(&archive));
+    archive
+}
+
 /// The same with a file among the first modules that is none. The kernel unpacks one archive over
 /// the other.
 pub(crate) fn initramfs_with_a_broken_module() -> PathBuf {

@@ -172,6 +172,16 @@ impl Disk {
         bytes
     }
 
+    /// The backup of the partition table, where the table says that it is.
+    pub(crate) fn backup_table(&self) -> Vec<u8> {
+        let table = self.table();
+        let last = u64::from_le_bytes(table[512 + 32..][..8].try_into().expect("eight bytes"));
+        let mut bytes = vec![0; 33 * 512];
+        let file = File::open(&self.path).expect("the image is there");
+        file.read_exact_at(&mut bytes, (last - 32) * SECTOR).expect("a whole disk");
+        bytes
+    }
+
     /// Bytes from `offset` on of a partition, as the host sees them now.
     pub(crate) fn read(&self, part: Part, offset: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];

@@ -1,10 +1,17 @@
 //! Where the disk may hang, and which one of several is taken.
 
 use crate::disk::{Disk, Part};
+use crate::refused::refusal;
 use crate::root::Root;
+use crate::tool::{Scratch, command, run};
 use crate::vm::{Bus, Vm};
 use serde_json::{Value, json};
 use std::time::Duration;
+
+const ENOSPC: i32 = 28;
+const TIB: u64 = 1 << 40;
+/// What stands on the console already.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// Boots, and says what the guest's report says of the disk and where /cocos lies.
 #[track_caller]
@@ -15,11 +22,16 @@ fn taken(vm: Vm) -> (Value, Value) {
     (report["disk"].clone(), report["volume"]["partition"].clone())
 }
 
+/// What the report says of the only disk that was found.
+fn found(name: &str, by: &str) -> Value {
+    json!({ "name": name, "found_by": by, "also_proven": [] })
+}
+
 #[track_caller]
 fn boots_from(bus: Bus, name: &str, partition: &str) {
     let disk = Disk::builder().build();
     let vm = Vm::new().disk_on(bus, disk.path()).append(&format!("roothash={}", disk.roothash));
-    assert_eq!(taken(vm), (json!({ "name": name, "found_by": "proof" }), json!(partition)));
+    assert_eq!(taken(vm), (found(name, "proof"), json!(partition)));
 }
 
 #[test]
@@ -71,6 +83,44 @@ fn a_disk_pinned_by_its_serial() {
     the_right_one_is_taken([&first, &second], 1, "cvm.disk=serial:disk1", "cvm.disk");
 }
 
+/// Which one it is does not matter, and it is told.
+#[test]
+fn two_disks_that_both_prove_the_root_hash() {
+    let disks = [Disk::builder().build(), Disk::builder().build()];
+    let mut guest = Vm::of(&disks[0]).disk(&disks[1]).boot();
+    let expected = json!({ "name": "sda", "found_by": "proof", "also_proven": ["sdb"] });
+    assert_eq!(guest.report()["disk"], expected);
+    guest.wait_serial("sdb proves it as well: sda is taken, the first by name", GLANCE);
+    let written = [0, 1].map(|disk| guest.bytes_written(disk) > 0);
+    assert!(written[0] != written[1], "{written:?}");
+    guest.power_off();
+}
+
+/// The serial is the host's word: a forged disk that has it too does not end the boot.
+#[test]
+fn two_disks_of_one_serial_of_which_one_is_forged() {
+    let (forged, right) = (decoy(), Disk::builder().build());
+    let vm = Vm::new().disk_with(&forged, "serial=twin").disk_with(&right, "serial=twin");
+    let vm = vm.append(&format!("roothash={} cvm.disk=serial:twin", right.roothash));
+    let mut guest = vm.boot();
+    assert_eq!(guest.report()["disk"]["also_proven"], json!([]));
+    assert_eq!(guest.bytes_written(0), 0);
+    assert_eq!(right.read(Part::Cocos, 0, 4), b"LUKS");
+    guest.power_off();
+}
+
+/// Another disk of that serial might have come.
+#[test]
+fn a_forged_disk_of_the_right_serial_is_told_when_the_time_is_up() {
+    let forged = decoy();
+    let hash = &Root::standard().roothash;
+    let vm = Vm::new().disk(&forged).append(&format!("roothash={hash} cvm.disk=serial:disk0"));
+    let reason = refusal(vm.append("cvm.timeout=2"));
+    let start = "disk: no usable disk with serial \"disk0\" within 2 s; sda: the top hash block does \
+                 not match roothash=";
+    assert!(reason.starts_with(start), "{reason}");
+}
+
 #[test]
 fn an_nvme_disk_pinned_by_its_name() {
     let (blk, nvme) = (Disk::builder().build(), Disk::builder().build());
@@ -79,7 +129,7 @@ fn an_nvme_disk_pinned_by_its_name() {
         .disk_on(Bus::Nvme, nvme.path())
         .append(&format!("cvm.disk=/dev/nvme0n1 roothash={}", nvme.roothash));
     let (disk, partition) = taken(vm);
-    assert_eq!(disk, json!({ "name": "nvme0n1", "found_by": "cvm.disk" }));
+    assert_eq!(disk, found("nvme0n1", "cvm.disk"));
     assert_eq!(partition, "nvme0n1p4");
 }
 
@@ -103,25 +153,58 @@ fn a_disk_that_is_plugged_in_while_waited_for() {
     guest.power_off();
 }
 
-/// Boots with a disk that was grown behind its table, and says how large partition 4 then is.
+/// Boots with a disk that was grown behind its table, and fills /cocos. Says how large partition 4
+/// then is, and whether the table's backup at the old end of the disk is what it was.
 #[track_caller]
-fn partition_of_a_grown_disk(disk: &Disk, words: &str) -> u64 {
-    let before = disk.table();
+fn partition_of_a_grown_disk(disk: &Disk, words: &str) -> (u64, bool) {
+    let (table, backup) = (disk.table(), disk.backup_table());
+    assert_eq!(backup[32 * 512..][..8], *b"EFI PART");
     let mut guest = Vm::of(disk).append(words).boot();
     let report = guest.report();
+    let more = json!({ "path": "/cocos/full", "offset": 0, "bytes": 1 << 28, "seed": 1 });
+    assert_eq!(guest.call("pattern_write", more).unwrap_err().errno, Some(ENOSPC));
+    guest.ask("sync", json!({}));
     guest.power_off();
-    assert!(disk.table() == before, "the partition table was written to");
-    report["volume"]["partition_bytes"].as_u64().unwrap()
+    assert!(disk.table() == table, "the partition table was written to");
+    (report["volume"]["partition_bytes"].as_u64().unwrap(), disk.backup_table() == backup)
 }
 
 #[test]
 fn a_grown_disk_is_used_to_its_end() {
     let disk = Disk::builder().grown(64 << 20).build();
-    assert_eq!(partition_of_a_grown_disk(&disk, ""), disk.size(Part::Cocos) + (64 << 20));
+    let all = disk.size(Part::Cocos) + (64 << 20);
+    assert_eq!(partition_of_a_grown_disk(&disk, ""), (all, false));
 }
 
 #[test]
 fn a_grown_disk_is_used_as_its_table_says_when_told_so() {
     let disk = Disk::builder().grown(64 << 20).build();
-    assert_eq!(partition_of_a_grown_disk(&disk, "cvm.grow=no"), disk.size(Part::Cocos));
+    let of_table = disk.size(Part::Cocos);
+    assert_eq!(partition_of_a_grown_disk(&disk, "cvm.grow=no"), (of_table, true));
+}
+
+/// The file system has as much of it as ext4 can.
+#[test]
+fn a_disk_of_17_tib_is_used_to_the_16th() {
+    let disk = Disk::builder().build();
+    let scratch = Scratch::new("large");
+    let large = scratch.join("large.qcow2");
+    run(command("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+        .args([disk.path(), &large])
+        .arg("17T"));
+    let vm = Vm::new().disk_of_qcow2(&large);
+    // A guest with less could not hold its metadata.
+    let vm = vm.memory("8G").append(&format!("roothash={} cvm.tags=disk", disk.roothash));
+    let mut guest = vm.boot();
+    let bytes = guest.report()["volume"]["bytes"].as_u64().unwrap();
+    assert!((TIB * 16 - TIB / 1024..=TIB * 16 + TIB / 1024).contains(&bytes), "{bytes}");
+    guest.wait_serial("sda4 has room for 17", GLANCE);
+    let last = json!({
+        "path": "/dev/mapper/cocos_crypt", "offset": bytes - (4 << 20), "bytes": 1 << 20,
+        "seed": 1, "direct": true,
+    });
+    guest.ask("pattern_write", last.clone());
+    assert_eq!(guest.ask("pattern_read", last), Value::Null);
+    guest.power_off();
 }

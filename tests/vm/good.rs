@@ -145,7 +145,7 @@ pub(crate) fn check_fstab(guest: &mut Guest, shares: &[&str]) {
 /// `/run/cvm-init/boot.json` against the disk and the kernel; its times are printed.
 fn check_report(guest: &mut Guest, disk: &Disk) {
     let report = guest.report();
-    assert_eq!(report["disk"], json!({ "name": "sda", "found_by": "proof" }));
+    assert_eq!(report["disk"], json!({ "name": "sda", "found_by": "proof", "also_proven": [] }));
     assert_eq!(report["verity"]["root_hash"], disk.roothash);
     assert_eq!(report["root"]["bytes"], disk.size(Part::Root));
     let volume = &report["volume"];

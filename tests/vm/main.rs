@@ -1,8 +1,9 @@
 //! Boots in QEMU: the real initramfs, a stock distribution kernel, disks made with the real tools.
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
-//! those. The tests are in `good`, `shares`, `beyond`, `disks`, `volume`, `tags`, `ciphers`, `corruption`, `overlay`,
-//! `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`, `console`, `secrets`, `lying`, `firmware`, `debian`,
+//! those. The tests are in `good`, `shares`, `beyond`, `init`, `disks`, `volume`, `tags`, `ciphers`,
+//! `corruption`, `overlay`, `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`,
+//! `console`, `secrets`, `lying`, `firmware`, `debian`,
 //! `figures` and `soak`; the other modules are what a test is written with.
 
 #![expect(
@@ -27,6 +28,7 @@ mod figures;
 mod firmware;
 mod good;
 mod guest;
+mod init;
 mod lying;
 mod matrix;
 mod memory;

@@ -4,7 +4,9 @@ use crate::artefacts;
 use crate::disk::{Disk, Part};
 use crate::guest::{Ending, Guest};
 use crate::root::{Node, Root};
-use crate::vm::Vm;
+use crate::vm::{Bus, Vm};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -13,7 +15,7 @@ const MIB: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Names the disk, so that what is wrong with it is told at once and not when the time is up.
-const PINNED: &str = "cvm.disk=/dev/sda quiet";
+pub(crate) const PINNED: &str = "cvm.disk=/dev/sda quiet";
 
 /// Boots to the end that a failure must have, and returns its fatal line.
 #[track_caller]
@@ -25,7 +27,7 @@ pub(crate) fn refusal(vm: Vm) -> String {
 
 /// The same for what is refused before anything is written.
 #[track_caller]
-fn refusal_that_writes_nothing(vm: Vm, disk: &Disk) -> String {
+pub(crate) fn refusal_that_writes_nothing(vm: Vm, disk: &Disk) -> String {
     let reason = refusal(vm);
     for offset in [0, 16 * MIB] {
         let length = usize::try_from(MIB.min(disk.size(Part::Cocos) - offset)).unwrap();
@@ -68,7 +70,56 @@ fn a_well_formed_root_hash_of_another_root() {
 fn no_disk_before_the_time_limit() {
     let roothash = "5a".repeat(32);
     let vm = Vm::new().append(&format!("roothash={roothash} cvm.timeout=2"));
-    assert_eq!(refusal(vm), "disk: no disk that proves roothash= within 2 s");
+    assert_eq!(
+        refusal(vm),
+        "disk: no disk that proves roothash= within 2 s; no disk at all was seen: is its driver \
+         among the modules of the initramfs, or built into the kernel?"
+    );
+}
+
+#[test]
+fn a_disk_whose_driver_is_not_there() {
+    let disk = Disk::builder().build();
+    let vm = Vm::new().disk_on(Bus::Ahci, disk.path());
+    let vm = vm.append(&format!("roothash={} cvm.timeout=2", disk.roothash));
+    assert!(refusal_that_writes_nothing(vm, &disk).contains("; no disk at all was seen: "));
+}
+
+#[test]
+fn an_initramfs_without_modules_for_a_kernel_that_needs_them() {
+    let disk = Disk::builder().build();
+    let vm = Vm::of(&disk).append("cvm.timeout=2");
+    assert_eq!(
+        refusal(vm.initramfs(artefacts::initramfs_without_modules())),
+        "disk: no disk that proves roothash= within 2 s; no disk at all was seen: is its driver \
+         built into the kernel? The initramfs has no modules"
+    );
+}
+
+/// The fatal line that tells of partitions that are not seen.
+#[track_caller]
+fn refusal_without_partitions(vm: Vm, guess: &str) {
+    let before =
+        "no disk that proves roothash= within 2 s; sda: the kernel found no partition on it";
+    assert_eq!(refusal(vm.append("cvm.timeout=2")), format!("disk: {before}: {guess}"));
+}
+
+#[test]
+fn a_disk_without_a_partition_table() {
+    let disk = Disk::builder().build();
+    let file = File::options().write(true).open(disk.path()).unwrap();
+    file.write_all_at(&vec![0; 34 * 512], 0).unwrap();
+    let guess = "is its table missing, damaged, or made for a larger disk?";
+    refusal_without_partitions(Vm::of(&disk), guess);
+}
+
+/// The table then lies where it is not looked for.
+#[test]
+fn a_disk_whose_sectors_are_larger_than_its_table_says() {
+    let disk = Disk::builder().build();
+    let sectors = "logical_block_size=4096,physical_block_size=4096";
+    let vm = Vm::new().disk_with(&disk, sectors).append(&format!("roothash={}", disk.roothash));
+    refusal_without_partitions(vm, "its sectors have 4096 bytes, was its table made for 512?");
 }
 
 #[test]
@@ -145,6 +196,34 @@ fn a_root_whose_ext4_has_1024_byte_blocks() {
     );
 }
 
+/// What is said of a root with these bytes in its first block.
+#[track_caller]
+fn refusal_of_root(offset: u64, bytes: &[u8]) -> String {
+    let root = Root::builder().patch(offset, bytes).build();
+    let disk = Disk::builder().root(&root).build();
+    refusal_that_writes_nothing(Vm::of(&disk).append(PINNED), &disk)
+}
+
+/// As when it was copied while it was mounted.
+#[test]
+fn a_root_whose_journal_is_to_be_replayed() {
+    assert_eq!(
+        refusal_of_root(1024 + 0x60, &[0xc6]),
+        "root: the root's ext4 was not unmounted, and its journal cannot be replayed here: run \
+         e2fsck -fp on it before its hash tree is made"
+    );
+}
+
+#[test]
+fn a_root_of_another_file_system() {
+    let mut superblock = [0; 1024];
+    superblock[..4].copy_from_slice(&[0xe2, 0xe1, 0xf5, 0xe0]);
+    assert_eq!(
+        refusal_of_root(1024, &superblock),
+        "root: the root is EROFS, not ext4: make it with mke2fs -t ext4"
+    );
+}
+
 #[test]
 fn a_root_whose_first_block_is_not_what_was_hashed() {
     let disk = Disk::builder().patch(Part::Root, 1024 + 0x38, b"!").build();
@@ -186,22 +265,6 @@ fn an_init_that_is_not_executable() {
         refusal_that_writes_nothing(vm, &disk),
         "root: cannot find /etc/hostname in the root: it is not executable"
     );
-}
-
-/// Its mode says program, its content says none: only exec finds out, in the new root already.
-#[test]
-fn an_init_that_is_no_program() {
-    let root =
-        Root::builder().with(Node::file("usr/lib/agent/init", "no program").mode(0o755)).build();
-    let disk = Disk::builder().root(&root).build();
-    let mut guest = Vm::of(&disk).boot();
-    assert_eq!(guest.wait_ending(LIMIT), Ending::PowerOff);
-    assert_eq!(
-        guest.fatal_line(),
-        "handoff: cannot run /sbin/init: Exec format error (os error 8)"
-    );
-    // The way back leads to the initramfs, where the root can be let go.
-    assert!(guest.serial().contains("taken down, mappings left: none"));
 }
 
 /// Others of its generation are loaded at the same time, by other threads.
@@ -260,6 +323,20 @@ fn a_late_failure_takes_the_mappings_down() {
     assert_eq!(guest.wait_ending(LIMIT), Ending::PowerOff);
     assert_eq!(guest.fatal_line(), "runtime: /etc/fstab is not a regular file");
     assert!(guest.serial().contains("taken down, mappings left: none"));
+}
+
+/// The root has room for two: in an inode that is larger than the volume's, and in a block.
+#[test]
+fn an_attribute_that_the_volume_has_no_room_for() {
+    let [small, large]: [&str; 2] = [700, 3900].map(|bytes| &*"x".repeat(bytes).leak());
+    let file = Node::file("cocos_init/tagged", "x");
+    let file = file.xattr("trusted.small", small).xattr("trusted.large", large);
+    let root = Root::builder().options(&["-I", "1024"]).with(file).build();
+    let disk = Disk::builder().root(&root).build();
+    let reason = refusal(Vm::of(&disk));
+    let end = "cannot copy /root/cocos_init/tagged: its attribute trusted.large of 3900 bytes: \
+               No space left on device (os error 28)";
+    assert!(reason.ends_with(end), "{reason}");
 }
 
 /// `cvm.on_failure=` counts also when it stands beside what is wrong.

@@ -4,8 +4,8 @@
 use crate::artefacts;
 use crate::tool::{Scratch, command, run};
 use std::fmt::Write;
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -123,9 +123,23 @@ pub(crate) struct Builder {
     block_size: u32,
     size: &'static str,
     salt: String,
+    options: Vec<&'static str>,
+    patches: Vec<(u64, Vec<u8>)>,
 }
 
 impl Builder {
+    /// More options of mke2fs.
+    pub(crate) fn options(mut self, options: &[&'static str]) -> Self {
+        self.options.extend(options);
+        self
+    }
+
+    /// Bytes that are put in place of others before the hash tree is made.
+    pub(crate) fn patch(mut self, offset: u64, bytes: &[u8]) -> Self {
+        self.patches.push((offset, bytes.to_vec()));
+        self
+    }
+
     /// Of ext4; that of dm-verity stays 4096.
     pub(crate) fn block_size(mut self, bytes: u32) -> Self {
         self.block_size = bytes;
@@ -174,6 +188,7 @@ impl Builder {
         }
         run(command("mke2fs")
             .args(["-q", "-t", "ext4", "-m", "0", "-U", UUID, "-b", &self.block_size.to_string()])
+            .args(&self.options)
             .args(["-E", "root_owner=0:0", "-d"])
             .args([&files, &data])
             .arg(self.size));
@@ -185,6 +200,10 @@ impl Builder {
         let complaints = String::from_utf8_lossy(&debugfs.stderr);
         assert!(complaints.lines().count() <= 1, "debugfs: {complaints}");
         run(command("e2fsck").arg("-fn").arg(&data));
+        let file = File::options().write(true).open(&data).unwrap();
+        for (offset, bytes) in &self.patches {
+            file.write_all_at(bytes, *offset).unwrap();
+        }
         let report = run(command("veritysetup")
             .args(["format", "--salt", &self.salt, "--uuid", UUID])
             .args([&data, &tree]));
@@ -230,7 +249,14 @@ fn edit(node: &Node) -> String {
 
 impl Root {
     pub(crate) fn builder() -> Builder {
-        Builder { nodes: standard_nodes(), block_size: 4096, size: SIZE, salt: SALT.to_owned() }
+        Builder {
+            nodes: standard_nodes(),
+            block_size: 4096,
+            size: SIZE,
+            salt: SALT.to_owned(),
+            options: Vec::new(),
+            patches: Vec::new(),
+        }
     }
 
     /// The root that every test boots which has no wish of its own.

@@ -18,6 +18,8 @@ pub(crate) enum Bus {
     VirtioScsi,
     VirtioBlk,
     Nvme,
+    /// That of the chipset.
+    Ahci,
 }
 
 /// ```
@@ -129,6 +131,20 @@ impl Vm {
         vm
     }
 
+    /// A disk on virtio-scsi whose device has these properties of QEMU's in place of its own.
+    pub(crate) fn disk_with(self, disk: &Disk, properties: &str) -> Self {
+        let mut vm = self.disk(disk);
+        let device = vm.devices.last_mut().expect("the disk has a device");
+        device.push(',');
+        device.push_str(properties);
+        vm
+    }
+
+    /// A disk on virtio-scsi from a qcow2 file.
+    pub(crate) fn disk_of_qcow2(self, path: &Path) -> Self {
+        self.drive(Bus::VirtioScsi, "qcow2", &format!("cache=unsafe,file={}", path.display()))
+    }
+
     /// A disk that the VM gets later, by `Guest::plug_in`.
     pub(crate) fn disk_not_plugged_in(self, disk: &Disk) -> Self {
         let mut vm = self.disk(disk);
@@ -143,24 +159,25 @@ impl Vm {
             "file.driver=nbd,file.server.type=unix,file.server.abstract=on,file.server.path={}",
             served.socket()
         );
-        self.drive(Bus::VirtioScsi, &source)
+        self.drive(Bus::VirtioScsi, "raw", &source)
     }
 
     /// A disk from any raw file. The first has the serial number `disk0`, the second `disk1`; QEMU
     /// knows them by the same names.
     pub(crate) fn disk_on(self, bus: Bus, path: &Path) -> Self {
         // What is on the disk lives for one test, so no write need reach the host's.
-        self.drive(bus, &format!("cache=unsafe,discard=unmap,file={}", path.display()))
+        self.drive(bus, "raw", &format!("cache=unsafe,discard=unmap,file={}", path.display()))
     }
 
-    fn drive(mut self, bus: Bus, source: &str) -> Self {
+    fn drive(mut self, bus: Bus, format: &str, source: &str) -> Self {
         let name = format!("disk{}", self.disks);
-        let drive = format!("if=none,id={name},format=raw,{source}");
+        let drive = format!("if=none,id={name},format={format},{source}");
         self.devices.extend(["-drive".to_owned(), drive]);
         let device = match bus {
             Bus::VirtioScsi => format!("scsi-hd,bus=scsi.0,scsi-id={}", self.disks),
             Bus::VirtioBlk => "virtio-blk-pci".to_owned(),
             Bus::Nvme => "nvme".to_owned(),
+            Bus::Ahci => format!("ide-hd,bus=ide.{}", self.disks),
         };
         let device = format!("{device},drive={name},serial={name},id={}", device_id(self.disks));
         self.devices.extend(["-device".to_owned(), device]);

@@ -169,8 +169,7 @@ fn write_header(plan: &Plan, partition: &Partition, uuid: [u8; 16], key: &Volume
     let header =
         header.encode().map_err(|cause| Error::cannot(&"encode the LUKS2 header", &cause))?;
     let name = &partition.name;
-    let device =
-        effect(format!("open {name}"), || OpenOptions::new().write(true).open(partition.path()))?;
+    let device = effect(format!("open {name}"), || partition.open(OpenOptions::new().write(true)))?;
     effect(format!("write the LUKS2 header to {name}"), || device.write_all_at(&header, 0))?;
     effect(format!("sync {name}"), || device.sync_all())
 }

@@ -23,6 +23,7 @@ const METADATA_SHARE: u64 = 16;
 const MEMORY_SHARE: u64 = 4;
 
 const MIB: u64 = 1024 * 1024;
+const GIB: u64 = 1024 * MIB;
 
 /// Sizes and places.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl Plan {
     /// Plans a volume on `partition` for a guest with `memory` bytes.
     ///
     /// # Errors
-    /// When the partition is too small or too large, or the memory too small.
+    /// When the partition or the memory is too small.
     pub(super) fn new(config: &Config, partition: &Partition, memory: u64) -> Result<Self> {
         let cipher = config.cipher;
         let bytes = partition.sectors.saturating_sub(START).saturating_mul(SECTOR);
@@ -63,7 +64,20 @@ impl Plan {
             Some((tag, Tags::Disk)) => on_disk(tag),
             _ => bytes / block,
         };
-        let layout = Layout::new(blocks.saturating_mul(block), memory / METADATA_SHARE)
+        let metadata_max = memory / METADATA_SHARE;
+        let blocks = match Layout::data_bytes_max(metadata_max) / block {
+            most if most < blocks => {
+                log::warn!(
+                    "{} has room for {} GiB of data: the volume takes {}, the most that ext4 can",
+                    partition.name,
+                    blocks.saturating_mul(block) / GIB,
+                    most.saturating_mul(block) / GIB
+                );
+                most
+            }
+            _ => blocks,
+        };
+        let layout = Layout::new(blocks.saturating_mul(block), metadata_max)
             .map_err(|cause| Error::cannot(&format!("use {}", partition.name), &cause))?;
         let tags = tags.map(|(tag, place)| {
             let bytes = integrity::tag_bytes(blocks, tag.size).unwrap_or(u64::MAX);
@@ -161,9 +175,8 @@ impl TagPlan {
 mod tests {
     use super::*;
     use crate::block::Dev;
+    use crate::ext4;
     use proptest::prelude::*;
-
-    const GIB: u64 = 1 << 30;
 
     fn plan(words: &str, partition: u64, memory: u64) -> Result<Plan> {
         let config = Config::from_cmdline(&format!("roothash={} {words}", "0".repeat(64))).unwrap();
@@ -206,7 +219,37 @@ mod tests {
              memory, or the volume a smaller partition (cvm.grow=no: one as small as its table says)"
         );
         assert!(plan("", 1 << 43, 1 << 40).is_ok());
-        assert!(plan("", u64::MAX, u64::MAX).is_err());
+    }
+
+    /// What ext4 cannot have of a partition is left.
+    #[test]
+    fn a_partition_beyond_16_tib_is_used_as_far_as_ext4_goes() {
+        let words = ["", "cvm.tags=disk", "cvm.cipher=aes-xts-plain64 cvm.integrity=none"];
+        for (words, memory) in words
+            .into_iter()
+            .flat_map(|words| [8 * GIB, 1 << 40, u64::MAX].map(|memory| (words, memory)))
+        {
+            if words.is_empty() && memory == 8 * GIB {
+                continue; // the tags would not fit
+            }
+            let plan = |partition| plan(words, partition, memory).unwrap();
+            let of_most = plan(17 << 40);
+            let most = of_most.pieces().data * SECTOR;
+            let all = of_most.layout.blocks() * u64::from(crypt::SECTOR_SIZE);
+            assert!((ext4::MAX_BYTES - GIB..=ext4::MAX_BYTES).contains(&all), "{all}");
+            for larger in [18 << 40, u64::MAX] {
+                assert_eq!(plan(larger).sectors, of_most.sectors, "{words:?} {memory}");
+            }
+            // A partition that just has that room, and one that is a little smaller.
+            let tags = match &of_most.tags {
+                Some(TagPlan { place: Tags::Disk, bytes, .. }) => *bytes,
+                _ => 0,
+            };
+            let just = START * SECTOR + of_most.sectors * SECTOR + tags;
+            assert_eq!(plan(just + MIB).sectors, of_most.sectors);
+            assert!(plan(just - MIB).sectors < of_most.sectors);
+            assert!(most <= of_most.sectors * SECTOR);
+        }
     }
 
     proptest! {

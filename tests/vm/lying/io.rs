@@ -2,18 +2,20 @@
 
 use super::leak::{check_volume, noise};
 use super::{touches, vm_of};
+use crate::artefacts;
 use crate::disk::{Disk, Part};
 use crate::guest::{Ending, Guest};
 use crate::refused::refusal;
 use crate::served::{Hold, Lie, On, Served};
 use crate::vm::Vm;
 use serde_json::json;
+use std::fs;
 
 const MIB: u64 = 1 << 20;
 const EIO: i32 = 5;
 const PINNED: &str = "cvm.disk=/dev/sda quiet";
-const NO_PARTITIONS: &str =
-    "disk: no disk that proves roothash= within 2 s; sda: it has no partition 2, 3, 4";
+const NO_PARTITIONS: &str = "disk: no disk that proves roothash= within 2 s; sda: the kernel found no partition on it: \
+     is its table missing, damaged, or made for a larger disk?";
 const NO_HEADER: &str = "volume: cannot sync sda4: I/O error (os error 5)";
 
 /// The first blocks of data, behind the header.
@@ -181,6 +183,21 @@ fn a_header_that_takes_minutes() {
         reason_when_late(On::Write, Part::Cocos, 0),
         "volume: cannot sync sda4: no end within 5 s"
     );
+}
+
+/// What exec reads is read before, while somebody watches over time: the last block of the program,
+/// which nobody has asked for until then.
+#[test]
+fn an_init_whose_end_takes_minutes() {
+    let disk = Disk::builder().build();
+    let program = fs::read(artefacts::agent()).unwrap();
+    let last = program.chunks(4096).nth_back(1).unwrap();
+    let root = disk.read(Part::Root, 0, usize::try_from(disk.size(Part::Root)).unwrap());
+    let block = root.chunks(4096).position(|block| block == last).unwrap();
+    let lie = Lie::on(On::Read, disk.place(Part::Root, block as u64 * 4096)).stalls(300);
+    let (reason, ending) = end_when_late(&Served::lying(&disk, vec![lie]), &disk);
+    assert_eq!(reason, "handoff: cannot read /sbin/init: no end within 5 s");
+    assert!(matches!(ending, Ending::PowerOff | Ending::Reset), "{ending:?}");
 }
 
 /// Some requests fail, by chance: the boot ends as it must, or /cocos is what it must be.
