@@ -207,7 +207,11 @@ impl Config {
         let mut given = Given::default();
         let mut seen = Vec::new();
         for word in words(cmdline) {
-            if let Some((_, take)) = MARKS.iter().find(|(mark, _)| *mark == word) {
+            if let Some((mark, take)) = MARKS.iter().find(|(mark, _)| *mark == word) {
+                if seen.contains(mark) {
+                    return Err(Error::new(format!("{mark} is given twice")));
+                }
+                seen.push(mark);
                 take(&mut given);
                 continue;
             }
@@ -464,6 +468,7 @@ mod tests {
                 "cvm.shares=certs_share,: neither \"no\" nor a list of certs_share, env_share",
             ),
             ("cvm.begin=", "unknown key cvm.begin="),
+            ("cvm.begin cvm.end cvm.end", "cvm.end is given twice"),
             (
                 "cvm.verity_on_corruption=ignore",
                 "cvm.verity_on_corruption=ignore: not one of io-error, restart, panic",

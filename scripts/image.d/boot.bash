@@ -18,6 +18,8 @@ fixed_words="panic=-1 systemd.verity=0 systemd.gpt_auto=0"
 # are added, more command line in an EFI variable. The last one is a word for the environment of
 # init, where it stands in for that variable.
 closing_words="systemd.import_credentials=no systemd.getty_auto=no systemd.ssh_auto=no SYSTEMD_EFI_OPTIONS="
+# In place of these: cvm-init would keep the credentials away by itself.
+opening_words="systemd.import_credentials=yes"
 
 # read_kernel: stop at what is no kernel; its release is left in $release. The places are those of
 # the setup header (Linux, Documentation/arch/x86/boot.rst).
@@ -83,12 +85,12 @@ compose_cmdline() {
         room=$((room - ${#grub_prefix}))
         less=" less ${#grub_prefix} that GRUB puts in front; with --boot uki there are none"
     fi
-    [[ $allow_credentials ]] || words+=" $closing_words"
+    words+=" ${allow_credentials:-$closing_words}"
     words+=$append_words
     cmdline="cvm.begin $words cvm.end$init_words"
     ((${#cmdline} <= room)) ||
         die "cannot use --append: the command line has ${#cmdline} characters, the kernel takes $line_max$less"
-    attempt "boot with this command line" "$parser" "$words$init_words"
+    attempt "boot with this command line" "$parser" "$cmdline"
 }
 
 # sign FILE: what the firmware is to start. The signature holds the time it was made at.

@@ -34,7 +34,9 @@ fn it_closes_what_the_host_says_to_systemd_and_ends_what_panics() {
     assert_eq!(words[0], "cvm.begin");
     assert_eq!(words[4..], fixed);
     run(image(&dir, &root).args(append).arg("--allow-credentials"));
+    let place = fixed.iter().position(|word| CLOSING.contains(word)).unwrap();
     fixed.retain(|word| !CLOSING.contains(word));
+    fixed.insert(place, "systemd.import_credentials=yes");
     let open = cmdline(&dir);
     let open: Vec<_> = open.split(' ').collect();
     assert_eq!((&open[..4], &open[4..]), (&words[..4], &fixed[..]));

@@ -185,12 +185,6 @@ impl Vm {
         self
     }
 
-    /// Anything else that QEMU is to be told.
-    pub(crate) fn arguments_of(mut self, arguments: &[&str]) -> Self {
-        self.devices.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        self
-    }
-
     /// A read-only 9P share of a folder of the host.
     pub(crate) fn share(mut self, tag: &str, folder: &Path) -> Self {
         let id = format!("share{}", self.shares);
