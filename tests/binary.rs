@@ -130,10 +130,18 @@ fn binaries() -> &'static Binaries {
     })
 }
 
-/// Each of `texts` that the program holds.
+/// Each of `texts` that the program holds. An address within it, a word whose upper bytes are zeros,
+/// may read as a short text and is none.
 fn held<'a>(program: &Path, texts: &[&'a str]) -> Vec<&'a str> {
     let bytes = fs::read(program).unwrap();
-    let holds = |text: &&&str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    let is_address = |at: usize, text: &str| {
+        let word = bytes.get(at..at + 8).filter(|_| at.is_multiple_of(8));
+        text.len() < 4 && word.is_some_and(|word| word[text.len()..].iter().all(|&byte| byte == 0))
+    };
+    let holds = |text: &&&str| {
+        let mut windows = bytes.windows(text.len()).enumerate();
+        windows.any(|(at, window)| window == text.as_bytes() && !is_address(at, text))
+    };
     texts.iter().filter(holds).copied().collect()
 }
 

@@ -63,9 +63,9 @@ pub fn switch_root(init: &Init, start: Instant, mut report: Report) -> Result<In
     })?;
     optional("hand the console on", hand_console_on);
     optional("let grace periods take their time", rcu::be_patient);
-    let program = init.path();
-    log::info!("handing over to {program}");
-    effect(format!("run {program}"), || Err(exec(program, env::args_os().skip(1))))
+    let init = init.path();
+    log::info!("handing over to {init}");
+    effect(format!("run {init}"), || Err(exec(init, env::args_os().skip(1))))
 }
 
 /// Gives init the console of the new root in place of the one that the initramfs had, whose node
