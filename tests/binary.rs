@@ -60,15 +60,12 @@ const STARTERS: &[&str] = &[
 
 /// The lines that may: `exec` itself, and its one caller.
 const EXEC: &[(&str, &str)] = &[
+    ("src/exec.rs", "pub fn exec("),
     (
         "src/exec.rs",
-        "pub fn exec(program: &str, arguments: impl Iterator<Item = OsString>) -> io::Error {",
+        "unsafe { libc::execve(path.as_ptr(), argv_list.as_ptr(), envp_list.as_ptr()) };",
     ),
-    ("src/exec.rs", "unsafe { libc::execv(path, pointers.as_ptr()) };"),
-    (
-        "src/stage/handoff.rs",
-        "effect(format!(\"run {init}\"), || Err(exec(init, env::args_os().skip(1))))",
-    ),
+    ("src/stage/handoff.rs", "Err(exec(init, env::args_os().skip(1), environment(credentials)))"),
 ];
 
 /// How a thread begins, blanks left out: all that may be spawned.
@@ -130,10 +127,18 @@ fn binaries() -> &'static Binaries {
     })
 }
 
-/// Each of `texts` that the program holds.
+/// Each of `texts` that the program holds. An address within it, a word whose upper bytes are zeros,
+/// may read as a short text and is none.
 fn held<'a>(program: &Path, texts: &[&'a str]) -> Vec<&'a str> {
     let bytes = fs::read(program).unwrap();
-    let holds = |text: &&&str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    let is_address = |at: usize, text: &str| {
+        let word = bytes.get(at..at + 8).filter(|_| at.is_multiple_of(8));
+        text.len() < 4 && word.is_some_and(|word| word[text.len()..].iter().all(|&byte| byte == 0))
+    };
+    let holds = |text: &&&str| {
+        let mut windows = bytes.windows(text.len()).enumerate();
+        windows.any(|(at, window)| window == text.as_bytes() && !is_address(at, text))
+    };
     texts.iter().filter(holds).copied().collect()
 }
 

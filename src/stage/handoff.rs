@@ -81,10 +81,10 @@ pub fn switch_root(
     })?;
     optional("hand the console on", hand_console_on);
     optional("let grace periods take their time", rcu::be_patient);
-    let program = init.path();
-    log::info!("handing over to {program}");
-    effect(format!("run {program}"), || {
-        Err(exec(program, env::args_os().skip(1), environment(credentials)))
+    let init = init.path();
+    log::info!("handing over to {init}");
+    effect(format!("run {init}"), || {
+        Err(exec(init, env::args_os().skip(1), environment(credentials)))
     })
 }
 
