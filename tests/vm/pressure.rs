@@ -79,6 +79,7 @@ const WRITTEN: &str = "dd if=/dev/zero of=/cocos/swap bs=1M count=400";
 /// Its blocks are the file's, and were never written.
 const RESERVED: &str = "fallocate -l 400M /cocos/swap";
 
+/// On this kernel it goes well; that it does on each is not claimed (SECURITY.md, "Limits").
 #[test]
 #[ignore = "scripts/test --all"]
 fn a_guest_swaps_to_a_file_on_the_volume() {
@@ -89,12 +90,6 @@ fn a_guest_swaps_to_a_file_on_the_volume() {
 #[ignore = "scripts/test --all"]
 fn a_guest_swaps_to_blocks_that_were_never_written() {
     swaps_to_the_volume(Kernel::Trixie, "disk", RESERVED);
-}
-
-#[test]
-#[ignore = "scripts/test --all"]
-fn a_guest_swaps_to_blocks_that_were_never_written_with_tags_in_memory() {
-    swaps_to_the_volume(Kernel::Trixie, "memory", RESERVED);
 }
 
 #[test]
