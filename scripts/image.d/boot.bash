@@ -85,7 +85,7 @@ compose_cmdline() {
         room=$((room - ${#grub_prefix}))
         less=" less ${#grub_prefix} that GRUB puts in front; with --boot uki there are none"
     fi
-    words+=" ${allow_credentials:-$closing_words}"
+    if [[ $allow_credentials ]]; then words+=" $opening_words"; else words+=" $closing_words"; fi
     words+=$append_words
     cmdline="cvm.begin $words cvm.end$init_words"
     ((${#cmdline} <= room)) ||
