@@ -238,7 +238,7 @@ fn more_data_blocks_than_were_hashed_cannot_be_read() {
         table.set(2, (root.0, cocos.0 - 1));
         table.set(3, (tree.0, cocos.0 - 1));
     });
-    let mut guest = Vm::of(&disk).boot();
+    let mut guest = Vm::of(&disk).append(super::GOES_ON).boot();
     assert_eq!(guest.report()["verity"]["data_blocks"], 4352);
     for block in 4096..4352 {
         let place = json!({

@@ -17,6 +17,9 @@ use std::time::Duration;
 /// From power-on to power-off, emulated.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// Has a guest go on when a block of its root is not right, so that it can say what it reads.
+const GOES_ON: &str = "cvm.verity_on_corruption=io-error";
+
 /// A VM that boots a disk which `served` answers for.
 fn vm_of(disk: &Disk, served: &Served) -> Vm {
     Vm::new().disk_served(served).append(&format!("roothash={}", disk.roothash))

@@ -1,6 +1,6 @@
 //! The root and its hash tree: whatever is altered, when and where, no altered byte is ever good.
 
-use super::{touches, vm_of};
+use super::{GOES_ON, touches, vm_of};
 use crate::disk::{Disk, Part};
 use crate::guest::Guest;
 use crate::refused::refusal;
@@ -86,7 +86,13 @@ fn a_superblock_that_differs_on_the_second_read_changes_nothing() {
     assert_eq!(report["verity"]["data_blocks"], root.data_blocks);
     let mappings = guest.ask("dm", json!({}));
     let table = mappings[0]["table"].as_str().unwrap();
-    assert_eq!(table, format!("1 8:2 8:3 4096 4096 4096 1 sha256 {} {}", root.roothash, root.salt));
+    assert_eq!(
+        table,
+        format!(
+            "1 8:2 8:3 4096 4096 4096 1 sha256 {} {} 1 restart_on_corruption",
+            root.roothash, root.salt
+        )
+    );
     assert!(disk.read(Part::Verity, 0, 512) == altered, "it was not altered");
     guest.power_off();
 }
@@ -138,7 +144,7 @@ fn refused_blocks_with(flipped: &[(Part, u64)]) -> Vec<u64> {
         let byte = disk.read(*part, *at, 1)[0];
         disk.write(*part, *at, &[byte ^ 1]);
     }
-    let mut guest = Vm::of(&disk).disk_on(Bus::VirtioBlk, &root.data).boot();
+    let mut guest = Vm::of(&disk).disk_on(Bus::VirtioBlk, &root.data).append(GOES_ON).boot();
     let refused = refused_blocks(&mut guest);
     guest.power_off();
     refused
@@ -172,7 +178,8 @@ fn data_that_differs_on_the_second_read_is_an_io_error() {
     let number = root.data_blocks - 2;
     let at = disk.place(Part::Root, number * BLOCK);
     let served = Served::lying(&disk, vec![Lie::on(On::Read, at).from(2).puts(at + 9, b"forged")]);
-    let mut guest = vm_of(&disk, &served).disk_on(Bus::VirtioBlk, &root.data).boot();
+    let mut guest =
+        vm_of(&disk, &served).disk_on(Bus::VirtioBlk, &root.data).append(GOES_ON).boot();
     assert_eq!(refused_blocks(&mut guest), Vec::<u64>::new());
     assert_eq!(refused_blocks(&mut guest), [number]);
     guest.power_off();
@@ -192,7 +199,7 @@ fn a_flipped_byte_of_a_file_is_an_io_error_and_the_rest_reads_as_it_was() {
     let root = Root::builder().with(Node::file("etc/motd", words)).build();
     let disk = Disk::builder().root(&root).build();
     disk.write(Part::Root, place_of(&disk, &root, words.as_bytes()), b"something");
-    let mut guest = Vm::of(&disk).boot();
+    let mut guest = Vm::of(&disk).append(GOES_ON).boot();
     let error = guest.call("read", json!({ "path": "/etc/motd" })).unwrap_err();
     assert_eq!(error.errno, Some(EIO));
     assert_eq!(guest.read("/etc/hostname"), "verified\n");
@@ -224,7 +231,7 @@ fn a_forged_root_under_the_true_hash_tree_is_never_read() {
     let (forged, right) =
         (Disk::builder().root(&root).build(), Disk::builder().root(&root).build());
     forged.write(Part::Root, place_of(&forged, &root, words.as_bytes()), b"something");
-    let mut guest = Vm::of(&forged).disk(&right).boot();
+    let mut guest = Vm::of(&forged).disk(&right).append(GOES_ON).boot();
     let found = guest.call("read", json!({ "path": "/etc/motd" }));
     // Which of the two the kernel names sda is not settled.
     match found {
