@@ -73,8 +73,8 @@ const KMSG_UNLIMITED: Switch = Switch { file: "/proc/sys/kernel/printk_devkmsg",
 /// Kernel modules that the initramfs brings.
 const MODULES: &str = "/modules";
 
-/// Lets no key command the kernel, and reads the command line: what it says of time limits and of
-/// the log holds for all that follows.
+/// Lets no key command the kernel and no panic leave it on, and reads the command line: what it says
+/// of time limits and of the log holds for all that follows.
 ///
 /// # Errors
 /// When there is no /proc or /sys, or a switch cannot be used.
@@ -86,6 +86,10 @@ pub fn command_line() -> Result<String> {
         effect("switch SysRq off", || set(&SYSRQ_OFF))?;
     }
     effect("switch Ctrl-Alt-Del off", power::disable_ctrl_alt_del)?;
+    let panic = effect(format!("read {}", PANIC.file), || fs::read_to_string(PANIC.file))?;
+    if panic.trim() == "0" {
+        effect("let a kernel panic restart the machine", || set(&PANIC))?;
+    }
     effect("read the kernel command line", || fs::read_to_string("/proc/cmdline"))
 }
 
@@ -94,10 +98,6 @@ pub fn command_line() -> Result<String> {
 /// # Errors
 /// When a file system or a module is not to be had.
 pub fn prepare() -> Result<()> {
-    let panic = effect(format!("read {}", PANIC.file), || fs::read_to_string(PANIC.file))?;
-    if panic.trim() == "0" {
-        effect("let a kernel panic restart the machine", || set(&PANIC))?;
-    }
     for pseudo in PSEUDO {
         mount_pseudo(pseudo)?;
     }

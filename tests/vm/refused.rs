@@ -55,11 +55,11 @@ fn an_unknown_key() {
 fn a_well_formed_root_hash_of_another_root() {
     let disk = Disk::builder().build();
     let other = "5a".repeat(32);
-    let vm = Vm::new().disk(&disk).append(&format!("roothash={other} cvm.timeout=1 quiet"));
+    let vm = Vm::new().disk(&disk).append(&format!("roothash={other} cvm.timeout=5 quiet"));
     assert_eq!(
         refusal_that_writes_nothing(vm, &disk),
         format!(
-            "disk: no disk that proves roothash= within 1 s; sda: the top hash block does not \
+            "disk: no disk that proves roothash= within 5 s; sda: the top hash block does not \
              match roothash=: its digest is {}",
             disk.roothash
         )
@@ -69,10 +69,10 @@ fn a_well_formed_root_hash_of_another_root() {
 #[test]
 fn no_disk_before_the_time_limit() {
     let roothash = "5a".repeat(32);
-    let vm = Vm::new().append(&format!("roothash={roothash} cvm.timeout=2"));
+    let vm = Vm::new().append(&format!("roothash={roothash} cvm.timeout=5"));
     assert_eq!(
         refusal(vm),
-        "disk: no disk that proves roothash= within 2 s; no disk at all was seen: is its driver \
+        "disk: no disk that proves roothash= within 5 s; no disk at all was seen: is its driver \
          among the modules of the initramfs, or built into the kernel?"
     );
 }
@@ -81,17 +81,17 @@ fn no_disk_before_the_time_limit() {
 fn a_disk_whose_driver_is_not_there() {
     let disk = Disk::builder().build();
     let vm = Vm::new().disk_on(Bus::Ahci, disk.path());
-    let vm = vm.append(&format!("roothash={} cvm.timeout=2", disk.roothash));
+    let vm = vm.append(&format!("roothash={} cvm.timeout=5", disk.roothash));
     assert!(refusal_that_writes_nothing(vm, &disk).contains("; no disk at all was seen: "));
 }
 
 #[test]
 fn an_initramfs_without_modules_for_a_kernel_that_needs_them() {
     let disk = Disk::builder().build();
-    let vm = Vm::of(&disk).append("cvm.timeout=2");
+    let vm = Vm::of(&disk).append("cvm.timeout=5");
     assert_eq!(
         refusal(vm.initramfs(artefacts::initramfs_without_modules())),
-        "disk: no disk that proves roothash= within 2 s; no disk at all was seen: is its driver \
+        "disk: no disk that proves roothash= within 5 s; no disk at all was seen: is its driver \
          built into the kernel? The initramfs has no modules"
     );
 }
@@ -100,8 +100,8 @@ fn an_initramfs_without_modules_for_a_kernel_that_needs_them() {
 #[track_caller]
 fn refusal_without_partitions(vm: Vm, guess: &str) {
     let before =
-        "no disk that proves roothash= within 2 s; sda: the kernel found no partition on it";
-    assert_eq!(refusal(vm.append("cvm.timeout=2")), format!("disk: {before}: {guess}"));
+        "no disk that proves roothash= within 5 s; sda: the kernel found no partition on it";
+    assert_eq!(refusal(vm.append("cvm.timeout=5")), format!("disk: {before}: {guess}"));
 }
 
 #[test]
@@ -125,20 +125,20 @@ fn a_disk_whose_sectors_are_larger_than_its_table_says() {
 #[test]
 fn a_pinned_disk_that_is_not_there() {
     let disk = Disk::builder().build();
-    let vm = Vm::of(&disk).append("cvm.disk=serial:other cvm.timeout=1");
+    let vm = Vm::of(&disk).append("cvm.disk=serial:other cvm.timeout=5");
     assert_eq!(
         refusal_that_writes_nothing(vm, &disk),
-        "disk: no usable disk with serial \"other\" within 1 s"
+        "disk: no usable disk with serial \"other\" within 5 s"
     );
 }
 
 #[test]
 fn a_disk_without_partition_4() {
     let disk = Disk::builder().without(Part::Cocos).build();
-    let vm = Vm::of(&disk).append("cvm.timeout=1");
+    let vm = Vm::of(&disk).append("cvm.timeout=5");
     assert_eq!(
         refusal(vm),
-        "disk: no disk that proves roothash= within 1 s; sda: it has no partition 4"
+        "disk: no disk that proves roothash= within 5 s; sda: it has no partition 4"
     );
 }
 
@@ -321,7 +321,7 @@ fn a_late_failure_takes_the_mappings_down() {
     let disk = Disk::builder().root(&root).build();
     let mut guest = Vm::of(&disk).boot();
     assert_eq!(guest.wait_ending(LIMIT), Ending::PowerOff);
-    assert_eq!(guest.fatal_line(), "runtime: /etc/fstab is not a regular file");
+    assert_eq!(guest.fatal_line(), "runtime: cannot read /etc/fstab: it is not a regular file");
     assert!(guest.serial().contains("taken down, mappings left: none"));
 }
 
@@ -361,7 +361,7 @@ fn a_failure_can_halt() {
 #[test]
 fn a_failure_can_panic() {
     let mut guest = failed_boot("panic");
-    // The platform has seen to it that a panic restarts the machine.
+    // PID 1 has seen to it first of all that a panic restarts the machine.
     assert_eq!(guest.wait_ending(LIMIT), Ending::Reset);
     assert!(guest.serial().contains("Kernel panic - not syncing: Attempted to kill init!"));
 }

@@ -100,9 +100,9 @@ fn edited(disk: Disk, edit: impl FnOnce(&mut Table)) -> Disk {
 fn refusal_of(edit: impl FnOnce(&mut Table)) -> String {
     let disk = edited(Disk::builder().build(), edit);
     let before = fs::read(disk.path()).unwrap();
-    let reason = refusal(Vm::of(&disk).append("cvm.timeout=1 quiet"));
+    let reason = refusal(Vm::of(&disk).append("cvm.timeout=5 quiet"));
     assert!(fs::read(disk.path()).unwrap() == before, "the disk was written to");
-    let head = "disk: no disk that proves roothash= within 1 s; sda: ";
+    let head = "disk: no disk that proves roothash= within 5 s; sda: ";
     reason.strip_prefix(head).unwrap_or(&reason).to_owned()
 }
 

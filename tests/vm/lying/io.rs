@@ -14,7 +14,7 @@ use std::fs;
 const MIB: u64 = 1 << 20;
 const EIO: i32 = 5;
 const PINNED: &str = "cvm.disk=/dev/sda quiet";
-const NO_PARTITIONS: &str = "disk: no disk that proves roothash= within 2 s; sda: the kernel found no partition on it: \
+const NO_PARTITIONS: &str = "disk: no disk that proves roothash= within 5 s; sda: the kernel found no partition on it: \
      is its table missing, damaged, or made for a larger disk?";
 const NO_HEADER: &str = "volume: cannot sync sda4: I/O error (os error 5)";
 
@@ -28,7 +28,7 @@ fn refusal_by(disk: &Disk, arguments: &[&str]) -> String {
     let arguments: Vec<_> =
         arguments.iter().map(|word| if *word == "IMAGE" { &*image } else { word }).collect();
     let served = Served::by(&arguments);
-    refusal(vm_of(disk, &served).append("cvm.timeout=2 quiet"))
+    refusal(vm_of(disk, &served).append("cvm.timeout=5 quiet"))
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn a_disk_that_fails_now_and_then() {
         let disk = Disk::builder().build();
         let rate = format!("error-rate={rate}");
         let served = Served::lying_behind(&disk, &["--filter=error", &rate], Vec::new());
-        let mut guest = vm_of(&disk, &served).append("cvm.timeout=2").boot();
+        let mut guest = vm_of(&disk, &served).append("cvm.timeout=5").boot();
         if guest.booted_or_ended().is_some() {
             assert_eq!(guest.wait_ending(super::LIMIT), Ending::PowerOff);
             guest.fatal_line();
@@ -226,7 +226,7 @@ fn refusal_when_unplugged(on: On, part: Part, offset: u64) -> String {
     let hold = Hold::new();
     let lie = Lie::on(on, disk.place(part, offset)).holds(&hold);
     let served = Served::lying(&disk, vec![lie]);
-    let mut guest = vm_of(&disk, &served).append(PINNED).append("cvm.timeout=2").boot();
+    let mut guest = vm_of(&disk, &served).append(PINNED).append("cvm.timeout=5").boot();
     let request = hold.wait();
     guest.unplug(0, || drop(request));
     assert_eq!(guest.wait_ending(super::LIMIT), Ending::PowerOff);
