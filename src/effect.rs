@@ -54,14 +54,7 @@ struct Journal {
     closed: bool,
 }
 
-static JOURNAL: Mutex<Journal> = Mutex::new(Journal {
-    done: Vec::new(),
-    running: Vec::new(),
-    begun: 0,
-    limit: Duration::MAX,
-    watchdog: None,
-    closed: false,
-});
+static JOURNAL: Mutex<Journal> = Mutex::new(Journal::new());
 
 /// Does `act` and writes it down as `doing`, a verb with its object ("mount proc on /proc").
 ///
@@ -97,14 +90,26 @@ fn begin(doing: &str) -> u64 {
 }
 
 fn end(number: u64) {
-    // The line is written without the journal: a console that takes no line must not hold up the
-    // watchdog, which asks the journal what is overdue.
-    if let Some((doing, took)) = journal().end(number) {
+    // A statement of its own lets go of the journal before the line is written: a console that takes
+    // no line must not hold up the watchdog, which asks the journal what is overdue.
+    let ended = journal().end(number);
+    if let Some((doing, took)) = ended {
         log::debug!("{doing}: {} us", micros(took));
     }
 }
 
 impl Journal {
+    const fn new() -> Self {
+        Self {
+            done: Vec::new(),
+            running: Vec::new(),
+            begun: 0,
+            limit: Duration::MAX,
+            watchdog: None,
+            closed: false,
+        }
+    }
+
     /// What it was, and how long it took.
     fn end(&mut self, number: u64) -> Option<(String, Duration)> {
         let at = self.running.iter().position(|running| running.number == number)?;
@@ -192,21 +197,46 @@ fn journal() -> MutexGuard<'static, Journal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
-    fn journal() -> Journal {
-        Journal {
-            done: Vec::new(),
-            running: Vec::new(),
-            begun: 0,
-            limit: Duration::MAX,
-            watchdog: None,
-            closed: false,
+    /// A console that takes a line only when somebody else has had the journal meanwhile.
+    struct Console;
+
+    static TOOK: AtomicBool = AtomicBool::new(false);
+
+    impl log::Log for Console {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
         }
+
+        fn log(&self, record: &log::Record<'_>) {
+            if !record.args().to_string().starts_with("write a line") {
+                return;
+            }
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(5) {
+                if JOURNAL.try_lock().is_ok() {
+                    TOOK.store(true, Ordering::Relaxed);
+                    return;
+                }
+                thread::yield_now();
+            }
+        }
+
+        fn flush(&self) {}
+    }
+
+    #[test]
+    fn a_line_is_written_without_the_journal() {
+        log::set_logger(&Console).unwrap();
+        log::set_max_level(log::LevelFilter::Debug);
+        effect("write a line", || Ok::<_, Error>(())).unwrap();
+        assert!(TOOK.load(Ordering::Relaxed), "the journal was locked all the while");
     }
 
     #[test]
     fn what_is_done_again_and_again_is_one_entry() {
-        let (mut journal, start) = (journal(), Instant::now());
+        let (mut journal, start) = (Journal::new(), Instant::now());
         for _ in 0..1_000_000 {
             journal.note("list the disks", start, Duration::from_micros(2));
         }
@@ -216,7 +246,7 @@ mod tests {
 
     #[test]
     fn disks_that_come_and_go_do_not_fill_the_memory() {
-        let (mut journal, start) = (journal(), Instant::now());
+        let (mut journal, start) = (Journal::new(), Instant::now());
         for disk in 0..5000 {
             journal.note(&format!("read sd{disk}"), start, Duration::ZERO);
         }

@@ -1,4 +1,4 @@
-//! Stages 1 and 2: the command line, and what every later stage stands on.
+//! Stage 1: the command line, and what every later stage stands on.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -29,7 +29,7 @@ pub(super) const MOUNT_POINTS: &[&str] =
 pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<Init> {
     let control = open_control()?;
     control.require_target("verity", "DM_VERITY")?;
-    // What is wrong with the root while this program reads it, ends the boot with a reason.
+    // What is wrong with the root before the handoff, ends the boot with a reason.
     let target = target(config, disk, OnCorruption::IoError, false);
     let uuid = uuid(config);
     control.activate(&mapping(&uuid), slice::from_ref(&target), is_same)?;
