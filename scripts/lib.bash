@@ -66,11 +66,12 @@ alone() {
     mkdir -p "$target" 2>/dev/null || die "cannot make folder $target"
     # shellcheck disable=SC2188  # only what it opens is wanted
     { exec {lock}>>"$target/.${me##*/}.lock"; } 2>/dev/null || die "cannot write in $target"
-    flock -n "$lock" || note "waiting for another $me to end, which works in $target"
-    # In small steps, so that a signal is heard.
-    until flock -n "$lock"; do
-        sleep 0.5
-    done
+    flock -n "$lock" && return
+    note "waiting for another $me to end, which works in $target"
+    # Beside this shell, which hears signals meanwhile; the lock is that of the open file, which both
+    # have.
+    flock "$lock" &
+    wait $!
 }
 
 # scratch_in DIR: make $scratch, a folder in DIR that is gone at exit. What is made there
