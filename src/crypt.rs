@@ -20,6 +20,8 @@ pub struct Cipher {
     spec: &'static str,
     /// Kernel options that bring it.
     pub kernel_options: &'static str,
+    /// It is made of AES, whose time tells of the key where the processor has no instructions for it.
+    pub aes: bool,
     /// Bytes of volume key.
     pub key_size: usize,
     /// What is kept beside the ciphertext, unless there is nothing.
@@ -47,6 +49,7 @@ const CIPHERS: &[Cipher] = &[
         integrity: "aead",
         spec: "capi:gcm(aes)-random",
         kernel_options: "CRYPTO_AES, CRYPTO_GCM",
+        aes: true,
         key_size: 32,
         tag: Some(Tag { luks2_name: "aead", size: 28 }),
     },
@@ -56,6 +59,7 @@ const CIPHERS: &[Cipher] = &[
         integrity: "aead",
         spec: "capi:aegis128-random",
         kernel_options: "CRYPTO_AEGIS128",
+        aes: true,
         key_size: 16,
         tag: Some(Tag { luks2_name: "aead", size: 32 }),
     },
@@ -65,6 +69,7 @@ const CIPHERS: &[Cipher] = &[
         integrity: "poly1305",
         spec: "capi:rfc7539(chacha20,poly1305)-random",
         kernel_options: "CRYPTO_CHACHA20POLY1305",
+        aes: false,
         key_size: 32,
         tag: Some(Tag { luks2_name: "poly1305", size: 28 }),
     },
@@ -74,6 +79,7 @@ const CIPHERS: &[Cipher] = &[
         integrity: "hmac-sha256",
         spec: "capi:authenc(hmac(sha256),xts(aes))-plain64",
         kernel_options: "CRYPTO_AES, CRYPTO_XTS, CRYPTO_AUTHENC, CRYPTO_HMAC, CRYPTO_SHA256",
+        aes: true,
         key_size: 96,
         tag: Some(Tag { luks2_name: "hmac(sha256)", size: 32 }),
     },
@@ -82,6 +88,7 @@ const CIPHERS: &[Cipher] = &[
         integrity: NO_INTEGRITY,
         spec: "aes-xts-plain64",
         kernel_options: "CRYPTO_AES, CRYPTO_XTS",
+        aes: true,
         key_size: 64,
         tag: None,
     },

@@ -101,16 +101,10 @@ fn asked(doing: &str, number: usize) -> Option<(&'static str, Kind)> {
     KINDS.iter().find(|(name, _)| *name == kind).copied()
 }
 
-/// Fills the volume key: at random, or as `CVM_TEST_KEY` asks.
-///
-/// # Errors
-/// When the generator fails.
-pub fn fill_key(key: &mut [u8]) -> Result<(), getrandom::Error> {
-    if env::var("CVM_TEST_KEY").is_ok_and(|value| value == "fixed") {
-        fixed_key(key);
-        return Ok(());
-    }
-    getrandom::fill(key)
+/// Whether `CVM_TEST_KEY` asks for [`fixed_key`].
+#[must_use]
+pub fn key_is_fixed() -> bool {
+    env::var("CVM_TEST_KEY").is_ok_and(|value| value == "fixed")
 }
 
 /// The key that a test can find again: block after block of 32 bytes, each the SHA-256 of the text

@@ -13,35 +13,45 @@ use std::io;
 use zeroize::Zeroizing;
 
 #[cfg(feature = "fault")]
-use crate::fault::fill_key as fill;
-#[cfg(not(feature = "fault"))]
-use getrandom::fill;
+use crate::fault;
+use crate::processor;
 
 /// Type of a key whose payload never comes back to user space.
 const LOGON: &CStr = c"logon";
 
 /// Random bytes that no swap and no core file sees, and that are overwritten when they go.
 #[derive(Debug)]
-pub struct VolumeKey(Zeroizing<Box<[u8]>>);
+pub struct VolumeKey {
+    bytes: Zeroizing<Box<[u8]>>,
+    /// The processor's instruction whose random numbers are in it.
+    pub mixed_with: Option<&'static str>,
+}
 
 impl VolumeKey {
     /// A fresh key of `size` bytes from the kernel's random generator, waited for when it has
-    /// not been seeded yet.
+    /// not been seeded yet, and from the processor itself where it can.
     ///
     /// # Errors
-    /// When memory cannot be locked or the generator fails.
+    /// When memory cannot be locked, the generator fails, or a processor that keeps the memory
+    /// from the host yields no random numbers.
     pub fn generate(size: usize) -> io::Result<Self> {
-        let mut key = Zeroizing::new(vec![0; size].into_boxed_slice());
+        let mut bytes = Zeroizing::new(vec![0; size].into_boxed_slice());
         // SAFETY: the range is that of a live allocation; locking changes no memory.
-        unsafe { rustix::mm::mlock(key.as_mut_ptr().cast(), key.len()) }?;
-        fill(&mut key).map_err(io::Error::other)?;
-        Ok(Self(key))
+        unsafe { rustix::mm::mlock(bytes.as_mut_ptr().cast(), bytes.len()) }?;
+        #[cfg(feature = "fault")]
+        if fault::key_is_fixed() {
+            fault::fixed_key(&mut bytes);
+            return Ok(Self { bytes, mixed_with: None });
+        }
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+        let mixed_with = processor::mix_into(&mut bytes)?;
+        Ok(Self { bytes, mixed_with })
     }
 
     /// The key itself.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 

@@ -31,6 +31,7 @@ pub mod luks2;
 pub mod module;
 pub mod mount;
 pub mod power;
+pub mod processor;
 pub mod program;
 pub mod rcu;
 pub mod share;

@@ -50,6 +50,8 @@ pub struct Report {
     total_us: u64,
     /// The most memory that PID 1 had resident (`VmHWM` in proc(5)).
     peak_memory_kib: Option<u64>,
+    /// The processor.
+    pub processor: Option<ProcessorFacts>,
     /// The disk, once found.
     pub disk: Option<DiskFacts>,
     /// What the root was verified with.
@@ -62,6 +64,17 @@ pub struct Report {
     pub shares: Vec<&'static str>,
     stages: Vec<StageTime>,
     effects: Vec<EffectTime>,
+}
+
+/// What the processor does for the volume.
+#[derive(Debug, Serialize)]
+pub struct ProcessorFacts {
+    /// It has instructions for AES.
+    pub aes: bool,
+    /// What keeps the memory from the host: "sev" or "tdx"; null where nothing does.
+    pub memory_encryption: Option<&'static str>,
+    /// Which of its random numbers are in the volume key: "rdseed" or "rdrand"; null for none.
+    pub random_numbers: Option<&'static str>,
 }
 
 /// Which disk it is.

@@ -123,3 +123,22 @@ fn superblock(layout: &Layout, options: &Options) -> [u8; BYTES] {
 fn halves(value: u64) -> (u32, u32) {
     ((value & 0xffff_ffff) as u32, (value >> 32) as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `s_wtime`, `s_lastcheck` and `s_mkfs_time` with the bytes above them (super.rst): a clock of
+    /// 2106 and later needs 33 bits.
+    #[test]
+    fn times_past_2106_are_kept() {
+        let layout = Layout::new(1 << 30, u64::MAX).unwrap();
+        let created = 0x1_0203_0405;
+        let options = Options { uuid: [1; 16], hash_seed: [2; 16], label: [0; 16], created };
+        let superblock = superblock(&layout, &options);
+        for (low, high) in [(0x030, 0x274), (0x040, 0x277), (0x108, 0x276)] {
+            assert_eq!(superblock[low..low + 4], 0x0203_0405_u32.to_le_bytes());
+            assert_eq!(superblock[high], 1);
+        }
+    }
+}

@@ -232,11 +232,17 @@ impl Guest {
 
     /// Plugs in a disk of `Vm::disk_not_plugged_in`, the first disk being 0.
     pub(crate) fn plug_in(&mut self, disk: usize) {
+        self.plug_in_as(disk, "");
+    }
+
+    /// The same, with a serial number.
+    pub(crate) fn plug_in_as(&mut self, disk: usize, serial: &str) {
         let arguments = json!({
             "driver": "scsi-hd",
             "bus": "scsi.0",
             "scsi-id": disk,
             "drive": format!("disk{disk}"),
+            "serial": serial,
         });
         self.qmp_with("device_add", &arguments);
     }
@@ -293,6 +299,12 @@ impl Guest {
         let stats = self.qmp("query-blockstats");
         let found = stats.as_array().into_iter().flatten().find(|entry| entry["device"] == name);
         found.and_then(|entry| entry["stats"]["wr_bytes"].as_u64()).expect("a disk of this VM")
+    }
+
+    /// How the guest has ended, as far as QEMU has said so.
+    pub(crate) fn ending(&mut self) -> Option<Ending> {
+        self.notice_ending();
+        self.ending.clone()
     }
 
     /// Waits for the guest to end by itself.

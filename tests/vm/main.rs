@@ -30,6 +30,7 @@ mod good;
 mod guest;
 mod init;
 mod lying;
+mod machine;
 mod matrix;
 mod memory;
 mod overlay;

@@ -34,6 +34,8 @@ pub(crate) struct Vm {
     /// The arguments of a firmware that starts a disk, in place of kernel and initramfs.
     firmware: Vec<String>,
     memory: String,
+    /// QEMU's model and features.
+    processor: String,
     processors: u32,
     /// The arguments that describe the disks and shares, in the order given.
     devices: Vec<String>,
@@ -52,6 +54,7 @@ impl Vm {
             append: WORDS.to_owned(),
             firmware: Vec::new(),
             memory: "1G".to_owned(),
+            processor: "max".to_owned(),
             processors: 2,
             devices: Vec::new(),
             disks: 0,
@@ -105,6 +108,12 @@ impl Vm {
     /// Main memory, as QEMU spells it: `512M`.
     pub(crate) fn memory(mut self, size: &str) -> Self {
         size.clone_into(&mut self.memory);
+        self
+    }
+
+    /// The processor's model, and what it has or lacks of it, as QEMU spells them: `max,-aes`.
+    pub(crate) fn processor(mut self, model: &str) -> Self {
+        model.clone_into(&mut self.processor);
         self
     }
 
@@ -204,6 +213,12 @@ impl Vm {
         self
     }
 
+    /// Words more of QEMU's command line.
+    pub(crate) fn qemu(mut self, words: &[&str]) -> Self {
+        self.devices.extend(words.iter().map(|&word| word.to_owned()));
+        self
+    }
+
     /// A virtio console, a screen, a second serial line for the log alone, and a way to type on
     /// everything. The kernel is told to use all consoles; PID 1 has the one that `last` names.
     pub(crate) fn with_terminals(mut self, last: &str) -> Self {
@@ -235,7 +250,7 @@ impl Vm {
         };
         pair("-machine", "q35");
         pair("-accel", if kvm_works() { "kvm" } else { "tcg" });
-        pair("-cpu", "max");
+        pair("-cpu", &self.processor);
         pair("-smp", &self.processors.to_string());
         pair("-m", &self.memory);
         if self.firmware.is_empty() {

@@ -40,8 +40,8 @@ use crate::key::VolumeKey;
 use crate::loopdev::MemoryDevice;
 use crate::luks2::{self, KeyDigest};
 use crate::mount::{self, Flags};
-use crate::report::{Report, VolumeFacts};
-use crate::{blkpg, crypt, ext4, uuid};
+use crate::report::{ProcessorFacts, Report, VolumeFacts};
+use crate::{blkpg, crypt, ext4, processor, uuid};
 
 /// Where the volume is mounted in the new root.
 const MOUNT_POINT: &str = "/cocos";
@@ -75,7 +75,20 @@ pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()
         )));
     }
     let plan = Plan::new(config, &partition, guest_memory()?)?;
-    let uuid = open(&plan, &partition)?;
+    let processor = processor::ask();
+    if plan.cipher.aes && !processor.aes {
+        log::warn!(
+            "the processor has no instructions for AES, or the host hides them: how long {} takes \
+             may tell of the key (cvm.cipher=chacha20-random needs none)",
+            plan.cipher.name
+        );
+    }
+    let (uuid, random_numbers) = open(&plan, &partition)?;
+    report.processor = Some(ProcessorFacts {
+        aes: processor.aes,
+        memory_encryption: processor.memory_encryption,
+        random_numbers,
+    });
     effect(format!("mount the volume on {MOUNT_POINT}"), || {
         let (node, target) = (node(mapping::VOLUME), in_new_root(MOUNT_POINT));
         mount::mount(&node, &target, "ext4", MOUNT_FLAGS, MOUNT_OPTIONS)
@@ -108,8 +121,9 @@ fn guest_memory() -> Result<u64> {
 }
 
 /// Makes what lies in memory, writes the header, and opens the mappings. The key is gone when this
-/// returns, but for the copy in dm-crypt that the volume is encrypted with. Returns the header's UUID.
-fn open(plan: &Plan, partition: &Partition) -> Result<[u8; 16]> {
+/// returns, but for the copy in dm-crypt that the volume is encrypted with. Returns the header's UUID,
+/// and the processor's instruction whose random numbers are in the key.
+fn open(plan: &Plan, partition: &Partition) -> Result<([u8; 16], Option<&'static str>)> {
     let control = open_control()?;
     // All that a kernel may lack is asked for first: one that does leaves the partition as it was.
     control.require_target("crypt", "DM_CRYPT")?;
@@ -123,7 +137,7 @@ fn open(plan: &Plan, partition: &Partition) -> Result<[u8; 16]> {
     let key = effect("generate the volume key", || VolumeKey::generate(plan.cipher.key_size))?;
     write_header(plan, partition, uuid, &key)?;
     Stack { control: &control, plan, partition, uuid }.open(&key, metadata, tags)?;
-    Ok(uuid)
+    Ok((uuid, key.mixed_with))
 }
 
 /// Makes the file system in memory, metadata only: the cost does not grow with the disk.
