@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, DEFAULT_TIMEOUT};
 use crate::effect::{self, effect};
 use crate::error::Result;
-use crate::key;
-use crate::kmsg;
-use crate::power::{self, Action};
+use crate::kernel::key;
+use crate::kernel::kmsg;
+use crate::kernel::power::{self, Action};
 use crate::report::{Report, Stage};
 use crate::stage::{disk, handoff, platform, root, runtime, teardown, volume};
 

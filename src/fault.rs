@@ -22,7 +22,7 @@ use std::thread;
 use sha2::digest::Output;
 use sha2::{Digest, Sha256};
 
-use crate::kmsg;
+use crate::kernel::kmsg;
 
 /// What every line of a fault build begins with, and no line of another.
 pub const MARK: &str = "fault build: ";
@@ -127,7 +127,7 @@ pub fn fixed_key(key: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hex;
+    use crate::format::hex;
 
     /// `printf 'cvm-init volume key for tests\0' | sha256sum`
     #[test]

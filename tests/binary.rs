@@ -60,9 +60,9 @@ const STARTERS: &[&str] = &[
 
 /// The lines that may: `exec` itself, and its one caller.
 const EXEC: &[(&str, &str)] = &[
-    ("src/exec.rs", "pub fn exec("),
+    ("src/kernel/exec.rs", "pub fn exec("),
     (
-        "src/exec.rs",
+        "src/kernel/exec.rs",
         "unsafe { libc::execve(path.as_ptr(), argv_list.as_ptr(), envp_list.as_ptr()) };",
     ),
     ("src/stage/handoff.rs", "Err(exec(init, env::args_os().skip(1), environment(credentials)))"),

@@ -10,15 +10,15 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::block::{self, Partition, SECTOR};
 use crate::config::{Config, DiskChoice};
 use crate::effect::effect;
 use crate::error::{Error, Result};
-use crate::hex;
-use crate::module;
+use crate::format::hex;
+use crate::format::verity::{self, Params};
+use crate::kernel::block::{self, Partition, SECTOR};
+use crate::kernel::module;
+use crate::kernel::uevent::{Listener, Wake};
 use crate::report::{DiskFacts, Report, VerityFacts};
-use crate::uevent::{Listener, Wake};
-use crate::verity::{self, Params};
 
 /// Numbers of the partitions that a boot uses.
 const ROOT: u32 = 2;

@@ -14,14 +14,14 @@ use rustix::fs::{FsWord, fstatfs};
 use rustix::process::{chdir, chroot};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-use super::{NEW_ROOT, in_new_root, init::Init, runtime::RUN_DIR, teardown};
+use super::{NEW_ROOT, in_new_root, root::init::Init, runtime::RUN_DIR, teardown};
 use crate::effect::{effect, optional};
 use crate::error::{Error, Result};
-use crate::exec::exec;
-use crate::mount;
-use crate::rcu;
+use crate::kernel::exec::exec;
+use crate::kernel::mount;
+use crate::kernel::rcu;
+use crate::kernel::tree;
 use crate::report::{Report, Stage};
-use crate::tree;
 
 /// Mounts that the new root takes over.
 const MOVED: &[&str] = &["/dev", "/proc", "/sys", "/run"];

@@ -2,7 +2,6 @@
 
 pub mod disk;
 pub mod handoff;
-pub mod init;
 #[cfg(feature = "fault")]
 pub mod left;
 pub mod platform;
@@ -18,9 +17,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
-use crate::dm::Control;
 use crate::effect::effect;
 use crate::error::Result;
+use crate::kernel::dm::Control;
 
 /// Where the new root is mounted until it becomes `/`.
 pub const NEW_ROOT: &str = "/root";

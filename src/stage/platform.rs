@@ -10,8 +10,8 @@ use rustix::thread::sched_getaffinity;
 
 use crate::effect::{effect, optional};
 use crate::error::Result;
-use crate::mount::{self, Flags};
-use crate::{keyboard, module, power, rcu};
+use crate::kernel::mount::{self, Flags};
+use crate::kernel::{keyboard, module, power, rcu};
 
 /// A pseudo file system of the initramfs.
 struct Pseudo {

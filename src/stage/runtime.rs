@@ -10,10 +10,10 @@ use super::{NEW_ROOT, in_new_root, mapping, metadata, node, open_in_new_root, pa
 use crate::config::Config;
 use crate::effect::{effect, optional};
 use crate::error::{Error, Result};
-use crate::fstab::{self, Share};
-use crate::mount::{self, Flags};
+use crate::format::fstab::{self, Share};
+use crate::kernel::mount::{self, Flags};
+use crate::kernel::{share, tree};
 use crate::report::Report;
-use crate::{share, tree};
 
 /// Directories on the volume.
 const VOLUME_DIRS: &[&str] = &[

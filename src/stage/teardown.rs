@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 use rustix::process::{chroot, fchdir};
 
 use super::{CONTROL, NEW_ROOT, mapping};
-use crate::dm::Control;
-use crate::{fd, key, mount};
+use crate::kernel::dm::Control;
+use crate::kernel::{fd, key, mount};
 
 /// Where the new root is mounted, with all that is mounted in it: before it is moved, and from
 /// then on, when it is this process's working directory.

@@ -32,16 +32,17 @@ use rustix::time::{ClockId, clock_gettime};
 use self::plan::{Plan, TagPlan};
 use self::stack::Stack;
 use super::{disk::Disk, in_new_root, mapping, node, open_control};
-use crate::block::{Partition, SECTOR};
 use crate::config::Config;
 use crate::effect::{effect, optional};
 use crate::error::{Error, Result};
-use crate::key::VolumeKey;
-use crate::loopdev::MemoryDevice;
-use crate::luks2::{self, KeyDigest};
-use crate::mount::{self, Flags};
+use crate::format::luks2::{self, KeyDigest};
+use crate::format::{crypt, ext4, uuid};
+use crate::kernel::blkpg;
+use crate::kernel::block::{Partition, SECTOR};
+use crate::kernel::key::VolumeKey;
+use crate::kernel::loopdev::MemoryDevice;
+use crate::kernel::mount::{self, Flags};
 use crate::report::{Report, VolumeFacts};
-use crate::{blkpg, crypt, ext4, uuid};
 
 /// Where the volume is mounted in the new root.
 const MOUNT_POINT: &str = "/cocos";

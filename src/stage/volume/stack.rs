@@ -13,16 +13,16 @@ use std::ffi::CStr;
 use std::slice;
 
 use super::plan::{Plan, START, TagPlan};
-use crate::block::{Dev, Partition, SECTOR};
 use crate::config::Tags;
-use crate::crypt;
-use crate::dm::{self, Control, Mapping, Target};
 use crate::effect::effect;
 use crate::error::{Error, Result};
-use crate::hex;
-use crate::integrity;
-use crate::key::{LogonKey, VolumeKey};
-use crate::loopdev::MemoryDevice;
+use crate::format::crypt;
+use crate::format::hex;
+use crate::format::integrity;
+use crate::kernel::block::{Dev, Partition, SECTOR};
+use crate::kernel::dm::{self, Control, Mapping, Target};
+use crate::kernel::key::{LogonKey, VolumeKey};
+use crate::kernel::loopdev::MemoryDevice;
 use crate::stage::mapping;
 
 /// The key's name while the kernel looks for it; a `logon` key's needs a prefix.

@@ -6,8 +6,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::fstab::Share;
-use crate::mount::{self, Flags};
+use crate::format::fstab::Share;
+use crate::kernel::mount::{self, Flags};
 
 /// The shares that there can be, by the contract with whoever launches the guest.
 pub const SHARES: &[Share] = &[

@@ -13,15 +13,13 @@ use std::path::Path;
 
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, opcode};
 
-use crate::block::Dev;
 use crate::effect::effect;
 use crate::error::{Error, Result};
+use crate::kernel::block::Dev;
 
-pub mod wire;
+pub use crate::format::dm::{Target, Version};
 
-pub use wire::{Target, Version};
-
-use wire::{HEADER, Message};
+use crate::format::dm::{HEADER, Message};
 
 const LIST_DEVICES: u8 = 2;
 const DEV_CREATE: u8 = 3;

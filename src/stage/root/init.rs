@@ -8,10 +8,11 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 
-use super::{NEW_ROOT, in_new_root, root::MOUNT_POINTS};
+use super::MOUNT_POINTS;
 use crate::effect::effect;
 use crate::error::{Error, Result};
-use crate::program::{Program, SCRIPTS_MAX};
+use crate::format::program::{Program, SCRIPTS_MAX};
+use crate::stage::{NEW_ROOT, in_new_root};
 
 /// Links that the kernel follows on the way to a file (`path_resolution(7)`).
 const LINKS_MAX: usize = 40;

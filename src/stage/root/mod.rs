@@ -1,25 +1,28 @@
 //! Stage 3: the verified root, read-only.
 
+pub mod init;
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::slice;
 
-use super::{NEW_ROOT, disk::Disk, in_new_root, init::Init, mapping, metadata, node, open_control};
+use self::init::Init;
+use super::{NEW_ROOT, disk::Disk, in_new_root, mapping, metadata, node, open_control};
 use crate::config::Config;
-use crate::dm::{Mapping, Target};
 use crate::effect::effect;
 use crate::error::{Error, Result};
-use crate::mount::{self, Flags};
+use crate::format::verity::OnCorruption;
+use crate::format::{ext4, hex, verity};
+use crate::kernel::block;
+use crate::kernel::dm::{Mapping, Target};
+use crate::kernel::mount::{self, Flags};
 use crate::report::{Report, RootFacts};
-use crate::verity::OnCorruption;
-use crate::{block, ext4, hex, verity};
 
 /// Directories of the root that are mounted on: it is read-only, so they cannot be made. What the
 /// root has below them is out of sight when init is run.
-pub(super) const MOUNT_POINTS: &[&str] =
-    &["/cocos", "/dev", "/proc", "/run", "/sys", "/tmp", "/var"];
+const MOUNT_POINTS: &[&str] = &["/cocos", "/dev", "/proc", "/run", "/sys", "/tmp", "/var"];
 
 /// Opens the root and mounts it on [`NEW_ROOT`]. Returns its init.
 ///

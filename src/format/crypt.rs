@@ -2,8 +2,8 @@
 //!
 //! Source: `Documentation/admin-guide/device-mapper/dm-crypt.rst`.
 
-use crate::block::Dev;
 use crate::error::{Error, Result};
+use crate::kernel::block::Dev;
 
 /// Bytes in an encryption sector. One tag a page is the least metadata, and the page cache
 /// never writes less.

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use crate::crypt::{self, Cipher};
 use crate::error::{Error, Result};
-use crate::fstab::Share;
-use crate::hex;
-use crate::power::{ACTIONS, Action};
-use crate::share::SHARES;
-use crate::verity::{self, OnCorruption, REACTIONS, RootHash};
+use crate::format::crypt::{self, Cipher};
+use crate::format::fstab::Share;
+use crate::format::hex;
+use crate::format::verity::{self, OnCorruption, REACTIONS, RootHash};
+use crate::kernel::power::{ACTIONS, Action};
+use crate::kernel::share::SHARES;
 
 /// How the disk is chosen (`cvm.disk=`). Whichever it is, it must prove the root hash.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,9 +19,9 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, Setter, opcode};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-use crate::block::Dev;
 use crate::effect::effect;
 use crate::error::Result;
+use crate::kernel::block::Dev;
 
 const CONTROL: &str = "/dev/loop-control";
 const LOOP_CONFIGURE: Opcode = opcode::none(b'L', 0x0a);

@@ -8,7 +8,7 @@ use base64ct::{Base64, Encoding};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::uuid;
+use crate::format::uuid;
 
 /// Bytes that both copies of the header take, at the start of the device.
 pub const SIZE: usize = 2 * COPY_SIZE;
