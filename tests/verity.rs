@@ -16,11 +16,11 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 
 use cvm_init::error::Result;
+use cvm_init::format::device::Dev;
 use cvm_init::format::hex;
 use cvm_init::format::verity::{
     BLOCK_SIZE, HASH_START, OnCorruption, Params, RootHash, SUPERBLOCK_SIZE,
 };
-use cvm_init::kernel::block::Dev;
 
 use common::{Scratch, run};
 

@@ -3,7 +3,7 @@
 //! Source: `Documentation/admin-guide/device-mapper/dm-crypt.rst`.
 
 use crate::error::{Error, Result};
-use crate::kernel::block::Dev;
+use crate::format::device::Dev;
 
 /// Bytes in an encryption sector. One tag a page is the least metadata, and the page cache
 /// never writes less.

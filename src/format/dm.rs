@@ -4,7 +4,7 @@
 
 use std::io;
 
-use crate::kernel::block::Dev;
+use crate::format::device::Dev;
 
 /// Bytes of `struct dm_ioctl`, the head of every call's buffer.
 pub(crate) const HEADER: u16 = 312;

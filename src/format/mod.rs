@@ -2,6 +2,7 @@
 //! an effect.
 
 pub mod crypt;
+pub mod device;
 pub mod dm;
 pub mod ext4;
 pub mod fstab;

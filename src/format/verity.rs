@@ -7,8 +7,8 @@
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::format::device::{Dev, SECTOR};
 use crate::format::hex;
-use crate::kernel::block::Dev;
 
 /// Bytes in a data block and in a hash block.
 pub const BLOCK_SIZE: u32 = 4096;
@@ -171,7 +171,7 @@ impl Params {
     /// Sectors of 512 bytes that the mapping has.
     #[must_use]
     pub fn sectors(&self) -> u64 {
-        self.data_blocks * (u64::from(BLOCK_SIZE) / crate::kernel::block::SECTOR)
+        self.data_blocks * (u64::from(BLOCK_SIZE) / SECTOR)
     }
 
     /// The table's parameters. `on_errors`: what is done about a block that does not match is done

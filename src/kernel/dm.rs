@@ -15,7 +15,7 @@ use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, opcode};
 
 use crate::effect::effect;
 use crate::error::{Error, Result};
-use crate::kernel::block::Dev;
+use crate::format::device::Dev;
 
 pub use crate::format::dm::{Target, Version};
 

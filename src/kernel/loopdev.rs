@@ -21,7 +21,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 
 use crate::effect::effect;
 use crate::error::Result;
-use crate::kernel::block::Dev;
+use crate::format::device::Dev;
 
 const CONTROL: &str = "/dev/loop-control";
 const LOOP_CONFIGURE: Opcode = opcode::none(b'L', 0x0a);

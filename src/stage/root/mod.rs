@@ -13,9 +13,9 @@ use super::{NEW_ROOT, disk::Disk, in_new_root, mapping, metadata, node, open_con
 use crate::config::Config;
 use crate::effect::effect;
 use crate::error::{Error, Result};
+use crate::format::device::SECTOR;
 use crate::format::verity::OnCorruption;
 use crate::format::{ext4, hex, verity};
-use crate::kernel::block;
 use crate::kernel::dm::{Mapping, Target};
 use crate::kernel::mount::{self, Flags};
 use crate::report::{Report, RootFacts};
@@ -44,8 +44,7 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<Init> {
     require_mount_points()?;
     let init = Init::find(&config.init)?;
     log::info!("root verified and mounted read-only");
-    report.root =
-        Some(RootFacts { device: node(mapping::ROOT), bytes: target.sectors * block::SECTOR });
+    report.root = Some(RootFacts { device: node(mapping::ROOT), bytes: target.sectors * SECTOR });
     Ok(init)
 }
 
