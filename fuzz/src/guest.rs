@@ -1,10 +1,9 @@
 //! Texts: the command line, what the shares are called, the fstab, and what is logged of all that.
 
-use cvm_init::config::{Config, DiskChoice};
+use cvm_init::config::{Config, DiskChoice, SHARES};
 use cvm_init::format::fstab::{self, Share};
 use cvm_init::format::hex;
 use cvm_init::format::verity::Params;
-use cvm_init::kernel::share::SHARES;
 use cvm_init::kernel::{kmsg, mount, share};
 
 use super::check_refusal;

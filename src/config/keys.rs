@@ -6,15 +6,12 @@ use log::LevelFilter;
 
 use super::Config;
 use super::values::{
-    DiskChoice, LEVELS, SYSTEMD_BOOLEANS, TAGS, Tags, YES_NO, disk, one_of, root_hash, salt,
-    shares, timeout,
+    ACTIONS, DiskChoice, LEVELS, REACTIONS, SHARES, SYSTEMD_BOOLEANS, TAGS, Tags, YES_NO, cipher,
+    disk, one_of, root_hash, salt, shares, timeout,
 };
 use crate::error::{Error, Result};
-use crate::format::crypt;
 use crate::format::fstab::Share;
-use crate::format::verity::{self, OnCorruption, REACTIONS, RootHash};
-use crate::kernel::power::ACTIONS;
-use crate::kernel::share::SHARES;
+use crate::format::verity::{self, OnCorruption, RootHash};
 
 /// What the keys said, before the ones that belong together meet.
 #[derive(Default)]
@@ -138,8 +135,8 @@ impl Given {
                 ));
             }
         };
-        let cipher = self.cipher.as_deref().unwrap_or(DEFAULT_CIPHER);
-        let cipher = crypt::cipher(cipher, self.integrity.as_deref())?;
+        let cipher_name = self.cipher.as_deref().unwrap_or(DEFAULT_CIPHER);
+        let cipher = cipher(cipher_name, self.integrity.as_deref())?;
         let tags = match (&cipher.tag, self.tags) {
             (Some(_), tags) => Some(tags.unwrap_or(Tags::Memory)),
             (None, None) => None,

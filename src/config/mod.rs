@@ -11,15 +11,15 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use self::keys::{Given, KEYS, MARKS};
-use self::values::one_of;
+use self::values::{ACTIONS, one_of};
 use crate::error::{Error, Result};
 use crate::format::crypt::Cipher;
 use crate::format::fstab::Share;
 use crate::format::verity::{self, OnCorruption, RootHash};
-use crate::kernel::power::{ACTIONS, Action};
+use crate::kernel::power::Action;
 
 pub use self::keys::DEFAULT_TIMEOUT;
-pub use self::values::{DiskChoice, Tags};
+pub use self::values::{DiskChoice, SHARES, Tags};
 
 /// Everything that a boot is told from outside.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,7 +119,6 @@ fn words(cmdline: &str) -> impl Iterator<Item = String> {
 mod tests {
     use super::*;
     use crate::format::hex;
-    use crate::kernel::share::SHARES;
     use proptest::prelude::*;
 
     const HASH: &str = "roothash=00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
@@ -264,6 +263,21 @@ mod tests {
         assert_eq!(none.tags, None);
         for rest in ["cvm.integrity=none", "cvm.cipher=aes-gcm-random cvm.integrity=poly1305"] {
             assert!(refusal(rest).contains(": not one of aes-gcm-random with aead, "), "{rest}");
+        }
+    }
+
+    #[test]
+    fn pairs_that_are_not_on_offer_are_refused_with_those_that_are() {
+        let offer = "not one of aes-gcm-random with aead, aegis128-random with aead, \
+                     chacha20-random with poly1305, aes-xts-plain64 with hmac-sha256, \
+                     aes-xts-plain64 with none";
+        let refusal = |name, integrity| values::cipher(name, integrity).unwrap_err().to_string();
+        assert_eq!(refusal("rot13", None), format!("cvm.cipher=rot13: {offer}"));
+        for integrity in ["none", "hmac-sha256", ""] {
+            assert_eq!(
+                refusal("aes-gcm-random", Some(integrity)),
+                format!("cvm.cipher=aes-gcm-random with cvm.integrity={integrity}: {offer}")
+            );
         }
     }
 

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use crate::error::{Error, Result};
+use crate::format::crypt::{self, CIPHERS, Cipher};
 use crate::format::fstab::Share;
 use crate::format::hex;
-use crate::format::verity::RootHash;
-use crate::kernel::share::SHARES;
+use crate::format::verity::{OnCorruption, RootHash};
+use crate::kernel::power::Action;
 
 /// How the disk is chosen (`cvm.disk=`). Whichever it is, it must prove the root hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,9 +31,28 @@ pub enum Tags {
     Disk,
 }
 
+/// The shares that there can be, by the contract with whoever launches the guest.
+pub const SHARES: &[Share] = &[
+    Share { tag: "certs_share", target: "/etc/certs" },
+    Share { tag: "env_share", target: "/etc/cocos" },
+];
+
 pub(super) const TAGS: &[(&str, Tags)] = &[("memory", Tags::Memory), ("disk", Tags::Disk)];
 
 pub(super) const YES_NO: &[(&str, bool)] = &[("yes", true), ("no", false)];
+
+pub(super) const REACTIONS: &[(&str, OnCorruption)] = &[
+    ("io-error", OnCorruption::IoError),
+    ("restart", OnCorruption::Restart),
+    ("panic", OnCorruption::Panic),
+];
+
+pub(super) const ACTIONS: &[(&str, Action)] = &[
+    ("poweroff", Action::PowerOff),
+    ("reboot", Action::Reboot),
+    ("halt", Action::Halt),
+    ("panic", Action::Panic),
+];
 
 /// What systemd takes for a boolean (`parse_boolean` in its `src/basic/parse-util.c`).
 pub(super) const SYSTEMD_BOOLEANS: &[(&str, bool)] = &[
@@ -75,6 +96,25 @@ pub(super) fn salt(text: &str) -> std::result::Result<Vec<u8>, String> {
         return Ok(Vec::new());
     }
     hex::decode(text).ok_or_else(|| "not hexadecimal".into())
+}
+
+/// The cipher of this name, with this integrity or else its own.
+pub(super) fn cipher(name: &str, integrity: Option<&str>) -> Result<&'static Cipher> {
+    crypt::cipher(name, integrity).ok_or_else(|| {
+        let mut message = format!("cvm.cipher={name}");
+        if let Some(integrity) = integrity {
+            message += " with cvm.integrity=";
+            message += integrity;
+        }
+        message += ": not one of";
+        for (index, cipher) in CIPHERS.iter().enumerate() {
+            message += if index == 0 { " " } else { ", " };
+            message += cipher.name;
+            message += " with ";
+            message += cipher.integrity;
+        }
+        Error::new(message)
+    })
 }
 
 pub(super) fn disk(text: &str) -> std::result::Result<DiskChoice, String> {

@@ -50,13 +50,6 @@ pub enum OnCorruption {
 /// (Linux 6.12).
 pub const ERRORS_SINCE: [u32; 3] = [1, 10, 0];
 
-/// Command line spelling of each reaction.
-pub const REACTIONS: &[(&str, OnCorruption)] = &[
-    ("io-error", OnCorruption::IoError),
-    ("restart", OnCorruption::Restart),
-    ("panic", OnCorruption::Panic),
-];
-
 /// What a hash tree is computed with. The salt is not believed before [`Params::prove`].
 ///
 /// The root hash does not cover the number of data blocks. A larger one leads dm-verity to digests
