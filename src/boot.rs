@@ -31,6 +31,8 @@ static ON_FAILURE: OnceLock<Action> = OnceLock::new();
 
 /// Boots, or stops the machine.
 pub fn start() -> ! {
+    #[cfg(feature = "fault")]
+    crate::fault::install();
     // A panic ends like any other failure. The key that it may leave behind goes in the teardown.
     panic::set_hook(Box::new(|info| fail(&info.to_string())));
     match run() {

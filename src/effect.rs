@@ -1,4 +1,5 @@
-//! The seam through which every effect on the outside goes.
+//! The seam through which every effect on the outside goes: everybody may use it, and of the program
+//! it uses no more than the error.
 //!
 //! It gives the error its object and the boot report its timing, so a good boot lists all that
 //! it did by itself; and it knows which effects are going on, so that none can last for ever.
@@ -67,7 +68,7 @@ pub fn effect<T, E: Display>(
 ) -> Result<T> {
     let doing = doing.into();
     #[cfg(feature = "fault")]
-    let act = crate::fault::befalling(&doing, act);
+    let act = hook::before(&doing, act);
     let number = begin(&doing);
     let outcome = act();
     end(number);
@@ -192,6 +193,51 @@ pub fn entries() -> Vec<Entry> {
 
 fn journal() -> MutexGuard<'static, Journal> {
     JOURNAL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a fault build has asked before each effect. Others have none of this.
+#[cfg(feature = "fault")]
+pub mod hook {
+    use std::fmt::Display;
+    use std::panic::Location;
+    use std::sync::OnceLock;
+
+    /// What comes of an effect that is not to succeed.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Fault {
+        /// It is not done and reports an error.
+        Fail,
+        /// It is done, and then reports an error.
+        Late,
+    }
+
+    /// Hears what is about to be done, and where that is called for.
+    pub type Hook = fn(doing: &str, caller: &Location<'_>) -> Option<Fault>;
+
+    static HOOK: OnceLock<Hook> = OnceLock::new();
+
+    /// Has `hook` asked before each effect from now on. The first one stays.
+    pub fn set(hook: Hook) {
+        let _ = HOOK.set(hook);
+    }
+
+    /// Wraps `act`, the effect `doing`: the hook is asked when it begins.
+    #[track_caller]
+    pub(super) fn before<T, E: Display>(
+        doing: &str,
+        act: impl FnOnce() -> Result<T, E>,
+    ) -> impl FnOnce() -> Result<T, String> {
+        let caller = Location::caller();
+        move || {
+            match HOOK.get().and_then(|hook| hook(doing, caller)) {
+                None => return act().map_err(|cause| cause.to_string()),
+                Some(Fault::Fail) => {}
+                // What it yields is lost to the program, and so is its destructor.
+                Some(Fault::Late) => drop(act().map(std::mem::forget)),
+            }
+            Err("injected error".to_owned())
+        }
+    }
 }
 
 #[cfg(test)]

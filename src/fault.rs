@@ -5,7 +5,7 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `CVM_FAULT="KIND:DOING#N"` | the fault that befalls the N-th effect (from 1) described as DOING |
+//! | `CVM_FAULT="KIND:DOING#N"` | what happens in place of the N-th effect (from 1) described as DOING |
 //! | `CVM_TEST_KEY=fixed` | the volume key is the one of [`fixed_key`] |
 //!
 //! What happens is told in lines that begin with [`MARK`]: `STAGE name` as a stage begins,
@@ -22,6 +22,7 @@ use std::thread;
 use sha2::digest::Output;
 use sha2::{Digest, Sha256};
 
+use crate::effect::hook::{self, Fault};
 use crate::kernel::kmsg;
 
 /// What every line of a fault build begins with, and no line of another.
@@ -30,55 +31,47 @@ pub const MARK: &str = "fault build: ";
 /// Hashed for the blocks of the fixed key.
 const KEY_LABEL: &[u8] = b"cvm-init volume key for tests";
 
-/// What befalls an effect.
+/// What happens in place of an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// It is not done and reports an error.
-    Fail,
-    /// It is done, and then reports an error.
-    Late,
-    /// The program panics in its place.
+enum Kind {
+    /// An error is returned.
+    Return(Fault),
+    /// The program panics.
     Panic,
-    /// It never returns.
+    /// Nothing ever returns.
     Stall,
 }
 
-const KINDS: &[(&str, Kind)] =
-    &[("fail", Kind::Fail), ("late", Kind::Late), ("panic", Kind::Panic), ("stall", Kind::Stall)];
+const KINDS: &[(&str, Kind)] = &[
+    ("fail", Kind::Return(Fault::Fail)),
+    ("late", Kind::Return(Fault::Late)),
+    ("panic", Kind::Panic),
+    ("stall", Kind::Stall),
+];
 
 /// Writes a line that a test reads.
 pub fn tell(what: &dyn Display) {
     kmsg::tell(&format!("{MARK}{what}"));
 }
 
-/// Wraps `act`, the effect `doing`: it announces itself, and what `CVM_FAULT` asks for befalls it.
-///
-/// # Panics
-/// When that is asked for.
-#[track_caller]
-pub fn befalling<T, E: Display>(
-    doing: &str,
-    act: impl FnOnce() -> Result<T, E>,
-) -> impl FnOnce() -> Result<T, String> {
-    let caller = Location::caller();
-    move || {
-        let number = count(doing);
-        tell(&format_args!("EFFECT {}:{} #{number} {doing}", caller.file(), caller.line()));
-        let Some((name, kind)) = asked(doing, number) else {
-            return act().map_err(|cause| cause.to_string());
-        };
-        tell(&format_args!("INJECT {name}"));
-        match kind {
-            Kind::Fail => {}
-            // What it yields is lost to the program, and so is its destructor.
-            Kind::Late => drop(act().map(std::mem::forget)),
-            #[expect(clippy::panic, reason = "this is what is asked for")]
-            Kind::Panic => panic!("injected panic"),
-            Kind::Stall => loop {
-                thread::park();
-            },
-        }
-        Err("injected error".to_owned())
+/// Has each effect from now on announce itself, and fail where `CVM_FAULT` asks for it.
+pub fn install() {
+    hook::set(inject);
+}
+
+/// Announces the effect `doing` and says what comes of it, unless it panics or never returns.
+fn inject(doing: &str, caller: &Location<'_>) -> Option<Fault> {
+    let number = count(doing);
+    tell(&format_args!("EFFECT {}:{} #{number} {doing}", caller.file(), caller.line()));
+    let (name, kind) = asked(doing, number)?;
+    tell(&format_args!("INJECT {name}"));
+    match kind {
+        Kind::Return(fault) => Some(fault),
+        #[expect(clippy::panic, reason = "this is what is asked for")]
+        Kind::Panic => panic!("injected panic"),
+        Kind::Stall => loop {
+            thread::park();
+        },
     }
 }
 
@@ -127,7 +120,36 @@ pub fn fixed_key(key: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::effect::effect;
     use crate::format::hex;
+    use std::cell::Cell;
+
+    /// As one that strikes by the description, where this file calls for the effect.
+    fn by_description(doing: &str, caller: &Location<'_>) -> Option<Fault> {
+        match doing {
+            _ if caller.file() != file!() => None,
+            "fail here" => Some(Fault::Fail),
+            "fail late here" => Some(Fault::Late),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn an_effect_that_fails_is_not_done_or_is_done_before() {
+        hook::set(by_description);
+        let done = Cell::new(0);
+        let outcome = |doing: &str| {
+            let act = || Ok::<_, String>(done.replace(done.get() + 1));
+            effect(doing, act).map_err(|error| error.to_string())
+        };
+        assert_eq!(outcome("succeed here"), Ok(0));
+        assert_eq!(done.get(), 1);
+        assert_eq!(outcome("fail here"), Err("cannot fail here: injected error".to_owned()));
+        assert_eq!(done.get(), 1);
+        let late = "cannot fail late here: injected error".to_owned();
+        assert_eq!(outcome("fail late here"), Err(late));
+        assert_eq!(done.get(), 2);
+    }
 
     /// `printf 'cvm-init volume key for tests\0' | sha256sum`
     #[test]
