@@ -58,7 +58,7 @@ fn run() -> Result<Infallible> {
     let disk = stage(&mut report, Stage::Disk, |report| disk::find(&config, report))?;
     let init = stage(&mut report, Stage::Root, |report| root::open(&config, &disk, report))?;
     stage(&mut report, Stage::Volume, |report| volume::provision(&config, &disk, report))?;
-    stage(&mut report, Stage::Runtime, |report| runtime::furnish(&config, report))?;
+    stage(&mut report, Stage::Runtime, |report| runtime::prepare(&config, report))?;
     enter(Stage::Handoff);
     root::guard(&config, &disk)?;
     handoff::switch_root(&init, config.credentials, start, report)
@@ -118,7 +118,7 @@ fn fail(reason: &str) -> ! {
     kmsg::fatal(&format!("{}: {reason}", *current_stage()));
     take_down(Instant::now() + TEARDOWN_LIMIT);
     #[cfg(feature = "fault")]
-    crate::stage::left::tell();
+    crate::stage::leftovers::tell();
     power::stop(action)
 }
 

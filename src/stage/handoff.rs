@@ -62,7 +62,7 @@ pub fn switch_root(
             mount::relocate(Path::new(mount), &in_new_root(mount))
         })?;
     }
-    let initramfs = teardown::keep_way_back(effect("open the initramfs", || File::open("/"))?);
+    let initramfs = teardown::keep_initramfs(effect("open the initramfs", || File::open("/"))?);
     effect("enter the new root", || chdir(NEW_ROOT))?;
     effect("move the new root to /", || mount::relocate(Path::new("."), Path::new("/")))?;
     effect("change the root", || chroot("."))?;
@@ -80,7 +80,7 @@ pub fn switch_root(
         fs::write(report_file, text)
     })?;
     optional("hand the console on", hand_console_on);
-    optional("let grace periods take their time", rcu::be_patient);
+    optional("let grace periods take their time", rcu::unexpedite);
     let init = init.path();
     log::info!("handing over to {init}");
     effect(format!("run {init}"), || {

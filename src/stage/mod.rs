@@ -3,7 +3,7 @@
 pub mod disk;
 pub mod handoff;
 #[cfg(feature = "fault")]
-pub mod left;
+pub mod leftovers;
 pub mod platform;
 pub mod root;
 pub mod runtime;

@@ -81,7 +81,7 @@ const MODULES: &str = "/modules";
 pub fn command_line() -> Result<String> {
     mount_pseudo(&PROC)?;
     mount_pseudo(&SYSFS)?;
-    optional("hurry the kernel's grace periods", rcu::hurry);
+    optional("hurry the kernel's grace periods", rcu::expedite);
     if exists(SYSRQ_OFF.file)? {
         effect("switch SysRq off", || set(&SYSRQ_OFF))?;
     }

@@ -58,7 +58,7 @@ const RULES: &str = "/run/udev/rules.d/10-cvm-init.rules";
 ///
 /// # Errors
 /// When the root lacks a mount point, or a step fails that is not optional.
-pub fn furnish(config: &Config, report: &mut Report) -> Result<()> {
+pub fn prepare(config: &Config, report: &mut Report) -> Result<()> {
     make_dirs(NEW_ROOT, VOLUME_DIRS)?;
     for (target, options) in TMPFS {
         effect(format!("mount tmpfs on {target}"), || {

@@ -124,7 +124,7 @@ fn look_at(file: &Path, what: &str) -> Result<Program> {
 
 /// Opens an executable file, with links followed as in the new root.
 fn find(file: &Path) -> io::Result<File> {
-    if let Some((place, below)) = out_of_sight(file, link_of) {
+    if let Some((place, below)) = below_mount_point(file, link_of) {
         let error = format!(
             "{} lies below {place}, which is mounted over before init is run",
             shown(&below)
@@ -160,7 +160,7 @@ fn link_of(path: &Path) -> Option<PathBuf> {
 
 /// Whether the way to `path`, through all links, leads below a mount point, where it will end in
 /// another file system: that mount point, and what is looked for there.
-fn out_of_sight(
+fn below_mount_point(
     path: &Path,
     link_of: impl Fn(&Path) -> Option<PathBuf>,
 ) -> Option<(&'static str, PathBuf)> {
@@ -216,7 +216,7 @@ mod tests {
             let link = links.iter().find(|(name, _)| Path::new(name) == path);
             link.map(|(_, target)| PathBuf::from(target))
         };
-        out_of_sight(Path::new(path), link_of)
+        below_mount_point(Path::new(path), link_of)
             .map(|(place, below)| (place, below.display().to_string()))
     }
 
