@@ -9,13 +9,16 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, DEFAULT_TIMEOUT};
-use crate::effect::{self, effect};
+use crate::effect::{self, Effect, effect};
 use crate::error::Result;
 use crate::kernel::key;
 use crate::kernel::kmsg;
 use crate::kernel::power::{self, Action};
 use crate::report::{Report, Stage};
 use crate::stage::{disk, handoff, platform, root, runtime, teardown, volume};
+
+const MAKE_KEYRING: Effect<0> = Effect::new("make-keyring", "make the keyring");
+const START_WATCHDOG: Effect<0> = Effect::new("start-watchdog", "start the watchdog");
 
 /// How long taking things down may last: a host that stalls the disk must not keep the machine on.
 const TEARDOWN_LIMIT: Duration = Duration::from_secs(5);
@@ -90,8 +93,8 @@ fn enter(stage: Stage) {
 fn start_watchdog() -> Result<()> {
     effect::set_limit(DEFAULT_TIMEOUT);
     // Before there is a second thread, so that whichever takes the key away finds it.
-    effect("make the keyring", key::make_keyring)?;
-    effect("start the watchdog", || {
+    effect(MAKE_KEYRING, key::make_keyring)?;
+    effect(START_WATCHDOG, || {
         thread::Builder::new().spawn(|| fail(&effect::overdue().to_string())).map(drop)
     })
 }

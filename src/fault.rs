@@ -5,11 +5,11 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `CVM_FAULT="KIND:DOING#N"` | what happens in place of the N-th effect (from 1) described as DOING |
+//! | `CVM_FAULT="KIND:ID#N"` | what happens in place of the N-th effect (from 1) of this identifier |
 //! | `CVM_TEST_KEY=fixed` | the volume key is the one of [`fixed_key`] |
 //!
 //! What happens is told in lines that begin with [`MARK`]: `STAGE name` as a stage begins,
-//! `EFFECT file:line #N doing` before each effect, `INJECT KIND` when the fault
+//! `EFFECT file:line #N ID: doing` before each effect, `INJECT KIND` when the fault
 //! strikes.
 
 use std::collections::BTreeMap;
@@ -22,6 +22,7 @@ use std::thread;
 use sha2::digest::Output;
 use sha2::{Digest, Sha256};
 
+use crate::effect::Name;
 use crate::effect::hook::{self, Fault};
 use crate::kernel::kmsg;
 
@@ -59,11 +60,11 @@ pub fn install() {
     hook::set(inject);
 }
 
-/// Announces the effect `doing` and says what comes of it, unless it panics or never returns.
-fn inject(doing: &str, caller: &Location<'_>) -> Option<Fault> {
-    let number = count(doing);
-    tell(&format_args!("EFFECT {}:{} #{number} {doing}", caller.file(), caller.line()));
-    let (name, kind) = asked(doing, number)?;
+/// Announces the effect of this name and says what comes of it, unless it panics or never returns.
+fn inject(Name { id, doing }: &Name, caller: &Location<'_>) -> Option<Fault> {
+    let number = count(id);
+    tell(&format_args!("EFFECT {}:{} #{number} {id}: {doing}", caller.file(), caller.line()));
+    let (name, kind) = asked(id, number)?;
     tell(&format_args!("INJECT {name}"));
     match kind {
         Kind::Return(fault) => Some(fault),
@@ -75,20 +76,20 @@ fn inject(doing: &str, caller: &Location<'_>) -> Option<Fault> {
     }
 }
 
-/// How many effects of this description there are now.
-fn count(doing: &str) -> usize {
+/// How many effects of this identifier there are now.
+fn count(id: &str) -> usize {
     static COUNTS: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
     let mut counts = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
-    let count = counts.entry(doing.to_owned()).or_default();
+    let count = counts.entry(id.to_owned()).or_default();
     *count += 1;
     *count
 }
 
 /// The fault that `CVM_FAULT` asks for, if it is for this effect.
-fn asked(doing: &str, number: usize) -> Option<(&'static str, Kind)> {
+fn asked(id: &str, number: usize) -> Option<(&'static str, Kind)> {
     let asked = env::var("CVM_FAULT").ok()?;
     let (kind, point) = asked.split_once(':')?;
-    if point != format!("{doing}#{number}") {
+    if point != format!("{id}#{number}") {
         return None;
     }
     KINDS.iter().find(|(name, _)| *name == kind).copied()
@@ -120,34 +121,37 @@ pub fn fixed_key(key: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::effect::effect;
+    use crate::effect::{Effect, effect};
     use crate::format::hex;
     use std::cell::Cell;
 
-    /// As one that strikes by the description, where this file calls for the effect.
-    fn by_description(doing: &str, caller: &Location<'_>) -> Option<Fault> {
-        match doing {
+    /// As one that strikes by the identifier, where this file calls for the effect.
+    fn by_id(name: &Name, caller: &Location<'_>) -> Option<Fault> {
+        match name.id.as_str() {
             _ if caller.file() != file!() => None,
-            "fail here" => Some(Fault::Fail),
-            "fail late here" => Some(Fault::Late),
+            "fail" => Some(Fault::Fail),
+            "late" => Some(Fault::Late),
             _ => None,
         }
     }
 
     #[test]
     fn an_effect_that_fails_is_not_done_or_is_done_before() {
-        hook::set(by_description);
+        hook::set(by_id);
         let done = Cell::new(0);
-        let outcome = |doing: &str| {
+        let outcome = |step: Effect<0>| {
             let act = || Ok::<_, String>(done.replace(done.get() + 1));
-            effect(doing, act).map_err(|error| error.to_string())
+            effect(step, act).map_err(|error| error.to_string())
         };
-        assert_eq!(outcome("succeed here"), Ok(0));
+        assert_eq!(outcome(Effect::new("succeed", "succeed here")), Ok(0));
         assert_eq!(done.get(), 1);
-        assert_eq!(outcome("fail here"), Err("cannot fail here: injected error".to_owned()));
+        assert_eq!(
+            outcome(Effect::new("fail", "fail here")),
+            Err("cannot fail here: injected error".to_owned())
+        );
         assert_eq!(done.get(), 1);
         let late = "cannot fail late here: injected error".to_owned();
-        assert_eq!(outcome("fail late here"), Err(late));
+        assert_eq!(outcome(Effect::new("late", "fail late here")), Err(late));
         assert_eq!(done.get(), 2);
     }
 

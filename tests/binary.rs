@@ -65,7 +65,10 @@ const EXEC: &[(&str, &str)] = &[
         "src/kernel/exec.rs",
         "unsafe { libc::execve(path.as_ptr(), argv_list.as_ptr(), envp_list.as_ptr()) };",
     ),
-    ("src/stage/handoff.rs", "Err(exec(init, env::args_os().skip(1), environment(credentials)))"),
+    (
+        "src/stage/handoff.rs",
+        "effect(RUN.on(&[&init]), || Err(exec(init, env::args_os().skip(1), environment(credentials))))",
+    ),
 ];
 
 /// How a thread begins, blanks left out: all that may be spawned.

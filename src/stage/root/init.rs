@@ -9,10 +9,14 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 
 use super::MOUNT_POINTS;
-use crate::effect::effect;
+use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
 use crate::format::program::{Program, SCRIPTS_MAX};
 use crate::stage::{NEW_ROOT, in_new_root};
+
+const READ: Effect<1> = Effect::new("read", "read {}");
+const FIND: Effect<1> = Effect::new("find", "find {} in the root");
+const RECOGNIZE: Effect<1> = Effect::new("recognize", "recognize {} as a program");
 
 /// Links that the kernel follows on the way to a file (`path_resolution(7)`).
 const LINKS_MAX: usize = 40;
@@ -72,7 +76,7 @@ impl Init {
     /// When a file cannot be read.
     pub fn read_ahead(&self) -> Result<()> {
         for file in &self.files {
-            effect(format!("read {}", shown(file)), || {
+            effect(READ.on(&[&shown(file)]), || {
                 io::copy(&mut File::open(file)?.take(READ_MAX), &mut io::sink())
             })?;
         }
@@ -105,8 +109,8 @@ fn shown(path: &Path) -> String {
 
 /// What `file` of the new root is, which messages call `what`.
 fn look_at(file: &Path, what: &str) -> Result<Program> {
-    let content = effect(format!("find {what} in the root"), || find(file))?;
-    effect(format!("recognize {what} as a program"), || {
+    let content = effect(FIND.on(&[&what]), || find(file))?;
+    effect(RECOGNIZE.on(&[&what]), || {
         Program::from_content(|at, length| {
             let mut bytes = vec![0; length];
             let mut have = 0;
