@@ -9,13 +9,16 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, DEFAULT_TIMEOUT};
-use crate::effect::{self, effect};
+use crate::effect::{self, Effect, effect};
 use crate::error::Result;
-use crate::key;
-use crate::kmsg;
-use crate::power::{self, Action};
+use crate::kernel::key;
+use crate::kernel::kmsg;
+use crate::kernel::power::{self, Action};
 use crate::report::{Report, Stage};
 use crate::stage::{disk, handoff, platform, root, runtime, teardown, volume};
+
+const MAKE_KEYRING: Effect<0> = Effect::new("make-keyring", "make the keyring");
+const START_WATCHDOG: Effect<0> = Effect::new("start-watchdog", "start the watchdog");
 
 /// How long taking things down may last: a host that stalls the disk must not keep the machine on.
 const TEARDOWN_LIMIT: Duration = Duration::from_secs(5);
@@ -31,6 +34,8 @@ static ON_FAILURE: OnceLock<Action> = OnceLock::new();
 
 /// Boots, or stops the machine.
 pub fn start() -> ! {
+    #[cfg(feature = "fault")]
+    crate::fault::install();
     // A panic ends like any other failure. The key that it may leave behind goes in the teardown.
     panic::set_hook(Box::new(|info| fail(&info.to_string())));
     match run() {
@@ -56,7 +61,7 @@ fn run() -> Result<Infallible> {
     let disk = stage(&mut report, Stage::Disk, |report| disk::find(&config, report))?;
     let init = stage(&mut report, Stage::Root, |report| root::open(&config, &disk, report))?;
     stage(&mut report, Stage::Volume, |report| volume::provision(&config, &disk, report))?;
-    stage(&mut report, Stage::Runtime, |report| runtime::furnish(&config, report))?;
+    stage(&mut report, Stage::Runtime, |report| runtime::prepare(&config, report))?;
     enter(Stage::Handoff);
     root::guard(&config, &disk)?;
     handoff::switch_root(&init, config.credentials, start, report)
@@ -88,8 +93,8 @@ fn enter(stage: Stage) {
 fn start_watchdog() -> Result<()> {
     effect::set_limit(DEFAULT_TIMEOUT);
     // Before there is a second thread, so that whichever takes the key away finds it.
-    effect("make the keyring", key::make_keyring)?;
-    effect("start the watchdog", || {
+    effect(MAKE_KEYRING, key::make_keyring)?;
+    effect(START_WATCHDOG, || {
         thread::Builder::new().spawn(|| fail(&effect::overdue().to_string())).map(drop)
     })
 }
@@ -116,7 +121,7 @@ fn fail(reason: &str) -> ! {
     kmsg::fatal(&format!("{}: {reason}", *current_stage()));
     take_down(Instant::now() + TEARDOWN_LIMIT);
     #[cfg(feature = "fault")]
-    crate::stage::left::tell();
+    crate::stage::leftovers::tell();
     power::stop(action)
 }
 

@@ -5,16 +5,17 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `CVM_FAULT="KIND:DOING#N"` | the fault that befalls the N-th effect (from 1) described as DOING |
+//! | `CVM_FAULT="KIND:ID#N"` | what happens in place of the N-th effect (from 1) of this identifier |
 //! | `CVM_TEST_KEY=fixed` | the volume key is the one of [`fixed_key`] |
 //!
 //! What happens is told in lines that begin with [`MARK`]: `STAGE name` as a stage begins,
-//! `EFFECT file:line #N doing` before each effect, `INJECT KIND` when the fault
+//! `EFFECT file:line #N ID: doing` before each effect, `INJECT KIND` when the fault
 //! strikes.
 
 use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Display;
+use std::io;
 use std::panic::Location;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -22,7 +23,9 @@ use std::thread;
 use sha2::digest::Output;
 use sha2::{Digest, Sha256};
 
-use crate::kmsg;
+use crate::effect::Name;
+use crate::effect::hook::{self, Fault};
+use crate::kernel::{key, kmsg};
 
 /// What every line of a fault build begins with, and no line of another.
 pub const MARK: &str = "fault build: ";
@@ -30,81 +33,79 @@ pub const MARK: &str = "fault build: ";
 /// Hashed for the blocks of the fixed key.
 const KEY_LABEL: &[u8] = b"cvm-init volume key for tests";
 
-/// What befalls an effect.
+/// What happens in place of an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// It is not done and reports an error.
-    Fail,
-    /// It is done, and then reports an error.
-    Late,
-    /// The program panics in its place.
+enum Kind {
+    /// An error is returned.
+    Return(Fault),
+    /// The program panics.
     Panic,
-    /// It never returns.
+    /// Nothing ever returns.
     Stall,
 }
 
-const KINDS: &[(&str, Kind)] =
-    &[("fail", Kind::Fail), ("late", Kind::Late), ("panic", Kind::Panic), ("stall", Kind::Stall)];
+const KINDS: &[(&str, Kind)] = &[
+    ("fail", Kind::Return(Fault::Fail)),
+    ("late", Kind::Return(Fault::Late)),
+    ("panic", Kind::Panic),
+    ("stall", Kind::Stall),
+];
 
 /// Writes a line that a test reads.
 pub fn tell(what: &dyn Display) {
     kmsg::tell(&format!("{MARK}{what}"));
 }
 
-/// Wraps `act`, the effect `doing`: it announces itself, and what `CVM_FAULT` asks for befalls it.
-///
-/// # Panics
-/// When that is asked for.
-#[track_caller]
-pub fn befalling<T, E: Display>(
-    doing: &str,
-    act: impl FnOnce() -> Result<T, E>,
-) -> impl FnOnce() -> Result<T, String> {
-    let caller = Location::caller();
-    move || {
-        let number = count(doing);
-        tell(&format_args!("EFFECT {}:{} #{number} {doing}", caller.file(), caller.line()));
-        let Some((name, kind)) = asked(doing, number) else {
-            return act().map_err(|cause| cause.to_string());
-        };
-        tell(&format_args!("INJECT {name}"));
-        match kind {
-            Kind::Fail => {}
-            // What it yields is lost to the program, and so is its destructor.
-            Kind::Late => drop(act().map(std::mem::forget)),
-            #[expect(clippy::panic, reason = "this is what is asked for")]
-            Kind::Panic => panic!("injected panic"),
-            Kind::Stall => loop {
-                thread::park();
-            },
-        }
-        Err("injected error".to_owned())
+/// Has each effect from now on announce itself, and fail where `CVM_FAULT` asks for it.
+pub fn install() {
+    hook::set(inject);
+}
+
+/// Announces the effect of this name and says what comes of it, unless it panics or never returns.
+fn inject(Name { id, doing }: &Name, caller: &Location<'_>) -> Option<Fault> {
+    let number = count(id);
+    tell(&format_args!("EFFECT {}:{} #{number} {id}: {doing}", caller.file(), caller.line()));
+    let (name, kind) = asked(id, number)?;
+    tell(&format_args!("INJECT {name}"));
+    match kind {
+        Kind::Return(fault) => Some(fault),
+        #[expect(clippy::panic, reason = "this is what is asked for")]
+        Kind::Panic => panic!("injected panic"),
+        Kind::Stall => loop {
+            thread::park();
+        },
     }
 }
 
-/// How many effects of this description there are now.
-fn count(doing: &str) -> usize {
+/// How many effects of this identifier there are now.
+fn count(id: &str) -> usize {
     static COUNTS: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
     let mut counts = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
-    let count = counts.entry(doing.to_owned()).or_default();
+    let count = counts.entry(id.to_owned()).or_default();
     *count += 1;
     *count
 }
 
 /// The fault that `CVM_FAULT` asks for, if it is for this effect.
-fn asked(doing: &str, number: usize) -> Option<(&'static str, Kind)> {
+fn asked(id: &str, number: usize) -> Option<(&'static str, Kind)> {
     let asked = env::var("CVM_FAULT").ok()?;
     let (kind, point) = asked.split_once(':')?;
-    if point != format!("{doing}#{number}") {
+    if point != format!("{id}#{number}") {
         return None;
     }
     KINDS.iter().find(|(name, _)| *name == kind).copied()
 }
 
-/// Whether `CVM_TEST_KEY` asks for [`fixed_key`].
-#[must_use]
-pub fn key_is_fixed() -> bool {
-    env::var("CVM_TEST_KEY").is_ok_and(|value| value == "fixed")
+/// Fills the volume key: at random, or as `CVM_TEST_KEY` asks.
+///
+/// # Errors
+/// Those of [`key::random`].
+pub fn fill_key(key: &mut [u8]) -> io::Result<Option<&'static str>> {
+    if env::var("CVM_TEST_KEY").is_ok_and(|value| value == "fixed") {
+        fixed_key(key);
+        return Ok(None);
+    }
+    key::random(key)
 }
 
 /// The key that a test can find again: block after block of 32 bytes, each the SHA-256 of the text
@@ -121,7 +122,39 @@ pub fn fixed_key(key: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hex;
+    use crate::effect::{Effect, effect};
+    use crate::format::hex;
+    use std::cell::Cell;
+
+    /// As one that strikes by the identifier, where this file calls for the effect.
+    fn by_id(name: &Name, caller: &Location<'_>) -> Option<Fault> {
+        match name.id.as_str() {
+            _ if caller.file() != file!() => None,
+            "fail" => Some(Fault::Fail),
+            "late" => Some(Fault::Late),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn an_effect_that_fails_is_not_done_or_is_done_before() {
+        hook::set(by_id);
+        let done = Cell::new(0);
+        let outcome = |step: Effect<0>| {
+            let act = || Ok::<_, String>(done.replace(done.get() + 1));
+            effect(step, act).map_err(|error| error.to_string())
+        };
+        assert_eq!(outcome(Effect::new("succeed", "succeed here")), Ok(0));
+        assert_eq!(done.get(), 1);
+        assert_eq!(
+            outcome(Effect::new("fail", "fail here")),
+            Err("cannot fail here: injected error".to_owned())
+        );
+        assert_eq!(done.get(), 1);
+        let late = "cannot fail late here: injected error".to_owned();
+        assert_eq!(outcome(Effect::new("late", "fail late here")), Err(late));
+        assert_eq!(done.get(), 2);
+    }
 
     /// `printf 'cvm-init volume key for tests\0' | sha256sum`
     #[test]

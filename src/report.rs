@@ -150,6 +150,9 @@ struct StageTime {
 
 #[derive(Debug, Serialize)]
 struct EffectTime {
+    /// What tools go by.
+    id: String,
+    /// What people read.
     doing: String,
     /// From the program's start, the first time; effects of several threads overlap.
     at_us: u64,
@@ -183,7 +186,8 @@ impl Report {
                 at_us: micros(entry.start.saturating_duration_since(start)),
                 us: micros(entry.took),
                 times: entry.times,
-                doing: entry.doing,
+                id: entry.name.id,
+                doing: entry.name.doing,
             })
             .collect();
         serde_json::to_string(self)

@@ -60,12 +60,15 @@ const STARTERS: &[&str] = &[
 
 /// The lines that may: `exec` itself, and its one caller.
 const EXEC: &[(&str, &str)] = &[
-    ("src/exec.rs", "pub fn exec("),
+    ("src/kernel/exec.rs", "pub fn exec("),
     (
-        "src/exec.rs",
+        "src/kernel/exec.rs",
         "unsafe { libc::execve(path.as_ptr(), argv_list.as_ptr(), envp_list.as_ptr()) };",
     ),
-    ("src/stage/handoff.rs", "Err(exec(init, env::args_os().skip(1), environment(credentials)))"),
+    (
+        "src/stage/handoff.rs",
+        "effect(RUN.on(&[&init]), || Err(exec(init, env::args_os().skip(1), environment(credentials))))",
+    ),
 ];
 
 /// How a thread begins, blanks left out: all that may be spawned.

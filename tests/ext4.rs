@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
-use cvm_init::ext4::{BLOCK_BYTES, Layout, MAX_BYTES, MIN_BYTES, Options};
+use cvm_init::format::ext4::{BLOCK_BYTES, Layout, MAX_BYTES, MIN_BYTES, Options};
 
 use common::{Scratch, run};
 

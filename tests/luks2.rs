@@ -10,8 +10,8 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use base64ct::{Base64, Encoding};
-use cvm_init::luks2::{Header, KeyDigest};
-use cvm_init::{crypt, hex};
+use cvm_init::format::luks2::{Header, KeyDigest};
+use cvm_init::format::{crypt, hex};
 use serde_json::{Value, json};
 
 use common::{Scratch, refusal, run};

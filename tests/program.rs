@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use cvm_init::program::{Program, SCRIPTS_MAX};
+use cvm_init::format::program::{Program, SCRIPTS_MAX};
 use rustix::io::Errno;
 
 use common::Scratch;

@@ -72,7 +72,7 @@ fn what_does_not_exist_is_seen() {
     for citation in [
         "vm::good::no_such_test",
         "vm::nowhere::a_disk_and_its_root_hash_are_enough",
-        "lib::verity::tests::superblock", // no test, but a function
+        "lib::format::verity::tests::superblock", // no test, but a function
     ] {
         assert!(!exists(citation), "{citation}");
     }

@@ -15,10 +15,12 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 
-use cvm_init::block::Dev;
 use cvm_init::error::Result;
-use cvm_init::hex;
-use cvm_init::verity::{BLOCK_SIZE, HASH_START, OnCorruption, Params, RootHash, SUPERBLOCK_SIZE};
+use cvm_init::format::device::Dev;
+use cvm_init::format::hex;
+use cvm_init::format::verity::{
+    BLOCK_SIZE, HASH_START, OnCorruption, Params, RootHash, SUPERBLOCK_SIZE,
+};
 
 use common::{Scratch, run};
 

@@ -2,11 +2,12 @@
 
 use std::io;
 
-use cvm_init::block::{self, Dev, Partition, SECTOR};
-use cvm_init::ext4;
-use cvm_init::hex;
-use cvm_init::program::Program;
-use cvm_init::verity::{BLOCK_SIZE, OnCorruption, Params, SUPERBLOCK_SIZE};
+use cvm_init::format::device::{Dev, SECTOR};
+use cvm_init::format::ext4;
+use cvm_init::format::hex;
+use cvm_init::format::program::Program;
+use cvm_init::format::verity::{BLOCK_SIZE, OnCorruption, Params, SUPERBLOCK_SIZE};
+use cvm_init::kernel::block::{self, Partition};
 
 use super::{check_refusal, split_padded};
 

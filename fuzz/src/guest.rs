@@ -1,10 +1,10 @@
 //! Texts: the command line, what the shares are called, the fstab, and what is logged of all that.
 
-use cvm_init::config::{Config, DiskChoice};
-use cvm_init::fstab::{self, Share};
-use cvm_init::share::SHARES;
-use cvm_init::verity::Params;
-use cvm_init::{hex, kmsg, mount, share};
+use cvm_init::config::{Config, DiskChoice, SHARES};
+use cvm_init::format::fstab::{self, Share};
+use cvm_init::format::hex;
+use cvm_init::format::verity::Params;
+use cvm_init::kernel::{kmsg, mount, share};
 
 use super::check_refusal;
 

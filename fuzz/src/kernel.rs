@@ -1,7 +1,7 @@
 //! What the kernel says: its own words, but with lengths and names in them.
 
-use cvm_init::dm::wire::Message;
-use cvm_init::integrity;
+use cvm_init::format::dm::Message;
+use cvm_init::format::integrity;
 
 use super::check_refusal;
 
@@ -43,5 +43,5 @@ pub fn uevent(bytes: &[u8]) {
     let appears = bytes.starts_with(b"add@") || bytes.starts_with(b"change@");
     let text = [bytes, b"\0"].concat();
     let of_block = text.windows(17).any(|window| window == b"\0SUBSYSTEM=block\0");
-    assert_eq!(cvm_init::uevent::is_block_event(bytes), appears && of_block);
+    assert_eq!(cvm_init::kernel::uevent::is_block_event(bytes), appears && of_block);
 }

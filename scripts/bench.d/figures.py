@@ -62,7 +62,7 @@ def boot_us(run: Run) -> int:
 
 
 def is_module(effect: Row) -> bool:
-    return str(effect["doing"]).startswith("load /modules/")
+    return str(effect["id"]).startswith("load:/modules/")
 
 
 def modules_us(run: Run) -> int | None:

@@ -10,15 +10,27 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::block::{self, Partition, SECTOR};
 use crate::config::{Config, DiskChoice};
-use crate::effect::effect;
+use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
-use crate::hex;
-use crate::module;
+use crate::format::device::SECTOR;
+use crate::format::hex;
+use crate::format::verity::{self, Params};
+use crate::kernel::block::{self, Partition};
+use crate::kernel::module;
+use crate::kernel::uevent::{Listener, Wake};
 use crate::report::{DiskFacts, Report, VerityFacts};
-use crate::uevent::{Listener, Wake};
-use crate::verity::{self, Params};
+
+const LISTEN: Effect<0> = Effect::new("listen", "listen for uevents");
+const LIST_DISKS: Effect<0> = Effect::new("list-disks", "list the disks");
+const WAIT: Effect<0> = Effect::new("wait-for-disk", "wait for a block device");
+const READ_SERIAL: Effect<1> = Effect::new("read-serial", "read the serial of {}");
+const LIST_PARTITIONS: Effect<1> = Effect::new("list-partitions", "list the partitions of {}");
+const OPEN: Effect<1> = Effect::new("open", "open {}");
+const READ_SUPERBLOCK: Effect<1> =
+    Effect::new("read-verity-superblock", "read the verity superblock of {}");
+const READ_TOP_HASH_BLOCK: Effect<1> =
+    Effect::new("read-top-hash-block", "read the top hash block of {}");
 
 /// Numbers of the partitions that a boot uses.
 const ROOT: u32 = 2;
@@ -69,14 +81,14 @@ enum Verdict {
 /// disk can have; another disk with the same serial may still come.
 pub fn find(config: &Config, report: &mut Report) -> Result<Disk> {
     // Before the first look, so that no device appears unseen between look and wait.
-    let listener = effect("listen for uevents", Listener::open)?;
+    let listener = effect(LISTEN, Listener::open)?;
     let deadline = Instant::now() + config.timeout;
     let is_only_one = matches!(config.disk, DiskChoice::Name(_));
     let mut reasons = Vec::new();
     let mut any_seen = false;
     loop {
         let mut proven = Vec::new();
-        for candidate in effect("list the disks", block::disks)? {
+        for candidate in effect(LIST_DISKS, block::disks)? {
             any_seen = true;
             match is_chosen(&candidate, &config.disk) {
                 Ok(true) => {}
@@ -100,7 +112,7 @@ pub fn find(config: &Config, report: &mut Report) -> Result<Disk> {
             describe(&disk, proven.map(|other| other.name).collect(), config, report);
             return Ok(disk);
         }
-        let wake = effect("wait for a block device", || listener.wait_for_block(deadline))?;
+        let wake = effect(WAIT, || listener.wait_for_block(deadline))?;
         if wake == Wake::Timeout {
             return Err(nothing_found(config, any_seen, &reasons));
         }
@@ -112,8 +124,7 @@ fn is_chosen(disk: &block::Disk, choice: &DiskChoice) -> Result<bool> {
         DiskChoice::Proof => true,
         DiskChoice::Name(name) => disk.name == *name,
         DiskChoice::Serial(serial) => {
-            let doing = format!("read the serial of {}", disk.name);
-            effect(doing, || disk.serial())?.as_ref() == Some(serial)
+            effect(READ_SERIAL.on(&[&disk.name]), || disk.serial())?.as_ref() == Some(serial)
         }
     })
 }
@@ -154,8 +165,7 @@ fn nothing_found(config: &Config, any_seen: bool, reasons: &[(String, String)]) 
 }
 
 fn examine(config: &Config, disk: &block::Disk) -> Verdict {
-    let doing = format!("list the partitions of {}", disk.name);
-    let partitions = match effect(doing, || disk.partitions()) {
+    let partitions = match effect(LIST_PARTITIONS.on(&[&disk.name]), || disk.partitions()) {
         Ok(partitions) => partitions,
         Err(error) => return Verdict::NotYet(error.to_string()),
     };
@@ -213,22 +223,27 @@ fn without_partitions(disk: &block::Disk) -> String {
 /// The verity parameters, once the top hash block has proven them by the root hash.
 fn prove(config: &Config, root: &Partition, verity: &Partition) -> Result<Params> {
     let hash_device =
-        effect(format!("open {}", verity.name), || verity.open(OpenOptions::new().read(true)))?;
+        effect(OPEN.on(&[&verity.name]), || verity.open(OpenOptions::new().read(true)))?;
     let params = if let Some(params) = &config.verity {
         params.clone()
     } else {
-        let superblock = read_at(&hash_device, "verity superblock", verity, 0)?;
+        let superblock = read_at(&hash_device, READ_SUPERBLOCK, verity, 0)?;
         Params::from_superblock(&superblock)?
     };
     params.require_room(root.bytes(), verity.bytes())?;
     let at = verity::HASH_START * u64::from(verity::BLOCK_SIZE);
-    let top = read_at(&hash_device, "top hash block", verity, at)?;
+    let top = read_at(&hash_device, READ_TOP_HASH_BLOCK, verity, at)?;
     params.prove(&top, &config.root_hash)?;
     Ok(params)
 }
 
-fn read_at<const N: usize>(file: &File, what: &str, of: &Partition, at: u64) -> Result<[u8; N]> {
-    effect(format!("read the {what} of {}", of.name), || {
+fn read_at<const N: usize>(
+    file: &File,
+    read: Effect<1>,
+    of: &Partition,
+    at: u64,
+) -> Result<[u8; N]> {
+    effect(read.on(&[&of.name]), || {
         let mut bytes = [0; N];
         file.read_exact_at(&mut bytes, at)?;
         Ok::<_, io::Error>(bytes)

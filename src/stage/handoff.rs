@@ -14,14 +14,29 @@ use rustix::fs::{FsWord, fstatfs};
 use rustix::process::{chdir, chroot};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-use super::{NEW_ROOT, in_new_root, init::Init, runtime::RUN_DIR, teardown};
-use crate::effect::{effect, optional};
+use super::{NEW_ROOT, in_new_root, root::init::Init, runtime::RUN_DIR, teardown};
+use crate::effect::{Effect, effect, optional};
 use crate::error::{Error, Result};
-use crate::exec::exec;
-use crate::mount;
-use crate::rcu;
+use crate::kernel::exec::exec;
+use crate::kernel::mount;
+use crate::kernel::rcu;
+use crate::kernel::tree;
 use crate::report::{Report, Stage};
-use crate::tree;
+
+const MOVE: Effect<1> = Effect::new("move", "move {} to the new root");
+const OPEN_INITRAMFS: Effect<0> = Effect::new("open-initramfs", "open the initramfs");
+const ENTER_NEW_ROOT: Effect<0> = Effect::new("enter-new-root", "enter the new root");
+const MOVE_ROOT: Effect<0> = Effect::new("move-root", "move the new root to /");
+const CHANGE_ROOT: Effect<0> = Effect::new("change-root", "change the root");
+const ENTER_ROOT: Effect<0> = Effect::new("enter-root", "enter the root");
+const EMPTY_INITRAMFS: Effect<0> = Effect::new("empty-initramfs", "empty the initramfs");
+const READ: Effect<1> = Effect::new("read", "read {}");
+const WRITE_REPORT: Effect<0> = Effect::new("write-report", "write the boot report");
+const HAND_CONSOLE_ON: Effect<0> = Effect::new("hand-console-on", "hand the console on");
+const UNEXPEDITE_RCU: Effect<0> =
+    Effect::new("unexpedite-rcu", "let grace periods take their time");
+const RUN: Effect<1> = Effect::new("run", "run {}");
+const LOOK_AT_INITRAMFS: Effect<0> = Effect::new("look-at-initramfs", "look at the initramfs");
 
 /// Mounts that the new root takes over.
 const MOVED: &[&str] = &["/dev", "/proc", "/sys", "/run"];
@@ -58,34 +73,30 @@ pub fn switch_root(
 ) -> Result<Infallible> {
     let began = Instant::now();
     for mount in MOVED {
-        effect(format!("move {mount} to the new root"), || {
-            mount::relocate(Path::new(mount), &in_new_root(mount))
-        })?;
+        effect(MOVE.on(&[&mount]), || mount::relocate(Path::new(mount), &in_new_root(mount)))?;
     }
-    let initramfs = teardown::keep_way_back(effect("open the initramfs", || File::open("/"))?);
-    effect("enter the new root", || chdir(NEW_ROOT))?;
-    effect("move the new root to /", || mount::relocate(Path::new("."), Path::new("/")))?;
-    effect("change the root", || chroot("."))?;
-    effect("enter the root", || chdir("/"))?;
+    let initramfs = teardown::keep_initramfs(effect(OPEN_INITRAMFS, || File::open("/"))?);
+    effect(ENTER_NEW_ROOT, || chdir(NEW_ROOT))?;
+    effect(MOVE_ROOT, || mount::relocate(Path::new("."), Path::new("/")))?;
+    effect(CHANGE_ROOT, || chroot("."))?;
+    effect(ENTER_ROOT, || chdir("/"))?;
     require_initramfs(initramfs)?;
-    effect("empty the initramfs", || tree::clear(initramfs.as_fd()))?;
+    effect(EMPTY_INITRAMFS, || tree::clear(initramfs.as_fd()))?;
     // As late as it can be and still stand in the report.
     init.read_ahead()?;
 
     let report_file = Path::new(RUN_DIR).join("boot.json");
-    let peak_memory = optional(format!("read {STATUS}"), || fs::read_to_string(STATUS));
+    let peak_memory = optional(READ.on(&[&STATUS]), || fs::read_to_string(STATUS));
     report.stage(Stage::Handoff, began.elapsed());
-    effect("write the boot report", || {
+    effect(WRITE_REPORT, || {
         let text = report.finish(start, peak_memory.as_deref().and_then(peak_memory_kib))?;
         fs::write(report_file, text)
     })?;
-    optional("hand the console on", hand_console_on);
-    optional("let grace periods take their time", rcu::be_patient);
+    optional(HAND_CONSOLE_ON, hand_console_on);
+    optional(UNEXPEDITE_RCU, rcu::unexpedite);
     let init = init.path();
     log::info!("handing over to {init}");
-    effect(format!("run {init}"), || {
-        Err(exec(init, env::args_os().skip(1), environment(credentials)))
-    })
+    effect(RUN.on(&[&init]), || Err(exec(init, env::args_os().skip(1), environment(credentials))))
 }
 
 /// What init is given: the kernel's, and what closes the firmware's ways in.
@@ -116,7 +127,7 @@ fn hand_console_on() -> io::Result<()> {
 
 /// What is emptied must be nothing but what the initramfs was unpacked into.
 fn require_initramfs(initramfs: &File) -> Result<()> {
-    let statfs = effect("look at the initramfs", || fstatfs(initramfs))?;
+    let statfs = effect(LOOK_AT_INITRAMFS, || fstatfs(initramfs))?;
     match statfs.f_type {
         RAMFS_MAGIC | TMPFS_MAGIC => Ok(()),
         other => {

@@ -2,9 +2,8 @@
 
 pub mod disk;
 pub mod handoff;
-pub mod init;
 #[cfg(feature = "fault")]
-pub mod left;
+pub mod leftovers;
 pub mod platform;
 pub mod root;
 pub mod runtime;
@@ -18,9 +17,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
-use crate::dm::Control;
-use crate::effect::effect;
+use crate::effect::{Effect, effect};
 use crate::error::Result;
+use crate::kernel::dm::Control;
 
 /// Where the new root is mounted until it becomes `/`.
 pub const NEW_ROOT: &str = "/root";
@@ -71,10 +70,10 @@ fn metadata(path: &Path) -> io::Result<Option<Metadata>> {
 /// Where the device-mapper is controlled.
 const CONTROL: &str = "/dev/mapper/control";
 
+const OPEN_CONTROL: Effect<1> = Effect::new("open", "open {} (kernel option BLK_DEV_DM)");
+
 fn open_control() -> Result<Control> {
-    effect(format!("open {CONTROL} (kernel option BLK_DEV_DM)"), || {
-        Control::open(Path::new(CONTROL))
-    })
+    effect(OPEN_CONTROL.on(&[&CONTROL]), || Control::open(Path::new(CONTROL)))
 }
 
 /// The node of a mapping.

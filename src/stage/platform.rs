@@ -8,10 +8,29 @@ use std::thread;
 
 use rustix::thread::sched_getaffinity;
 
-use crate::effect::{effect, optional};
+use crate::effect::{Effect, effect, optional};
 use crate::error::Result;
-use crate::mount::{self, Flags};
-use crate::{keyboard, module, power, rcu};
+use crate::kernel::mount::{self, Flags};
+use crate::kernel::{keyboard, module, power, rcu};
+
+const EXPEDITE_RCU: Effect<0> = Effect::new("expedite-rcu", "hurry the kernel's grace periods");
+const SWITCH_SYSRQ_OFF: Effect<0> = Effect::new("switch-sysrq-off", "switch SysRq off");
+const SWITCH_CTRL_ALT_DEL_OFF: Effect<0> =
+    Effect::new("switch-ctrl-alt-del-off", "switch Ctrl-Alt-Del off");
+const READ: Effect<1> = Effect::new("read", "read {}");
+const RESTART_AT_PANIC: Effect<0> =
+    Effect::new("restart-at-panic", "let a kernel panic restart the machine");
+const READ_COMMAND_LINE: Effect<0> =
+    Effect::new("read-command-line", "read the kernel command line");
+const SWITCH_KEYBOARD_OFF: Effect<0> =
+    Effect::new("switch-keyboard-off", "switch the keyboard off");
+const LIFT_LOG_LIMIT: Effect<0> = Effect::new("lift-log-limit", "lift the limit of the kernel log");
+const PREPARE_STOP: Effect<0> = Effect::new("prepare-stop", "prepare to stop at once");
+const MAKE_DIR: Effect<1> = Effect::new("make-dir", "make {}");
+const MOUNT: Effect<2> = Effect::new("mount", "mount {} on {}");
+const LOOK_FOR: Effect<1> = Effect::new("look-for", "look for {}");
+const LIST: Effect<1> = Effect::new("list", "list {}");
+const LOAD: Effect<1> = Effect::new("load", "load {}");
 
 /// A pseudo file system of the initramfs.
 struct Pseudo {
@@ -81,16 +100,16 @@ const MODULES: &str = "/modules";
 pub fn command_line() -> Result<String> {
     mount_pseudo(&PROC)?;
     mount_pseudo(&SYSFS)?;
-    optional("hurry the kernel's grace periods", rcu::hurry);
+    optional(EXPEDITE_RCU, rcu::expedite);
     if exists(SYSRQ_OFF.file)? {
-        effect("switch SysRq off", || set(&SYSRQ_OFF))?;
+        effect(SWITCH_SYSRQ_OFF, || set(&SYSRQ_OFF))?;
     }
-    effect("switch Ctrl-Alt-Del off", power::disable_ctrl_alt_del)?;
-    let panic = effect(format!("read {}", PANIC.file), || fs::read_to_string(PANIC.file))?;
+    effect(SWITCH_CTRL_ALT_DEL_OFF, power::disable_ctrl_alt_del)?;
+    let panic = effect(READ.on(&[&PANIC.file]), || fs::read_to_string(PANIC.file))?;
     if panic.trim() == "0" {
-        effect("let a kernel panic restart the machine", || set(&PANIC))?;
+        effect(RESTART_AT_PANIC, || set(&PANIC))?;
     }
-    effect("read the kernel command line", || fs::read_to_string("/proc/cmdline"))
+    effect(READ_COMMAND_LINE, || fs::read_to_string("/proc/cmdline"))
 }
 
 /// Prepares the platform.
@@ -103,10 +122,10 @@ pub fn prepare() -> Result<()> {
     }
     // Missing in kernels without virtual terminals.
     if exists(keyboard::TERMINAL)? {
-        effect("switch the keyboard off", keyboard::switch_off)?;
+        effect(SWITCH_KEYBOARD_OFF, keyboard::switch_off)?;
     }
-    optional("lift the limit of the kernel log", || set(&KMSG_UNLIMITED));
-    optional("prepare to stop at once", power::prepare);
+    optional(LIFT_LOG_LIMIT, || set(&KMSG_UNLIMITED));
+    optional(PREPARE_STOP, power::prepare);
     log::info!("version {}", env!("CARGO_PKG_VERSION"));
     load_modules()?;
     // After the modules, one of which may be configfs.
@@ -118,14 +137,14 @@ pub fn prepare() -> Result<()> {
 
 fn mount_pseudo(pseudo: &Pseudo) -> Result<()> {
     let target = Path::new(pseudo.target);
-    effect(format!("make {}", pseudo.target), || mount::ensure_dir(target, 0o755))?;
-    effect(format!("mount {} on {}", pseudo.kind, pseudo.target), || {
+    effect(MAKE_DIR.on(&[&pseudo.target]), || mount::ensure_dir(target, 0o755))?;
+    effect(MOUNT.on(&[&pseudo.kind, &pseudo.target]), || {
         mount::mount(Path::new(pseudo.kind), target, pseudo.kind, pseudo.flags, pseudo.data)
     })
 }
 
 fn exists(path: &str) -> Result<bool> {
-    effect(format!("look for {path}"), || fs::exists(path))
+    effect(LOOK_FOR.on(&[&path]), || fs::exists(path))
 }
 
 fn set(switch: &Switch) -> std::io::Result<()> {
@@ -133,7 +152,7 @@ fn set(switch: &Switch) -> std::io::Result<()> {
 }
 
 fn load_modules() -> Result<()> {
-    let files = effect(format!("list {MODULES}"), || module::list(Path::new(MODULES)))?;
+    let files = effect(LIST.on(&[&MODULES]), || module::list(Path::new(MODULES)))?;
     for generation in files.chunk_by(|one, other| module::are_independent(one, other)) {
         load_together(generation)?;
     }
@@ -151,7 +170,7 @@ fn load_together(files: &[PathBuf]) -> Result<()> {
         while let (None, Some(file)) =
             (failure.get(), files.get(next.fetch_add(1, Ordering::Relaxed)))
         {
-            match effect(format!("load {}", file.display()), || module::load(file)) {
+            match effect(LOAD.on(&[&file.display()]), || module::load(file)) {
                 Ok(loaded) => log::debug!("{}: {loaded:?}", file.display()),
                 // Only the first counts.
                 Err(error) => drop(failure.set(error)),

@@ -8,12 +8,23 @@ use rustix::fs::OFlags;
 
 use super::{NEW_ROOT, in_new_root, mapping, metadata, node, open_in_new_root, path_of};
 use crate::config::Config;
-use crate::effect::{effect, optional};
+use crate::effect::{Effect, effect, optional};
 use crate::error::{Error, Result};
-use crate::fstab::{self, Share};
-use crate::mount::{self, Flags};
+use crate::format::fstab::{self, Share};
+use crate::kernel::mount::{self, Flags};
+use crate::kernel::{share, tree};
 use crate::report::Report;
-use crate::{share, tree};
+
+const MOUNT_TMPFS: Effect<1> = Effect::new("mount-tmpfs", "mount tmpfs on {}");
+const LOOK_FOR: Effect<1> = Effect::new("look-for", "look for {}");
+const COPY: Effect<2> = Effect::new("copy", "copy {} to {}");
+const MAKE_DIR: Effect<1> = Effect::new("make-dir", "make {}");
+const BIND: Effect<2> = Effect::new("bind", "bind {} to {}");
+const READ: Effect<1> = Effect::new("read", "read {}");
+const LIST_SHARES: Effect<0> = Effect::new("list-shares", "list the 9P shares");
+const MOUNT_SHARE: Effect<2> = Effect::new("mount-share", "mount the share {} on {}");
+const LOOK_INTO: Effect<1> = Effect::new("look-into", "look into {}");
+const WRITE: Effect<1> = Effect::new("write", "write {}");
 
 /// Directories on the volume.
 const VOLUME_DIRS: &[&str] = &[
@@ -58,10 +69,10 @@ const RULES: &str = "/run/udev/rules.d/10-cvm-init.rules";
 ///
 /// # Errors
 /// When the root lacks a mount point, or a step fails that is not optional.
-pub fn furnish(config: &Config, report: &mut Report) -> Result<()> {
+pub fn prepare(config: &Config, report: &mut Report) -> Result<()> {
     make_dirs(NEW_ROOT, VOLUME_DIRS)?;
     for (target, options) in TMPFS {
-        effect(format!("mount tmpfs on {target}"), || {
+        effect(MOUNT_TMPFS.on(&[&target]), || {
             let flags = Flags::NOSUID | Flags::NODEV;
             mount::mount(Path::new("tmpfs"), &in_new_root(target), "tmpfs", flags, options)
         })?;
@@ -71,10 +82,10 @@ pub fn furnish(config: &Config, report: &mut Report) -> Result<()> {
         bind(images)?;
     }
     let (copy, original) = COCOS_INIT;
-    if effect(format!("look for {original}"), || metadata(&in_new_root(original)))?
+    if effect(LOOK_FOR.on(&[&original]), || metadata(&in_new_root(original)))?
         .is_some_and(|metadata| metadata.is_dir())
     {
-        effect(format!("copy {original} to {copy}"), || {
+        effect(COPY.on(&[&original, &copy]), || {
             tree::copy(&in_new_root(original), &in_new_root(copy))
         })?;
         bind(COCOS_INIT)?;
@@ -94,20 +105,18 @@ pub fn furnish(config: &Config, report: &mut Report) -> Result<()> {
 fn make_dirs(root: &str, dirs: &[&str]) -> Result<()> {
     for dir in dirs {
         let path = Path::new(root).join(dir.trim_start_matches('/'));
-        effect(format!("make {dir}"), || mount::ensure_dir(&path, 0o755))?;
+        effect(MAKE_DIR.on(&[&dir]), || mount::ensure_dir(&path, 0o755))?;
     }
     Ok(())
 }
 
 fn bind((source, target): (&str, &str)) -> Result<()> {
-    effect(format!("bind {source} to {target}"), || {
-        mount::bind(&in_new_root(source), &in_new_root(target))
-    })
+    effect(BIND.on(&[&source, &target]), || mount::bind(&in_new_root(source), &in_new_root(target)))
 }
 
 /// The root's fstab, if it has one, wherever it lies in the root.
 fn read_fstab() -> Result<Option<String>> {
-    effect(format!("read {FSTAB}"), || {
+    effect(READ.on(&[&FSTAB]), || {
         // Does not wait for whoever writes to a fifo.
         let mut file = match open_in_new_root(FSTAB, OFlags::RDONLY | OFlags::NONBLOCK) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -126,7 +135,7 @@ fn read_fstab() -> Result<Option<String>> {
 /// returns them with these. A share that does not mount is the host's doing, and a guest that needs
 /// it will say so itself.
 fn mount_shares(wanted: &[Share], fstab: &str) -> Result<Vec<(Share, String)>> {
-    let offered = effect("list the 9P shares", share::offered_tags)?;
+    let offered = effect(LIST_SHARES, share::offered_tags)?;
     let mut mounted = Vec::new();
     for share in wanted {
         let Share { tag, target } = share;
@@ -149,7 +158,7 @@ fn mount_shares(wanted: &[Share], fstab: &str) -> Result<Vec<(Share, String)>> {
             );
             continue;
         }
-        let outcome = optional(format!("mount the share {tag} on {target}"), || {
+        let outcome = optional(MOUNT_SHARE.on(&[&tag, &target]), || {
             let place = open_in_new_root(target, OFlags::PATH | OFlags::DIRECTORY)?;
             mount::mount(Path::new(tag), &path_of(&place), "9p", flags | share::FLAGS, &data)?;
             Ok::<_, io::Error>(())
@@ -162,7 +171,7 @@ fn mount_shares(wanted: &[Share], fstab: &str) -> Result<Vec<(Share, String)>> {
 /// Whether a directory of the root holds nothing; one that is not there does. What cannot be read, as
 /// the host may have it, is not empty.
 fn is_empty(directory: &str) -> bool {
-    let entries = optional(format!("look into {directory}"), || {
+    let entries = optional(LOOK_INTO.on(&[&directory]), || {
         match open_in_new_root(directory, OFlags::PATH | OFlags::DIRECTORY) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             Err(error) => Err(error),
@@ -180,8 +189,8 @@ fn cover_fstab(old: &str, mounted: &[(Share, String)]) -> Result<()> {
     for line in dropped {
         log::warn!("{FSTAB}: not in force: {line}");
     }
-    effect(format!("write {NEW_FSTAB}"), || fs::write(NEW_FSTAB, text))?;
-    effect(format!("bind {NEW_FSTAB} to {FSTAB}"), || {
+    effect(WRITE.on(&[&NEW_FSTAB]), || fs::write(NEW_FSTAB, text))?;
+    effect(BIND.on(&[&NEW_FSTAB, &FSTAB]), || {
         let place = open_in_new_root(FSTAB, OFlags::PATH)?;
         mount::bind(Path::new(NEW_FSTAB), &path_of(&place))?;
         Ok::<_, io::Error>(())
@@ -192,7 +201,7 @@ fn cover_fstab(old: &str, mounted: &[(Share, String)]) -> Result<()> {
 /// ready, and remove their nodes at the next trigger. Mappings of others have their own ways.
 fn write_rules() -> Result<()> {
     make_dirs("/", RULES_DIRS)?;
-    effect(format!("write {RULES}"), || {
+    effect(WRITE.on(&[&RULES]), || {
         let names = mapping::ALL.join("|");
         fs::write(
             RULES,

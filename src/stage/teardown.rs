@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 use rustix::process::{chroot, fchdir};
 
 use super::{CONTROL, NEW_ROOT, mapping};
-use crate::dm::Control;
-use crate::{fd, key, mount};
+use crate::kernel::dm::Control;
+use crate::kernel::{fd, key, mount};
 
 /// Where the new root is mounted, with all that is mounted in it: before it is moved, and from
 /// then on, when it is this process's working directory.
@@ -18,11 +18,11 @@ const MOUNTS: &[&str] = &[NEW_ROOT, "."];
 const PLACES_OF_DEV: &[&str] = &["/", NEW_ROOT, "."];
 
 /// The initramfs, once this process is about to leave it.
-static WAY_BACK: OnceLock<File> = OnceLock::new();
+static INITRAMFS: OnceLock<File> = OnceLock::new();
 
 /// Keeps the initramfs to go back to.
-pub fn keep_way_back(initramfs: File) -> &'static File {
-    WAY_BACK.get_or_init(|| initramfs)
+pub fn keep_initramfs(initramfs: File) -> &'static File {
+    INITRAMFS.get_or_init(|| initramfs)
 }
 
 /// Takes down whatever there is. What fails is passed over: it may never have been made, and
@@ -40,7 +40,7 @@ pub fn run() {
         let _ = mount::detach(Path::new(target));
     }
     // The new root is in use as long as it is the root of this process.
-    if let Some(initramfs) = WAY_BACK.get() {
+    if let Some(initramfs) = INITRAMFS.get() {
         let _ = fchdir(initramfs).and_then(|()| chroot("."));
     }
     let Some(control) = control else {

@@ -70,7 +70,7 @@ fn what_is_no_kernel_is_refused() {
 fn the_least_volume_is_that_of_pid_1() {
     let dir = scratch("least");
     let root = root(&dir);
-    let least = 2 * cvm_init::luks2::DATA_OFFSET;
+    let least = 2 * cvm_init::format::luks2::DATA_OFFSET;
     run(image(&dir, &root).args(["--cocos-size", &least.to_string()]));
     let less = (least - 512).to_string();
     refuses(image(&dir, &root).args(["--cocos-size", &less]), 2, "is less than the 32M");

@@ -2,7 +2,7 @@
 //! scripts that a user runs. All of it is made once a test run, and only what a test asks for.
 
 use crate::tool::{Scratch, command, run};
-use cvm_init::luks2;
+use cvm_init::format::luks2;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::env;

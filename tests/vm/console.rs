@@ -123,7 +123,7 @@ fn facts(guest: &mut Guest) -> Value {
         .as_array()
         .unwrap()
         .iter()
-        .map(|effect| effect["doing"].as_str().unwrap().to_owned())
+        .map(|effect| effect["id"].as_str().unwrap().to_owned())
         .collect();
     let programs: Vec<_> = guest
         .ask("list", json!({ "path": "/proc" }))

@@ -148,7 +148,7 @@ fn a_disk_that_is_plugged_in_while_waited_for() {
         .as_array()
         .unwrap()
         .iter()
-        .any(|effect| effect["doing"] == "wait for a block device");
+        .any(|effect| effect["id"] == "wait-for-disk");
     assert!(waited);
     guest.power_off();
 }

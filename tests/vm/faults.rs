@@ -14,18 +14,18 @@ use std::time::Duration;
 
 /// Files of which each effect is as good as the next: loading one module is loading another. They
 /// all fail once; what else befalls them befalls the first.
-const ALIKE: &str = "load /modules/";
+const ALIKE: &str = "load:/modules/";
 
 /// What the kernel's timing decides: how often the disks are looked at.
 const ONCE: &str = "disk";
 
 /// Rows that cannot be, and why.
 const IMPOSSIBLE: &[(Kind, &str, &str)] = &[
-    (Kind::Late, "run /sbin/init", "when it is done, this program is no more"),
-    (Kind::Stall, "make /dev/kmsg", BEFORE_WATCHDOG),
-    (Kind::Stall, "open /dev/kmsg", BEFORE_WATCHDOG),
-    (Kind::Stall, "make the keyring", BEFORE_WATCHDOG),
-    (Kind::Stall, "start the watchdog", BEFORE_WATCHDOG),
+    (Kind::Late, "run:/sbin/init", "when it is done, this program is no more"),
+    (Kind::Stall, "make-node:/dev/kmsg", BEFORE_WATCHDOG),
+    (Kind::Stall, "open:/dev/kmsg", BEFORE_WATCHDOG),
+    (Kind::Stall, "make-keyring", BEFORE_WATCHDOG),
+    (Kind::Stall, "start-watchdog", BEFORE_WATCHDOG),
 ];
 
 const BEFORE_WATCHDOG: &str = "there is no watchdog yet, and nothing that the host has a say in";
@@ -63,7 +63,7 @@ fn setups() -> Vec<Setup> {
             disk: || Disk::builder().build(),
             attach: |vm, disk, _| vm.disk_not_plugged_in(disk),
             then: |guest: &mut Guest| {
-                guest.wait_serial("#1 wait for a block device", Duration::from_secs(100));
+                guest.wait_serial("#1 wait-for-disk", Duration::from_secs(100));
                 guest.plug_in(0);
             },
         },
@@ -96,13 +96,13 @@ fn rows(points: &[(usize, Point)]) -> Vec<Row> {
     let mut rows = Vec::new();
     let mut alike = false;
     for (setup, point) in points {
-        let again = point.doing.starts_with(ALIKE) && std::mem::replace(&mut alike, true);
+        let again = point.id.starts_with(ALIKE) && std::mem::replace(&mut alike, true);
         let kinds = if again { &Kind::ALL[..1] } else { &Kind::ALL[..] };
         for &kind in kinds {
             let mut impossible = IMPOSSIBLE.iter();
-            let why = impossible.find(|(k, doing, _)| *k == kind && *doing == point.doing);
-            if let Some((_, doing, why)) = why {
-                println!("no row for {kind:?} of {doing}: {why}");
+            let why = impossible.find(|(k, id, _)| *k == kind && *id == point.id);
+            if let Some((_, id, why)) = why {
+                println!("no row for {kind:?} of {id}: {why}");
                 continue;
             }
             rows.push(Row { setup: *setup, point: point.clone(), kind, index: rows.len() });
@@ -113,21 +113,21 @@ fn rows(points: &[(usize, Point)]) -> Vec<Row> {
 
 /// One row of each stage and kind, where it hurts most.
 const SLICE: &[(Kind, &str)] = &[
-    (Kind::Fail, "mount proc on /proc#1"),
-    (Kind::Panic, "list /modules#1"),
-    (Kind::Fail, "read the top hash block of sda3#1"),
-    (Kind::Stall, "list the disks#1"),
-    (Kind::Late, "mount the root on /root#1"),
-    (Kind::Panic, "resume the mapping root_verity#1"),
-    (Kind::Late, "add the volume key to the keyring#1"),
-    (Kind::Panic, "load the table of cocos_crypt#1"),
-    (Kind::Stall, "fill cvm-init-metadata#1"),
-    (Kind::Fail, "bind /cocos/docker to /var/lib/docker#1"),
-    (Kind::Late, "mount the share certs_share on /etc/certs#1"),
-    (Kind::Stall, "copy /cocos_init to /cocos/cocos_init#1"),
-    (Kind::Late, "move /proc to the new root#1"),
-    (Kind::Panic, "change the root#1"),
-    (Kind::Fail, "run /sbin/init#1"),
+    (Kind::Fail, "mount:proc#1"),
+    (Kind::Panic, "list:/modules#1"),
+    (Kind::Fail, "read-top-hash-block:sda3#1"),
+    (Kind::Stall, "list-disks#1"),
+    (Kind::Late, "mount-root:/root#1"),
+    (Kind::Panic, "resume:root_verity#1"),
+    (Kind::Late, "add-key#1"),
+    (Kind::Panic, "load-table:cocos_crypt#1"),
+    (Kind::Stall, "fill-memory:cvm-init-metadata#1"),
+    (Kind::Fail, "bind:/cocos/docker#1"),
+    (Kind::Late, "mount-share:certs_share#1"),
+    (Kind::Stall, "copy:/cocos_init#1"),
+    (Kind::Late, "move:/proc#1"),
+    (Kind::Panic, "change-root#1"),
+    (Kind::Fail, "run:/sbin/init#1"),
 ];
 
 #[test]

@@ -97,12 +97,12 @@ const ACTIONS: &[(&str, Option<Ending>)] = &[
 
 /// Effects before which there is no command line to ask, so that the default is taken.
 const BEFORE_PROC: &[&str] = &[
-    "make /dev/kmsg",
-    "open /dev/kmsg",
-    "make the keyring",
-    "start the watchdog",
-    "make /proc",
-    "mount proc on /proc",
+    "make-node:/dev/kmsg",
+    "open:/dev/kmsg",
+    "make-keyring",
+    "start-watchdog",
+    "make-dir:/proc",
+    "mount:proc",
 ];
 
 /// What may be mounted when the machine stops: the initramfs and what the kernel fills.
@@ -123,7 +123,7 @@ impl Row {
     }
 
     fn check(&self, setup: &Setup) {
-        let default = BEFORE_PROC.contains(&self.point.doing.as_str());
+        let default = BEFORE_PROC.contains(&self.point.id.as_str());
         let (action, ending) = &ACTIONS[if default { 0 } else { self.index % ACTIONS.len() }];
         let fault = format!("\"CVM_FAULT={}:{}\"", self.kind.name(), self.point.name());
         setup.boot(&format!("{fault} cvm.on_failure={action}"), |guest| {

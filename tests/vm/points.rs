@@ -14,15 +14,17 @@ pub(crate) struct Point {
     pub(crate) stage: String,
     /// `FILE:LINE` of what calls for it.
     pub(crate) site: String,
-    /// The how many-th of its description, from 1.
+    /// The how many-th of its identifier, from 1.
     pub(crate) number: usize,
+    pub(crate) id: String,
+    /// In words, as the fatal line has it.
     pub(crate) doing: String,
 }
 
 impl Point {
     /// As `CVM_FAULT` has it.
     pub(crate) fn name(&self) -> String {
-        format!("{}#{}", self.doing, self.number)
+        format!("{}#{}", self.id, self.number)
     }
 
     /// Whether a boot can do without it.
@@ -48,9 +50,10 @@ pub(crate) fn points(serial: &str) -> Vec<Point> {
         }
         let Some(effect) = line.strip_prefix("EFFECT ") else { continue };
         let parsed = effect.split_once(" #").and_then(|(site, rest)| {
-            let (number, doing) = rest.split_once(' ')?;
-            let (site, doing) = (site.to_owned(), doing.to_owned());
-            Some(Point { stage: stage.to_owned(), site, number: number.parse().ok()?, doing })
+            let (number, step) = rest.split_once(' ')?;
+            let (id, doing) = step.split_once(": ")?;
+            let (site, id, doing) = (site.to_owned(), id.to_owned(), doing.to_owned());
+            Some(Point { stage: stage.to_owned(), site, number: number.parse().ok()?, id, doing })
         });
         points.push(parsed.unwrap_or_else(|| panic!("not an effect's line: {line}")));
     }

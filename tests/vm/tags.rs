@@ -232,29 +232,29 @@ fn what_could_take_more_than_a_quarter_of_the_memory_is_refused() {
 /// Loop devices and mappings, by the kernel's word after the teardown.
 #[test]
 fn a_failed_boot_leaves_nothing_in_memory() {
-    for (fault, doing) in [
-        ("late", "put cvm-init-metadata behind /dev/loop0"),
-        ("fail", "put cvm-init-tags behind /dev/loop1"),
-        ("panic", "load the table of cocos_crypt_dif"),
-        ("fail", "remove the node /dev/loop1"),
-        ("fail", "load the table of cocos_crypt"),
-        ("late", "mount the volume on /cocos"),
+    for (fault, id) in [
+        ("late", "attach-memory:cvm-init-metadata"),
+        ("fail", "attach-memory:cvm-init-tags"),
+        ("panic", "load-table:cocos_crypt_dif"),
+        ("fail", "remove-node:/dev/loop1"),
+        ("fail", "load-table:cocos_crypt"),
+        ("late", "mount-volume:/cocos"),
     ] {
         let disk = Disk::builder().build();
         let mut guest = Vm::of(&disk)
             .initramfs(artefacts::initramfs_with_faults())
-            .append(&format!("\"CVM_FAULT={fault}:{doing}#1\""))
+            .append(&format!("\"CVM_FAULT={fault}:{id}#1\""))
             .boot();
         assert_eq!(guest.wait_ending(LIMIT), Ending::PowerOff);
         let reason = guest.fatal_line();
         assert!(reason.starts_with("volume: "), "{reason}");
         let serial = guest.serial();
-        assert!(serial.contains("fault build: INJECT"), "{doing}");
-        assert!(serial.contains("fault build: LOOKED"), "{doing}");
+        assert!(serial.contains("fault build: INJECT"), "{id}");
+        assert!(serial.contains("fault build: LOOKED"), "{id}");
         // Mounts without a device are no trace of the volume.
         let is_left = |line: &&str| line.contains(" LEFT ") && !line.contains(" LEFT mount ");
         let left: Vec<_> = serial.lines().filter(is_left).collect();
-        assert!(left.is_empty(), "{doing}: {left:?}");
+        assert!(left.is_empty(), "{id}: {left:?}");
     }
 }
 

@@ -4,7 +4,7 @@ use crate::disk::{Disk, Part};
 use crate::guest::Guest;
 use crate::tool::{Scratch, command, run};
 use crate::vm::{Bus, Vm};
-use cvm_init::ext4::{Layout, Options};
+use cvm_init::format::ext4::{Layout, Options};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::os::unix::fs::FileExt;

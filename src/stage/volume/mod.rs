@@ -32,16 +32,34 @@ use rustix::time::{ClockId, clock_gettime};
 use self::plan::{Plan, TagPlan};
 use self::stack::Stack;
 use super::{disk::Disk, in_new_root, mapping, node, open_control};
-use crate::block::{Partition, SECTOR};
 use crate::config::Config;
-use crate::effect::{effect, optional};
+use crate::effect::{Effect, effect, optional};
 use crate::error::{Error, Result};
-use crate::key::VolumeKey;
-use crate::loopdev::MemoryDevice;
-use crate::luks2::{self, KeyDigest};
-use crate::mount::{self, Flags};
+use crate::format::crypt::{self, Cipher};
+use crate::format::device::SECTOR;
+use crate::format::luks2::{self, KeyDigest};
+use crate::format::{ext4, uuid};
+use crate::kernel::blkpg;
+use crate::kernel::block::Partition;
+use crate::kernel::key::VolumeKey;
+use crate::kernel::loopdev::MemoryDevice;
+use crate::kernel::mount::{self, Flags};
+use crate::kernel::processor::{self, Processor};
 use crate::report::{ProcessorFacts, Report, VolumeFacts};
-use crate::{blkpg, crypt, ext4, processor, uuid};
+
+#[cfg(feature = "fault")]
+use crate::fault::fill_key;
+#[cfg(not(feature = "fault"))]
+use crate::kernel::key::random as fill_key;
+
+const MOUNT: Effect<1> = Effect::new("mount-volume", "mount the volume on {}");
+const GROW: Effect<1> = Effect::new("grow", "grow {} to the end of the disk");
+const ASK_MEMORY: Effect<0> = Effect::new("ask-memory", "ask how much memory there is");
+const GENERATE_KEY: Effect<0> = Effect::new("generate-key", "generate the volume key");
+const OPEN: Effect<1> = Effect::new("open", "open {}");
+const WRITE_HEADER: Effect<1> = Effect::new("write-header", "write the LUKS2 header to {}");
+const SYNC: Effect<1> = Effect::new("sync", "sync {}");
+const GET_RANDOM: Effect<0> = Effect::new("get-random", "get random bytes");
 
 /// Where the volume is mounted in the new root.
 const MOUNT_POINT: &str = "/cocos";
@@ -75,21 +93,14 @@ pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()
         )));
     }
     let plan = Plan::new(config, &partition, guest_memory()?)?;
-    let processor = processor::ask();
-    if plan.cipher.aes && !processor.aes {
-        log::warn!(
-            "the processor has no instructions for AES, or the host hides them: how long {} takes \
-             may tell of the key (cvm.cipher=chacha20-random needs none)",
-            plan.cipher.name
-        );
-    }
+    let processor = ask_processor(plan.cipher);
     let (uuid, random_numbers) = open(&plan, &partition)?;
     report.processor = Some(ProcessorFacts {
         aes: processor.aes,
         memory_encryption: processor.memory_encryption,
         random_numbers,
     });
-    effect(format!("mount the volume on {MOUNT_POINT}"), || {
+    effect(MOUNT.on(&[&MOUNT_POINT]), || {
         let (node, target) = (node(mapping::VOLUME), in_new_root(MOUNT_POINT));
         mount::mount(&node, &target, "ext4", MOUNT_FLAGS, MOUNT_OPTIONS)
     })?;
@@ -100,8 +111,7 @@ pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()
 /// Lets the partition reach the end of a disk that was grown behind its partition table, in the
 /// kernel's memory only. Where that fails, the partition is as large as its table says.
 fn grow(disk: &Disk, partition: &mut Partition, sectors: u64) {
-    let doing = format!("grow {} to the end of the disk", partition.name);
-    let grown = optional(doing, || {
+    let grown = optional(GROW.on(&[&partition.name]), || {
         let (start, length) =
             (partition.start.saturating_mul(SECTOR), sectors.saturating_mul(SECTOR));
         blkpg::resize(&disk.path(), partition.number, start, length)
@@ -112,9 +122,22 @@ fn grow(disk: &Disk, partition: &mut Partition, sectors: u64) {
     }
 }
 
+/// What the processor offers, with a warning where the cipher wants for it.
+fn ask_processor(cipher: &Cipher) -> Processor {
+    let processor = processor::ask();
+    if cipher.aes && !processor.aes {
+        log::warn!(
+            "the processor has no instructions for AES, or the host hides them: how long {} takes \
+             may tell of the key (cvm.cipher=chacha20-random needs none)",
+            cipher.name
+        );
+    }
+    processor
+}
+
 /// Bytes of memory that the guest has.
 fn guest_memory() -> Result<u64> {
-    effect("ask how much memory there is", || {
+    effect(ASK_MEMORY, || {
         let info = sysinfo();
         Ok::<_, Error>(info.totalram.saturating_mul(info.mem_unit.into()))
     })
@@ -134,7 +157,7 @@ fn open(plan: &Plan, partition: &Partition) -> Result<([u8; 16], Option<&'static
     let tags = plan.tags.as_ref().map(make_tags).transpose()?;
 
     let uuid = uuid::from_random(random()?);
-    let key = effect("generate the volume key", || VolumeKey::generate(plan.cipher.key_size))?;
+    let key = effect(GENERATE_KEY, || VolumeKey::generate(plan.cipher.key_size, fill_key))?;
     write_header(plan, partition, uuid, &key)?;
     Stack { control: &control, plan, partition, uuid }.open(&key, metadata, tags)?;
     Ok((uuid, key.mixed_with))
@@ -183,9 +206,9 @@ fn write_header(plan: &Plan, partition: &Partition, uuid: [u8; 16], key: &Volume
     let header =
         header.encode().map_err(|cause| Error::cannot(&"encode the LUKS2 header", &cause))?;
     let name = &partition.name;
-    let device = effect(format!("open {name}"), || partition.open(OpenOptions::new().write(true)))?;
-    effect(format!("write the LUKS2 header to {name}"), || device.write_all_at(&header, 0))?;
-    effect(format!("sync {name}"), || device.sync_all())
+    let device = effect(OPEN.on(&[&name]), || partition.open(OpenOptions::new().write(true)))?;
+    effect(WRITE_HEADER.on(&[&name]), || device.write_all_at(&header, 0))?;
+    effect(SYNC.on(&[&name]), || device.sync_all())
 }
 
 /// What the report says of the volume, once it is mounted.
@@ -218,7 +241,7 @@ fn facts(plan: &Plan, partition: &Partition, uuid: &[u8; 16]) -> VolumeFacts {
 }
 
 fn random<const N: usize>() -> Result<[u8; N]> {
-    effect("get random bytes", || {
+    effect(GET_RANDOM, || {
         let mut bytes = [0; N];
         getrandom::fill(&mut bytes).map(|()| bytes)
     })

@@ -1,11 +1,12 @@
 //! What of the volume lies where: decided before anything is made or written.
 
-use crate::block::{Partition, SECTOR};
 use crate::config::{Config, Tags};
-use crate::crypt::{self, Cipher, Tag};
 use crate::error::{Error, Result};
-use crate::ext4::Layout;
-use crate::{integrity, luks2};
+use crate::format::crypt::{self, Cipher, Tag};
+use crate::format::device::SECTOR;
+use crate::format::ext4::Layout;
+use crate::format::{integrity, luks2};
+use crate::kernel::block::Partition;
 
 /// First sector of the partition behind its LUKS2 header.
 pub(super) const START: u64 = luks2::DATA_OFFSET / SECTOR;
@@ -174,8 +175,8 @@ impl TagPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::block::Dev;
-    use crate::ext4;
+    use crate::format::device::Dev;
+    use crate::format::ext4;
     use proptest::prelude::*;
 
     fn plan(words: &str, partition: u64, memory: u64) -> Result<Plan> {

@@ -13,17 +13,22 @@ use std::ffi::CStr;
 use std::slice;
 
 use super::plan::{Plan, START, TagPlan};
-use crate::block::{Dev, Partition, SECTOR};
 use crate::config::Tags;
-use crate::crypt;
-use crate::dm::{self, Control, Mapping, Target};
-use crate::effect::effect;
+use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
-use crate::hex;
-use crate::integrity;
-use crate::key::{LogonKey, VolumeKey};
-use crate::loopdev::MemoryDevice;
+use crate::format::crypt;
+use crate::format::device::{Dev, SECTOR};
+use crate::format::hex;
+use crate::format::integrity;
+use crate::kernel::block::Partition;
+use crate::kernel::dm::{self, Control, Mapping, Target};
+use crate::kernel::key::{LogonKey, VolumeKey};
+use crate::kernel::loopdev::MemoryDevice;
 use crate::stage::mapping;
+
+const LIMIT_SWAP: Effect<0> = Effect::new("limit-swap", "limit the requests for swap");
+const ADD_KEY: Effect<0> = Effect::new("add-key", "add the volume key to the keyring");
+const REVOKE_KEY: Effect<0> = Effect::new("revoke-key", "revoke the volume key");
 
 /// The key's name while the kernel looks for it; a `logon` key's needs a prefix.
 const KEY_DESCRIPTION: &CStr = c"cvm-init:cocos";
@@ -89,7 +94,7 @@ impl Stack<'_> {
         let table = slice::from_ref(&target);
         let device = self.control.activate(&mapping, table, integrity::is_live_table)?;
         memory.hand_over()?;
-        effect("limit the requests for swap", || dm::limit_swap_bios(SWAP_BIOS))?;
+        effect(LIMIT_SWAP, || dm::limit_swap_bios(SWAP_BIOS))?;
         Ok(device)
     }
 
@@ -110,8 +115,7 @@ impl Stack<'_> {
         ];
         let uuid = self.uuid("CRYPT-LUKS2", mapping::VOLUME);
         let mapping = Mapping { name: mapping::VOLUME, uuid: &uuid, read_only: false };
-        let logon =
-            effect("add the volume key to the keyring", || LogonKey::add(KEY_DESCRIPTION, key))?;
+        let logon = effect(ADD_KEY, || LogonKey::add(KEY_DESCRIPTION, key))?;
         self.control.activate(&mapping, &table, is_same).map_err(|error| {
             let (name, options) = (cipher.name, cipher.kernel_options);
             Error::new(format!(
@@ -119,7 +123,7 @@ impl Stack<'_> {
                  scripts/initramfs --cipher {name} packs what is a module)"
             ))
         })?;
-        effect("revoke the volume key", || logon.forget())
+        effect(REVOKE_KEY, || logon.forget())
     }
 
     fn open_linear(&self, name: &'static str, table: &[Target]) -> Result<Dev> {

@@ -2,7 +2,7 @@
 
 use crate::pattern::pattern;
 use crate::verbs::{Answer, Args, Error};
-use cvm_init::hex;
+use cvm_init::format::hex;
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
 use std::fs::{self, OpenOptions};

@@ -1,7 +1,7 @@
 //! Verbs that report what the kernel says and change nothing.
 
 use crate::verbs::{Answer, Args, Error};
-use cvm_init::dm::{Control, Target};
+use cvm_init::kernel::dm::{Control, Target};
 use rustix::fs::{FileType, major, minor};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

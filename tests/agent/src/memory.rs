@@ -2,7 +2,7 @@
 
 use crate::pattern::pattern;
 use crate::verbs::{Answer, Args, Error};
-use cvm_init::hex;
+use cvm_init::format::hex;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use serde_json::{Value, json};
 use std::fs::File;

@@ -21,7 +21,7 @@
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use cvm_init::ext4::{Layout, Options};
+//! use cvm_init::format::ext4::{Layout, Options};
 //! let options = Options {
 //!     uuid: [0x11; 16],
 //!     hash_seed: [0x22; 16],

@@ -6,9 +6,9 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::block::Dev;
 use crate::error::{Error, Result};
-use crate::hex;
+use crate::format::device::{Dev, SECTOR};
+use crate::format::hex;
 
 /// Bytes in a data block and in a hash block.
 pub const BLOCK_SIZE: u32 = 4096;
@@ -49,13 +49,6 @@ pub enum OnCorruption {
 /// The target's version from which on the kernel can restart or panic at a block that cannot be read
 /// (Linux 6.12).
 pub const ERRORS_SINCE: [u32; 3] = [1, 10, 0];
-
-/// Command line spelling of each reaction.
-pub const REACTIONS: &[(&str, OnCorruption)] = &[
-    ("io-error", OnCorruption::IoError),
-    ("restart", OnCorruption::Restart),
-    ("panic", OnCorruption::Panic),
-];
 
 /// What a hash tree is computed with. The salt is not believed before [`Params::prove`].
 ///
@@ -171,7 +164,7 @@ impl Params {
     /// Sectors of 512 bytes that the mapping has.
     #[must_use]
     pub fn sectors(&self) -> u64 {
-        self.data_blocks * (u64::from(BLOCK_SIZE) / crate::block::SECTOR)
+        self.data_blocks * (u64::from(BLOCK_SIZE) / SECTOR)
     }
 
     /// The table's parameters. `on_errors`: what is done about a block that does not match is done

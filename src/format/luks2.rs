@@ -8,7 +8,7 @@ use base64ct::{Base64, Encoding};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::uuid;
+use crate::format::uuid;
 
 /// Bytes that both copies of the header take, at the start of the device.
 pub const SIZE: usize = 2 * COPY_SIZE;
@@ -107,9 +107,9 @@ impl Header<'_> {
 
     fn metadata(&self) -> Metadata<'_> {
         Metadata {
-            keyslots: Nothing {},
-            tokens: Nothing {},
-            segments: Only {
+            keyslots: NoEntries {},
+            tokens: NoEntries {},
+            segments: OneEntry {
                 zero: Segment {
                     kind: "crypt",
                     offset: DATA_OFFSET.to_string(),
@@ -124,7 +124,7 @@ impl Header<'_> {
                     }),
                 },
             },
-            digests: Only {
+            digests: OneEntry {
                 zero: Digest {
                     kind: "pbkdf2",
                     keyslots: [],
@@ -148,18 +148,19 @@ impl Header<'_> {
 /// The JSON area: objects by number, 64-bit integers as text.
 #[derive(Serialize)]
 struct Metadata<'a> {
-    keyslots: Nothing,
-    tokens: Nothing,
-    segments: Only<Segment<'a>>,
-    digests: Only<Digest>,
+    keyslots: NoEntries,
+    tokens: NoEntries,
+    segments: OneEntry<Segment<'a>>,
+    digests: OneEntry<Digest>,
     config: Config<'a>,
 }
 
 #[derive(Serialize)]
-struct Nothing {}
+struct NoEntries {}
 
+/// An object whose one entry has the number 0.
 #[derive(Serialize)]
-struct Only<T> {
+struct OneEntry<T> {
     #[serde(rename = "0")]
     zero: T,
 }

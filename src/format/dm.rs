@@ -1,11 +1,13 @@
 //! The buffers that pass between us and the device-mapper: bytes to values and back.
+//!
+//! Source: `include/uapi/linux/dm-ioctl.h`.
 
 use std::io;
 
-use crate::block::Dev;
+use crate::format::device::Dev;
 
 /// Bytes of `struct dm_ioctl`, the head of every call's buffer.
-pub(super) const HEADER: u16 = 312;
+pub(crate) const HEADER: u16 = 312;
 /// Bytes of `struct dm_target_spec`.
 const TARGET_SPEC: usize = 40;
 /// Buffer of a call: the head and room for the longest table or list that is asked for.
@@ -84,7 +86,7 @@ impl Message {
     }
 
     /// A request about the mapping `name`, or about none.
-    pub(super) fn new(name: &str, flags: u32) -> io::Result<Self> {
+    pub(crate) fn new(name: &str, flags: u32) -> io::Result<Self> {
         let head = [
             VERSION[0],
             VERSION[1],
@@ -104,13 +106,13 @@ impl Message {
     }
 
     /// The same with the UUID that the mapping is to have.
-    pub(super) fn with_uuid(mut self, uuid: &str) -> io::Result<Self> {
+    pub(crate) fn with_uuid(mut self, uuid: &str) -> io::Result<Self> {
         self.put_text(UUID_AT, uuid, UUID_MAX)?;
         Ok(self)
     }
 
     /// The same with a table.
-    pub(super) fn with_table(mut self, table: &[Target]) -> io::Result<Self> {
+    pub(crate) fn with_table(mut self, table: &[Target]) -> io::Result<Self> {
         let count = u32::try_from(table.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         self.put(TARGET_COUNT_AT, &count.to_ne_bytes())?;
         let (mut at, mut start) = (usize::from(HEADER), 0_u64);
@@ -124,7 +126,7 @@ impl Message {
     }
 
     /// The bytes that the kernel reads and writes; their head states how many they are.
-    pub(super) fn buffer(&mut self) -> &mut [u8] {
+    pub(crate) fn buffer(&mut self) -> &mut [u8] {
         &mut self.0
     }
 

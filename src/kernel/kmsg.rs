@@ -10,8 +10,11 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::io::Errno;
 
-use crate::effect::effect;
+use crate::effect::{Effect, effect};
 use crate::error::Result;
+
+const MAKE: Effect<1> = Effect::new("make-node", "make {}");
+const OPEN: Effect<1> = Effect::new("open", "open {}");
 
 const NODE: &str = "/dev/kmsg";
 /// Major and minor number (`Documentation/admin-guide/devices.txt`).
@@ -34,8 +37,8 @@ struct KmsgLogger;
 /// # Errors
 /// When `/dev/kmsg` cannot be made or opened.
 pub fn open() -> Result<()> {
-    effect(format!("make {NODE}"), make_node)?;
-    let file = effect(format!("open {NODE}"), || OpenOptions::new().write(true).open(NODE))?;
+    effect(MAKE.on(&[&NODE]), make_node)?;
+    let file = effect(OPEN.on(&[&NODE]), || OpenOptions::new().write(true).open(NODE))?;
     // A second call would find both already set to the same thing.
     let _ = KMSG.set(file);
     let _ = log::set_logger(&LOGGER);

@@ -6,10 +6,10 @@
 use std::fs;
 use std::path::Path;
 
-use crate::dm::Control;
 use crate::error::{Error, Result};
 use crate::fault;
-use crate::mount::{self, Flags};
+use crate::kernel::dm::Control;
+use crate::kernel::mount::{self, Flags};
 
 /// File systems that answer, mounted anew: the boot may have failed before it had them, or after
 /// it gave them away.

@@ -25,14 +25,14 @@ enum Generic {
     Clear(MountFlags),
     /// For a security module, which takes it from what the file system is given.
     Data,
-    /// For whoever reads the fstab.
-    Reader,
+    /// For whoever reads the fstab in user space.
+    Userspace,
 }
 
 /// The options that every file system has (mount(8), "filesystem-independent mount options"), but
 /// for those that are no mounts of their own, such as `remount` and `bind`.
 const GENERIC: &[(&str, Generic)] = {
-    use Generic::{Clear, Data, Reader, Set};
+    use Generic::{Clear, Data, Set, Userspace};
     &[
         ("ro", Set(MountFlags::RDONLY)),
         ("rw", Clear(MountFlags::RDONLY)),
@@ -65,21 +65,21 @@ const GENERIC: &[(&str, Generic)] = {
         ("fscontext", Data),
         ("defcontext", Data),
         ("rootcontext", Data),
-        ("defaults", Reader),
-        ("auto", Reader),
-        ("noauto", Reader),
-        ("nofail", Reader),
-        ("_netdev", Reader),
-        ("user", Reader),
-        ("nouser", Reader),
-        ("users", Reader),
-        ("owner", Reader),
-        ("noowner", Reader),
-        ("group", Reader),
-        ("nogroup", Reader),
-        ("iversion", Reader),
-        ("noiversion", Reader),
-        ("comment", Reader),
+        ("defaults", Userspace),
+        ("auto", Userspace),
+        ("noauto", Userspace),
+        ("nofail", Userspace),
+        ("_netdev", Userspace),
+        ("user", Userspace),
+        ("nouser", Userspace),
+        ("users", Userspace),
+        ("owner", Userspace),
+        ("noowner", Userspace),
+        ("group", Userspace),
+        ("nogroup", Userspace),
+        ("iversion", Userspace),
+        ("noiversion", Userspace),
+        ("comment", Userspace),
     ]
 };
 
@@ -103,7 +103,7 @@ pub fn parse_options<'a>(
             Some(Generic::Set(flag)) if name == option => flags |= flag,
             Some(Generic::Clear(flag)) if name == option => flags -= flag,
             Some(Generic::Data) => data.push(option),
-            Some(Generic::Reader) => {}
+            Some(Generic::Userspace) => {}
             None if name.starts_with("x-") || name.starts_with("X-") => {}
             None if own.contains(&name) => data.push(option),
             _ => return Err(option),

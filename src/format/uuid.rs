@@ -1,6 +1,6 @@
 //! UUIDs (RFC 9562).
 
-use crate::hex;
+use crate::format::hex;
 
 /// A version 4 UUID made of 16 random bytes.
 #[must_use]

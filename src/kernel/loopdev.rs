@@ -19,9 +19,17 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, Setter, opcode};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-use crate::block::Dev;
-use crate::effect::effect;
+use crate::effect::{Effect, effect};
 use crate::error::Result;
+use crate::format::device::Dev;
+
+const MAKE: Effect<1> = Effect::new("make-memory", "make the file {} in memory");
+const SIZE: Effect<2> = Effect::new("size-memory", "give {} {} bytes");
+const FILL: Effect<1> = Effect::new("fill-memory", "fill {}");
+const OPEN: Effect<1> = Effect::new("open", "open {}");
+const GET_FREE: Effect<0> = Effect::new("get-loop-device", "get a loop device");
+const ATTACH: Effect<2> = Effect::new("attach-memory", "put {} behind {}");
+const REMOVE_NODE: Effect<1> = Effect::new("remove-node", "remove the node {}");
 
 const CONTROL: &str = "/dev/loop-control";
 const LOOP_CONFIGURE: Opcode = opcode::none(b'L', 0x0a);
@@ -66,17 +74,17 @@ impl MemoryDevice {
         bytes: u64,
         write: impl FnOnce(&File) -> io::Result<()>,
     ) -> Result<Self> {
-        let file = effect(format!("make the file {name} in memory"), || make_file(name))?;
-        effect(format!("give {name} {bytes} bytes"), || file.set_len(bytes))?;
-        effect(format!("fill {name}"), || write(&file))?;
+        let file = effect(MAKE.on(&[&name]), || make_file(name))?;
+        effect(SIZE.on(&[&name, &bytes]), || file.set_len(bytes))?;
+        effect(FILL.on(&[&name]), || write(&file))?;
 
-        let control = effect(format!("open {CONTROL}"), || open(Path::new(CONTROL)))?;
-        let number = effect("get a loop device", || {
+        let control = effect(OPEN.on(&[&CONTROL]), || open(Path::new(CONTROL)))?;
+        let number = effect(GET_FREE, || {
             // SAFETY: the call takes no argument, and the answer is a number.
             unsafe { ioctl::ioctl(&control, GetFree) }
         })?;
         let node = PathBuf::from(format!("/dev/loop{number}"));
-        let (device, dev) = effect(format!("open {}", node.display()), || {
+        let (device, dev) = effect(OPEN.on(&[&node.display()]), || {
             let device = open(&node)?;
             let dev = Dev::from_rdev(device.metadata()?.rdev());
             Ok::<_, io::Error>((device, dev))
@@ -90,7 +98,7 @@ impl MemoryDevice {
             names: [0; 160],
             rest: [0; 10],
         };
-        effect(format!("put {name} behind {}", node.display()), || {
+        effect(ATTACH.on(&[&name, &node.display()]), || {
             // SAFETY: LOOP_CONFIGURE reads this structure, as long as the kernel's, and keeps
             // nothing of it; the file that it names is open.
             unsafe { ioctl::ioctl(&device, Setter::<LOOP_CONFIGURE, _>::new(config)) }
@@ -112,7 +120,7 @@ impl MemoryDevice {
     pub fn hand_over(self) -> Result<()> {
         let Self { node, device, .. } = self;
         drop(device);
-        effect(format!("remove the node {}", node.display()), || fs::remove_file(node))
+        effect(REMOVE_NODE.on(&[&node.display()]), || fs::remove_file(&node))
     }
 }
 

@@ -7,7 +7,7 @@
 //! `calculate_journal_section_size` and `calculate_device_limits` in the kernel's
 //! `drivers/md/dm-integrity.c`.
 
-use crate::block::Dev;
+use crate::format::device::Dev;
 
 /// Mode `D`: no journal. The volume does not outlive the boot, so a journal would protect
 /// nothing; the smallest one is asked for because the kernel writes it when it formats.

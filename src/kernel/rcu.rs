@@ -16,7 +16,7 @@ static OURS: AtomicBool = AtomicBool::new(false);
 ///
 /// # Errors
 /// When the kernel has no such switch, as one for a single processor.
-pub fn hurry() -> io::Result<()> {
+pub fn expedite() -> io::Result<()> {
     if fs::read_to_string(EXPEDITED)?.trim_end() == "0" {
         fs::write(EXPEDITED, "1")?;
         OURS.store(true, Ordering::Relaxed);
@@ -24,10 +24,10 @@ pub fn hurry() -> io::Result<()> {
     Ok(())
 }
 
-/// Leaves it as it was before [`hurry`].
+/// Leaves it as it was before [`expedite`].
 ///
 /// # Errors
 /// When the switch cannot be written.
-pub fn be_patient() -> io::Result<()> {
+pub fn unexpedite() -> io::Result<()> {
     if OURS.swap(false, Ordering::Relaxed) { fs::write(EXPEDITED, "0") } else { Ok(()) }
 }

@@ -12,12 +12,24 @@ use std::io;
 
 use zeroize::Zeroizing;
 
-#[cfg(feature = "fault")]
-use crate::fault;
-use crate::processor;
+use super::processor;
 
 /// Type of a key whose payload never comes back to user space.
 const LOGON: &CStr = c"logon";
+
+/// Fills a key, and returns the processor's instruction whose random numbers are in it.
+pub type Fill = fn(&mut [u8]) -> io::Result<Option<&'static str>>;
+
+/// Random bytes from the kernel's generator, waited for when it has not been seeded yet, and from
+/// the processor itself where it can.
+///
+/// # Errors
+/// When the generator fails, or a processor that keeps the memory from the host yields no random
+/// numbers.
+pub fn random(key: &mut [u8]) -> io::Result<Option<&'static str>> {
+    getrandom::fill(key).map_err(io::Error::other)?;
+    processor::mix_into(key)
+}
 
 /// Random bytes that no swap and no core file sees, and that are overwritten when they go.
 #[derive(Debug)]
@@ -28,23 +40,15 @@ pub struct VolumeKey {
 }
 
 impl VolumeKey {
-    /// A fresh key of `size` bytes from the kernel's random generator, waited for when it has
-    /// not been seeded yet, and from the processor itself where it can.
+    /// A key of `size` bytes by `fill`, which is [`random`] but in tests.
     ///
     /// # Errors
-    /// When memory cannot be locked, the generator fails, or a processor that keeps the memory
-    /// from the host yields no random numbers.
-    pub fn generate(size: usize) -> io::Result<Self> {
+    /// When memory cannot be locked, or `fill` fails.
+    pub fn generate(size: usize, fill: Fill) -> io::Result<Self> {
         let mut bytes = Zeroizing::new(vec![0; size].into_boxed_slice());
         // SAFETY: the range is that of a live allocation; locking changes no memory.
         unsafe { rustix::mm::mlock(bytes.as_mut_ptr().cast(), bytes.len()) }?;
-        #[cfg(feature = "fault")]
-        if fault::key_is_fixed() {
-            fault::fixed_key(&mut bytes);
-            return Ok(Self { bytes, mixed_with: None });
-        }
-        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-        let mixed_with = processor::mix_into(&mut bytes)?;
+        let mixed_with = fill(&mut bytes)?;
         Ok(Self { bytes, mixed_with })
     }
 

@@ -13,15 +13,21 @@ use std::path::Path;
 
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, opcode};
 
-use crate::block::Dev;
-use crate::effect::effect;
+use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
+use crate::format::device::Dev;
 
-pub mod wire;
+pub use crate::format::dm::{Target, Version};
 
-pub use wire::{Target, Version};
+use crate::format::dm::{HEADER, Message};
 
-use wire::{HEADER, Message};
+const LIST_TARGETS: Effect<0> = Effect::new("list-targets", "list the device-mapper's targets");
+const CREATE: Effect<1> = Effect::new("create", "create the mapping {}");
+const LOAD_TABLE: Effect<1> = Effect::new("load-table", "load the table of {}");
+const RESUME: Effect<1> = Effect::new("resume", "resume the mapping {}");
+const READ_TABLE: Effect<1> = Effect::new("read-table", "read the table of {}");
+const READ_STATUS: Effect<1> = Effect::new("read-status", "read the status of {}");
+const MAKE_NODE: Effect<1> = Effect::new("make-mapping-node", "make the node /dev/mapper/{}");
 
 const LIST_DEVICES: u8 = 2;
 const DEV_CREATE: u8 = 3;
@@ -79,9 +85,7 @@ impl Control {
     /// # Errors
     /// Names both when it has none.
     pub fn require_target(&self, kind: &str, option: &str) -> Result<Version> {
-        let answer = effect("list the device-mapper's targets", || {
-            self.call(LIST_VERSIONS, Message::new("", 0)?)
-        })?;
+        let answer = effect(LIST_TARGETS, || self.call(LIST_VERSIONS, Message::new("", 0)?))?;
         let known = answer.target_kinds().find(|(known, _)| known == kind);
         known.map(|(_, version)| version).ok_or_else(|| {
             Error::new(format!(
@@ -134,7 +138,7 @@ impl Control {
 
     /// Makes a mapping that has no table yet. Fails when its name or its UUID is taken.
     fn create(&self, mapping: &Mapping<'_>) -> Result<Dev> {
-        effect(format!("create the mapping {}", mapping.name), || {
+        effect(CREATE.on(&[&mapping.name]), || {
             let request = Message::new(mapping.name, 0)?.with_uuid(mapping.uuid)?;
             self.call(DEV_CREATE, request).map(|answer| answer.device())
         })
@@ -144,7 +148,7 @@ impl Control {
     /// parameters, the kernel log says why.
     fn load(&self, mapping: &Mapping<'_>, table: &[Target]) -> Result<()> {
         let flags = if mapping.read_only { READONLY } else { 0 };
-        effect(format!("load the table of {}", mapping.name), || {
+        effect(LOAD_TABLE.on(&[&mapping.name]), || {
             let request = Message::new(mapping.name, flags)?.with_table(table)?;
             self.call(TABLE_LOAD, request)
         })?;
@@ -153,9 +157,7 @@ impl Control {
 
     /// Makes the loaded table live.
     fn resume(&self, name: &str) -> Result<()> {
-        effect(format!("resume the mapping {name}"), || {
-            self.call(DEV_SUSPEND, Message::new(name, 0)?)
-        })?;
+        effect(RESUME.on(&[&name]), || self.call(DEV_SUSPEND, Message::new(name, 0)?))?;
         Ok(())
     }
 
@@ -164,7 +166,7 @@ impl Control {
     /// # Errors
     /// When there is no such mapping.
     pub fn table(&self, name: &str) -> Result<Vec<Target>> {
-        self.targets(name, STATUS_TABLE, "table")
+        self.targets(name, STATUS_TABLE, READ_TABLE)
     }
 
     /// The live targets and what they say of themselves.
@@ -172,7 +174,7 @@ impl Control {
     /// # Errors
     /// As [`Control::table`].
     pub fn status(&self, name: &str) -> Result<Vec<Target>> {
-        self.targets(name, 0, "status")
+        self.targets(name, 0, READ_STATUS)
     }
 
     /// Removes a mapping, now or as soon as its last user is gone.
@@ -205,10 +207,8 @@ impl Control {
         )))
     }
 
-    fn targets(&self, name: &str, flags: u32, what: &str) -> Result<Vec<Target>> {
-        effect(format!("read the {what} of {name}"), || {
-            self.call(TABLE_STATUS, Message::new(name, flags)?)?.targets()
-        })
+    fn targets(&self, name: &str, flags: u32, read: Effect<1>) -> Result<Vec<Target>> {
+        effect(read.on(&[&name]), || self.call(TABLE_STATUS, Message::new(name, flags)?)?.targets())
     }
 
     fn call(&self, command: u8, mut message: Message) -> io::Result<Message> {
@@ -231,7 +231,7 @@ impl Control {
 
 /// Makes the node in `/dev/mapper`: there is no udev yet to make it.
 fn make_node(name: &str, device: Dev) -> Result<()> {
-    effect(format!("make the node /dev/mapper/{name}"), || {
+    effect(MAKE_NODE.on(&[&name]), || {
         symlink(format!("../dm-{}", device.minor), format!("/dev/mapper/{name}"))
     })
 }

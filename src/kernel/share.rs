@@ -6,14 +6,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::fstab::Share;
-use crate::mount::{self, Flags};
-
-/// The shares that there can be, by the contract with whoever launches the guest.
-pub const SHARES: &[Share] = &[
-    Share { tag: "certs_share", target: "/etc/certs" },
-    Share { tag: "env_share", target: "/etc/cocos" },
-];
+use crate::kernel::mount::{self, Flags};
 
 /// Options of a share's mount, as in the image build's fstab.
 pub const OPTIONS: &str = "trans=virtio,version=9p2000.L,cache=mmap,nofail";

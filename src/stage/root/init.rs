@@ -8,10 +8,15 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 
-use super::{NEW_ROOT, in_new_root, root::MOUNT_POINTS};
-use crate::effect::effect;
+use super::MOUNT_POINTS;
+use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
-use crate::program::{Program, SCRIPTS_MAX};
+use crate::format::program::{Program, SCRIPTS_MAX};
+use crate::stage::{NEW_ROOT, in_new_root};
+
+const READ: Effect<1> = Effect::new("read", "read {}");
+const FIND: Effect<1> = Effect::new("find", "find {} in the root");
+const RECOGNIZE: Effect<1> = Effect::new("recognize", "recognize {} as a program");
 
 /// Links that the kernel follows on the way to a file (`path_resolution(7)`).
 const LINKS_MAX: usize = 40;
@@ -71,7 +76,7 @@ impl Init {
     /// When a file cannot be read.
     pub fn read_ahead(&self) -> Result<()> {
         for file in &self.files {
-            effect(format!("read {}", shown(file)), || {
+            effect(READ.on(&[&shown(file)]), || {
                 io::copy(&mut File::open(file)?.take(READ_MAX), &mut io::sink())
             })?;
         }
@@ -104,8 +109,8 @@ fn shown(path: &Path) -> String {
 
 /// What `file` of the new root is, which messages call `what`.
 fn look_at(file: &Path, what: &str) -> Result<Program> {
-    let content = effect(format!("find {what} in the root"), || find(file))?;
-    effect(format!("recognize {what} as a program"), || {
+    let content = effect(FIND.on(&[&what]), || find(file))?;
+    effect(RECOGNIZE.on(&[&what]), || {
         Program::from_content(|at, length| {
             let mut bytes = vec![0; length];
             let mut have = 0;
@@ -123,7 +128,7 @@ fn look_at(file: &Path, what: &str) -> Result<Program> {
 
 /// Opens an executable file, with links followed as in the new root.
 fn find(file: &Path) -> io::Result<File> {
-    if let Some((place, below)) = out_of_sight(file, link_of) {
+    if let Some((place, below)) = below_mount_point(file, link_of) {
         let error = format!(
             "{} lies below {place}, which is mounted over before init is run",
             shown(&below)
@@ -159,7 +164,7 @@ fn link_of(path: &Path) -> Option<PathBuf> {
 
 /// Whether the way to `path`, through all links, leads below a mount point, where it will end in
 /// another file system: that mount point, and what is looked for there.
-fn out_of_sight(
+fn below_mount_point(
     path: &Path,
     link_of: impl Fn(&Path) -> Option<PathBuf>,
 ) -> Option<(&'static str, PathBuf)> {
@@ -215,7 +220,7 @@ mod tests {
             let link = links.iter().find(|(name, _)| Path::new(name) == path);
             link.map(|(_, target)| PathBuf::from(target))
         };
-        out_of_sight(Path::new(path), link_of)
+        below_mount_point(Path::new(path), link_of)
             .map(|(place, below)| (place, below.display().to_string()))
     }
 

@@ -3,37 +3,23 @@
 //! The command line is measured with the launch, so it is trusted; it is parsed strictly all the
 //! same, because a mistyped security parameter must stop the boot and not fall back to a default.
 
+mod keys;
+mod values;
+
 use std::time::Duration;
 
 use log::LevelFilter;
 
-use crate::crypt::{self, Cipher};
+use self::keys::{Given, KEYS, MARKS};
+use self::values::{ACTIONS, one_of};
 use crate::error::{Error, Result};
-use crate::fstab::Share;
-use crate::hex;
-use crate::power::{ACTIONS, Action};
-use crate::share::SHARES;
-use crate::verity::{self, OnCorruption, REACTIONS, RootHash};
+use crate::format::crypt::Cipher;
+use crate::format::fstab::Share;
+use crate::format::verity::{self, OnCorruption, RootHash};
+use crate::kernel::power::Action;
 
-/// How the disk is chosen (`cvm.disk=`). Whichever it is, it must prove the root hash.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DiskChoice {
-    /// Any disk whose third partition proves the root hash.
-    Proof,
-    /// The disk of this kernel name: `sda`.
-    Name(String),
-    /// The disk with this serial.
-    Serial(String),
-}
-
-/// Where the volume's integrity tags live (`cvm.tags=`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tags {
-    /// In guest memory, out of the host's reach: an older sector of the same boot is noticed.
-    Memory,
-    /// Beside the data. The host can put an older sector of the same boot back unseen.
-    Disk,
-}
+pub use self::keys::DEFAULT_TIMEOUT;
+pub use self::values::{DiskChoice, SHARES, Tags};
 
 /// Everything that a boot is told from outside.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,139 +50,6 @@ pub struct Config {
     /// `init=`
     pub init: String,
 }
-
-/// What the keys said, before the ones that belong together meet.
-#[derive(Default)]
-struct Given {
-    root_hash: Option<RootHash>,
-    verity_salt: Option<Vec<u8>>,
-    verity_data_blocks: Option<u64>,
-    on_corruption: Option<OnCorruption>,
-    disk: Option<DiskChoice>,
-    cipher: Option<String>,
-    integrity: Option<String>,
-    tags: Option<Tags>,
-    grow: Option<bool>,
-    timeout: Option<Duration>,
-    log: Option<LevelFilter>,
-    shares: Option<Vec<Share>>,
-    credentials: Option<bool>,
-    init: Option<String>,
-    begins: bool,
-    ends: bool,
-}
-
-/// A word without a value that says something about the line itself.
-type Mark = (&'static str, fn(&mut Given));
-
-/// The image build puts them around what it writes, because a boot loader that has no room for a
-/// line leaves its last words out, and goes on.
-const MARKS: &[Mark] =
-    &[("cvm.begin", |given| given.begins = true), ("cvm.end", |given| given.ends = true)];
-
-/// A key and how its value is taken; the text of an error says what the value should have been.
-type Key = (&'static str, fn(&mut Given, &str) -> std::result::Result<(), String>);
-
-const KEYS: &[Key] = &[
-    ("roothash", |given, text| {
-        given.root_hash = Some(root_hash(text)?);
-        Ok(())
-    }),
-    ("cvm.verity_salt", |given, text| {
-        given.verity_salt = Some(salt(text)?);
-        Ok(())
-    }),
-    ("cvm.verity_data_blocks", |given, text| {
-        let blocks = text.parse().map_err(|_| "not a number of blocks")?;
-        given.verity_data_blocks = Some(blocks);
-        Ok(())
-    }),
-    ("cvm.verity_on_corruption", |given, text| {
-        given.on_corruption = Some(one_of(text, REACTIONS)?);
-        Ok(())
-    }),
-    ("cvm.disk", |given, text| {
-        given.disk = Some(disk(text)?);
-        Ok(())
-    }),
-    ("cvm.cipher", |given, text| {
-        given.cipher = Some(text.to_owned());
-        Ok(())
-    }),
-    ("cvm.integrity", |given, text| {
-        given.integrity = Some(text.to_owned());
-        Ok(())
-    }),
-    ("cvm.tags", |given, text| {
-        given.tags = Some(one_of(text, TAGS)?);
-        Ok(())
-    }),
-    // Looked up by itself when it is needed: see `Config::on_failure`.
-    ("cvm.on_failure", |_, text| one_of(text, ACTIONS).map(drop)),
-    ("cvm.grow", |given, text| {
-        given.grow = Some(one_of(text, YES_NO)?);
-        Ok(())
-    }),
-    ("cvm.timeout", |given, text| {
-        given.timeout = Some(timeout(text)?);
-        Ok(())
-    }),
-    ("cvm.log", |given, text| {
-        given.log = Some(one_of(text, LEVELS)?);
-        Ok(())
-    }),
-    ("cvm.shares", |given, text| {
-        given.shares = Some(shares(text)?);
-        Ok(())
-    }),
-    ("systemd.import_credentials", |given, text| {
-        given.credentials = Some(one_of(text, SYSTEMD_BOOLEANS)?);
-        Ok(())
-    }),
-    ("init", |given, text| {
-        if !text.starts_with('/') {
-            return Err("not an absolute path".into());
-        }
-        given.init = Some(text.to_owned());
-        Ok(())
-    }),
-];
-
-const TAGS: &[(&str, Tags)] = &[("memory", Tags::Memory), ("disk", Tags::Disk)];
-
-const YES_NO: &[(&str, bool)] = &[("yes", true), ("no", false)];
-
-/// What systemd takes for a boolean (`parse_boolean` in its `src/basic/parse-util.c`).
-const SYSTEMD_BOOLEANS: &[(&str, bool)] = &[
-    ("1", true),
-    ("yes", true),
-    ("y", true),
-    ("true", true),
-    ("t", true),
-    ("on", true),
-    ("0", false),
-    ("no", false),
-    ("n", false),
-    ("false", false),
-    ("f", false),
-    ("off", false),
-];
-
-const LEVELS: &[(&str, LevelFilter)] = &[
-    ("error", LevelFilter::Error),
-    ("warn", LevelFilter::Warn),
-    ("info", LevelFilter::Info),
-    ("debug", LevelFilter::Debug),
-];
-
-/// Long enough for slow firmware to show its disks, short enough that a dead host is noticed.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The longest `cvm.timeout=`, in seconds: an hour.
-const TIMEOUT_MAX: u64 = 3600;
-
-/// What cryptsetup's users get when they ask for authenticated encryption.
-const DEFAULT_CIPHER: &str = "aes-gcm-random";
 
 impl Config {
     /// Reads the kernel command line as `/proc/cmdline` shows it.
@@ -246,54 +99,6 @@ impl Config {
     }
 }
 
-impl Given {
-    /// Fills in the defaults and joins the keys that only make sense together.
-    fn settle(self) -> Result<Config> {
-        // First, because whatever else is wrong may be for want of the words that were cut off.
-        if self.begins != self.ends {
-            return Err(Error::new(
-                "cvm.begin and cvm.end do not stand together: the command line was cut",
-            ));
-        }
-        let root_hash = self.root_hash.ok_or_else(|| Error::new("roothash= is missing"))?;
-        let verity = match (self.verity_salt, self.verity_data_blocks) {
-            (None, None) => None,
-            (Some(salt), Some(data_blocks)) => Some(verity::Params::new(salt, data_blocks)?),
-            _ => {
-                return Err(Error::new(
-                    "cvm.verity_salt= and cvm.verity_data_blocks= must be given together",
-                ));
-            }
-        };
-        let cipher = self.cipher.as_deref().unwrap_or(DEFAULT_CIPHER);
-        let cipher = crypt::cipher(cipher, self.integrity.as_deref())?;
-        let tags = match (&cipher.tag, self.tags) {
-            (Some(_), tags) => Some(tags.unwrap_or(Tags::Memory)),
-            (None, None) => None,
-            (None, Some(_)) => {
-                return Err(Error::new(format!(
-                    "cvm.tags= with cvm.integrity={}: without integrity there are no tags",
-                    cipher.integrity
-                )));
-            }
-        };
-        Ok(Config {
-            root_hash,
-            verity,
-            on_corruption: self.on_corruption.unwrap_or_default(),
-            disk: self.disk.unwrap_or(DiskChoice::Proof),
-            cipher,
-            tags,
-            grow: self.grow.unwrap_or(true),
-            timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
-            log: self.log.unwrap_or(LevelFilter::Info),
-            shares: self.shares.unwrap_or_else(|| SHARES.to_vec()),
-            credentials: self.credentials.unwrap_or(false),
-            init: self.init.unwrap_or_else(|| "/sbin/init".to_owned()),
-        })
-    }
-}
-
 /// Splits as the kernel does: at blanks outside double quotes, up to `--`, behind which the
 /// words are arguments of init.
 ///
@@ -310,62 +115,10 @@ fn words(cmdline: &str) -> impl Iterator<Item = String> {
         .take_while(|word| word != "--")
 }
 
-fn root_hash(text: &str) -> std::result::Result<RootHash, String> {
-    let digits = 2 * size_of::<RootHash>();
-    if text.len() != digits {
-        return Err(format!("{} characters, a SHA-256 root hash has {digits}", text.len()));
-    }
-    hex::decode(text)
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| "not hexadecimal".into())
-}
-
-fn salt(text: &str) -> std::result::Result<Vec<u8>, String> {
-    // veritysetup writes a missing salt as a dash.
-    if text == "-" {
-        return Ok(Vec::new());
-    }
-    hex::decode(text).ok_or_else(|| "not hexadecimal".into())
-}
-
-fn disk(text: &str) -> std::result::Result<DiskChoice, String> {
-    match (text.strip_prefix("/dev/"), text.strip_prefix("serial:")) {
-        (Some(name), _) if !name.is_empty() && !name.contains('/') => {
-            Ok(DiskChoice::Name(name.to_owned()))
-        }
-        (_, Some(serial)) if !serial.is_empty() => Ok(DiskChoice::Serial(serial.to_owned())),
-        _ => Err("neither /dev/NAME nor serial:STRING".into()),
-    }
-}
-
-fn shares(text: &str) -> std::result::Result<Vec<Share>, String> {
-    if text == "no" {
-        return Ok(Vec::new());
-    }
-    let share = |tag: &str| SHARES.iter().find(|share| share.tag == tag).copied();
-    text.split(',').map(share).collect::<Option<_>>().ok_or_else(|| {
-        let tags: Vec<_> = SHARES.iter().map(|share| share.tag).collect();
-        format!("neither \"no\" nor a list of {}", tags.join(", "))
-    })
-}
-
-fn timeout(text: &str) -> std::result::Result<Duration, String> {
-    match text.parse() {
-        Ok(seconds @ 1..=TIMEOUT_MAX) => Ok(Duration::from_secs(seconds)),
-        _ => Err(format!("not a number of seconds from 1 to {TIMEOUT_MAX}")),
-    }
-}
-
-fn one_of<T: Copy>(text: &str, table: &[(&str, T)]) -> std::result::Result<T, String> {
-    table.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
-        let names: Vec<_> = table.iter().map(|(name, _)| *name).collect();
-        format!("not one of {}", names.join(", "))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::hex;
     use proptest::prelude::*;
 
     const HASH: &str = "roothash=00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
@@ -510,6 +263,21 @@ mod tests {
         assert_eq!(none.tags, None);
         for rest in ["cvm.integrity=none", "cvm.cipher=aes-gcm-random cvm.integrity=poly1305"] {
             assert!(refusal(rest).contains(": not one of aes-gcm-random with aead, "), "{rest}");
+        }
+    }
+
+    #[test]
+    fn pairs_that_are_not_on_offer_are_refused_with_those_that_are() {
+        let offer = "not one of aes-gcm-random with aead, aegis128-random with aead, \
+                     chacha20-random with poly1305, aes-xts-plain64 with hmac-sha256, \
+                     aes-xts-plain64 with none";
+        let refusal = |name, integrity| values::cipher(name, integrity).unwrap_err().to_string();
+        assert_eq!(refusal("rot13", None), format!("cvm.cipher=rot13: {offer}"));
+        for integrity in ["none", "hmac-sha256", ""] {
+            assert_eq!(
+                refusal("aes-gcm-random", Some(integrity)),
+                format!("cvm.cipher=aes-gcm-random with cvm.integrity={integrity}: {offer}")
+            );
         }
     }
 

@@ -1,25 +1,34 @@
 //! Stage 3: the verified root, read-only.
 
+pub mod init;
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::slice;
 
-use super::{NEW_ROOT, disk::Disk, in_new_root, init::Init, mapping, metadata, node, open_control};
+use self::init::Init;
+use super::{NEW_ROOT, disk::Disk, in_new_root, mapping, metadata, node, open_control};
 use crate::config::Config;
-use crate::dm::{Mapping, Target};
-use crate::effect::effect;
+use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
-use crate::mount::{self, Flags};
+use crate::format::device::SECTOR;
+use crate::format::verity::OnCorruption;
+use crate::format::{ext4, hex, verity};
+use crate::kernel::dm::{Mapping, Target};
+use crate::kernel::mount::{self, Flags};
 use crate::report::{Report, RootFacts};
-use crate::verity::OnCorruption;
-use crate::{block, ext4, hex, verity};
+
+const MAKE_DIR: Effect<1> = Effect::new("make-dir", "make {}");
+const MOUNT: Effect<1> = Effect::new("mount-root", "mount the root on {}");
+const READ_SUPERBLOCK: Effect<0> =
+    Effect::new("read-root-superblock", "read the root's superblock");
+const FIND: Effect<1> = Effect::new("find", "find {} in the root");
 
 /// Directories of the root that are mounted on: it is read-only, so they cannot be made. What the
 /// root has below them is out of sight when init is run.
-pub(super) const MOUNT_POINTS: &[&str] =
-    &["/cocos", "/dev", "/proc", "/run", "/sys", "/tmp", "/var"];
+const MOUNT_POINTS: &[&str] = &["/cocos", "/dev", "/proc", "/run", "/sys", "/tmp", "/var"];
 
 /// Opens the root and mounts it on [`NEW_ROOT`]. Returns its init.
 ///
@@ -34,15 +43,14 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<Init> {
     let uuid = uuid(config);
     control.activate(&mapping(&uuid), slice::from_ref(&target), is_same)?;
     require_ext4(disk.params.data_blocks)?;
-    effect(format!("make {NEW_ROOT}"), || mount::ensure_dir(Path::new(NEW_ROOT), 0o755))?;
-    effect(format!("mount the root on {NEW_ROOT}"), || {
+    effect(MAKE_DIR.on(&[&NEW_ROOT]), || mount::ensure_dir(Path::new(NEW_ROOT), 0o755))?;
+    effect(MOUNT.on(&[&NEW_ROOT]), || {
         mount::mount(&node(mapping::ROOT), Path::new(NEW_ROOT), "ext4", Flags::RDONLY, "")
     })?;
     require_mount_points()?;
     let init = Init::find(&config.init)?;
     log::info!("root verified and mounted read-only");
-    report.root =
-        Some(RootFacts { device: node(mapping::ROOT), bytes: target.sectors * block::SECTOR });
+    report.root = Some(RootFacts { device: node(mapping::ROOT), bytes: target.sectors * SECTOR });
     Ok(init)
 }
 
@@ -91,7 +99,7 @@ fn is_same(asked: &str, live: &str) -> bool {
 /// Says what is wrong with the root where the kernel would say EINVAL. How many blocks are
 /// verified is the one thing about a hash tree that its root hash leaves open.
 fn require_ext4(verified: u64) -> Result<()> {
-    let start = effect("read the root's superblock", || {
+    let start = effect(READ_SUPERBLOCK, || {
         let mut start = [0; ext4::SUPERBLOCK_END];
         File::open(node(mapping::ROOT))?.read_exact_at(&mut start, 0)?;
         Ok::<_, io::Error>(start)
@@ -135,7 +143,7 @@ fn require_clean(start: &[u8; ext4::SUPERBLOCK_END]) -> Result<()> {
 fn require_mount_points() -> Result<()> {
     for path in MOUNT_POINTS {
         // A link would lead astray: its target would be looked up in the initramfs.
-        let found = effect(format!("find {path} in the root"), || metadata(&in_new_root(path)))?;
+        let found = effect(FIND.on(&[&path]), || metadata(&in_new_root(path)))?;
         if !found.is_some_and(|metadata| metadata.is_dir()) {
             return Err(Error::new(format!("the root has no directory {path} to mount on")));
         }

@@ -24,14 +24,6 @@ pub enum Action {
     Panic,
 }
 
-/// Command line spelling of each action.
-pub const ACTIONS: &[(&str, Action)] = &[
-    ("poweroff", Action::PowerOff),
-    ("reboot", Action::Reboot),
-    ("halt", Action::Halt),
-    ("panic", Action::Panic),
-];
-
 /// Where the kernel is told to restart or to panic without asking any driver. It is kept open:
 /// its path moves on with /proc.
 const TRIGGER: &str = "/proc/sysrq-trigger";

@@ -1,0 +1,165 @@
+//! The keys, one a row, and what they come to together.
+
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use super::Config;
+use super::values::{
+    ACTIONS, DiskChoice, LEVELS, REACTIONS, SHARES, SYSTEMD_BOOLEANS, TAGS, Tags, YES_NO, cipher,
+    disk, one_of, root_hash, salt, shares, timeout,
+};
+use crate::error::{Error, Result};
+use crate::format::fstab::Share;
+use crate::format::verity::{self, OnCorruption, RootHash};
+
+/// What the keys said, before the ones that belong together meet.
+#[derive(Default)]
+pub(super) struct Given {
+    root_hash: Option<RootHash>,
+    verity_salt: Option<Vec<u8>>,
+    verity_data_blocks: Option<u64>,
+    on_corruption: Option<OnCorruption>,
+    disk: Option<DiskChoice>,
+    cipher: Option<String>,
+    integrity: Option<String>,
+    tags: Option<Tags>,
+    grow: Option<bool>,
+    timeout: Option<Duration>,
+    log: Option<LevelFilter>,
+    shares: Option<Vec<Share>>,
+    credentials: Option<bool>,
+    init: Option<String>,
+    begins: bool,
+    ends: bool,
+}
+
+/// A word without a value that says something about the line itself.
+pub(super) type Mark = (&'static str, fn(&mut Given));
+
+/// The image build puts them around what it writes, because a boot loader that has no room for a
+/// line leaves its last words out, and goes on.
+pub(super) const MARKS: &[Mark] =
+    &[("cvm.begin", |given| given.begins = true), ("cvm.end", |given| given.ends = true)];
+
+/// A key and how its value is taken; the text of an error says what the value should have been.
+pub(super) type Key = (&'static str, fn(&mut Given, &str) -> std::result::Result<(), String>);
+
+pub(super) const KEYS: &[Key] = &[
+    ("roothash", |given, text| {
+        given.root_hash = Some(root_hash(text)?);
+        Ok(())
+    }),
+    ("cvm.verity_salt", |given, text| {
+        given.verity_salt = Some(salt(text)?);
+        Ok(())
+    }),
+    ("cvm.verity_data_blocks", |given, text| {
+        let blocks = text.parse().map_err(|_| "not a number of blocks")?;
+        given.verity_data_blocks = Some(blocks);
+        Ok(())
+    }),
+    ("cvm.verity_on_corruption", |given, text| {
+        given.on_corruption = Some(one_of(text, REACTIONS)?);
+        Ok(())
+    }),
+    ("cvm.disk", |given, text| {
+        given.disk = Some(disk(text)?);
+        Ok(())
+    }),
+    ("cvm.cipher", |given, text| {
+        given.cipher = Some(text.to_owned());
+        Ok(())
+    }),
+    ("cvm.integrity", |given, text| {
+        given.integrity = Some(text.to_owned());
+        Ok(())
+    }),
+    ("cvm.tags", |given, text| {
+        given.tags = Some(one_of(text, TAGS)?);
+        Ok(())
+    }),
+    // Looked up by itself when it is needed: see `Config::on_failure`.
+    ("cvm.on_failure", |_, text| one_of(text, ACTIONS).map(drop)),
+    ("cvm.grow", |given, text| {
+        given.grow = Some(one_of(text, YES_NO)?);
+        Ok(())
+    }),
+    ("cvm.timeout", |given, text| {
+        given.timeout = Some(timeout(text)?);
+        Ok(())
+    }),
+    ("cvm.log", |given, text| {
+        given.log = Some(one_of(text, LEVELS)?);
+        Ok(())
+    }),
+    ("cvm.shares", |given, text| {
+        given.shares = Some(shares(text)?);
+        Ok(())
+    }),
+    ("systemd.import_credentials", |given, text| {
+        given.credentials = Some(one_of(text, SYSTEMD_BOOLEANS)?);
+        Ok(())
+    }),
+    ("init", |given, text| {
+        if !text.starts_with('/') {
+            return Err("not an absolute path".into());
+        }
+        given.init = Some(text.to_owned());
+        Ok(())
+    }),
+];
+
+/// Long enough for slow firmware to show its disks, short enough that a dead host is noticed.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What cryptsetup's users get when they ask for authenticated encryption.
+const DEFAULT_CIPHER: &str = "aes-gcm-random";
+
+impl Given {
+    /// Fills in the defaults and joins the keys that only make sense together.
+    pub(super) fn settle(self) -> Result<Config> {
+        // First, because whatever else is wrong may be for want of the words that were cut off.
+        if self.begins != self.ends {
+            return Err(Error::new(
+                "cvm.begin and cvm.end do not stand together: the command line was cut",
+            ));
+        }
+        let root_hash = self.root_hash.ok_or_else(|| Error::new("roothash= is missing"))?;
+        let verity = match (self.verity_salt, self.verity_data_blocks) {
+            (None, None) => None,
+            (Some(salt), Some(data_blocks)) => Some(verity::Params::new(salt, data_blocks)?),
+            _ => {
+                return Err(Error::new(
+                    "cvm.verity_salt= and cvm.verity_data_blocks= must be given together",
+                ));
+            }
+        };
+        let cipher_name = self.cipher.as_deref().unwrap_or(DEFAULT_CIPHER);
+        let cipher = cipher(cipher_name, self.integrity.as_deref())?;
+        let tags = match (&cipher.tag, self.tags) {
+            (Some(_), tags) => Some(tags.unwrap_or(Tags::Memory)),
+            (None, None) => None,
+            (None, Some(_)) => {
+                return Err(Error::new(format!(
+                    "cvm.tags= with cvm.integrity={}: without integrity there are no tags",
+                    cipher.integrity
+                )));
+            }
+        };
+        Ok(Config {
+            root_hash,
+            verity,
+            on_corruption: self.on_corruption.unwrap_or_default(),
+            disk: self.disk.unwrap_or(DiskChoice::Proof),
+            cipher,
+            tags,
+            grow: self.grow.unwrap_or(true),
+            timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
+            log: self.log.unwrap_or(LevelFilter::Info),
+            shares: self.shares.unwrap_or_else(|| SHARES.to_vec()),
+            credentials: self.credentials.unwrap_or(false),
+            init: self.init.unwrap_or_else(|| "/sbin/init".to_owned()),
+        })
+    }
+}

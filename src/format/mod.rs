@@ -1,0 +1,14 @@
+//! Formats on the disk and on the wire, one a file: from values to bytes or texts and back, without
+//! an effect.
+
+pub mod crypt;
+pub mod device;
+pub mod dm;
+pub mod ext4;
+pub mod fstab;
+pub mod hex;
+pub mod integrity;
+pub mod luks2;
+pub mod program;
+pub mod uuid;
+pub mod verity;

@@ -1,0 +1,19 @@
+//! The kernel's interfaces, one a file: what is asked of it, and what it answers.
+
+pub mod blkpg;
+pub mod block;
+pub mod dm;
+pub mod exec;
+pub mod fd;
+pub mod key;
+pub mod keyboard;
+pub mod kmsg;
+pub mod loopdev;
+pub mod module;
+pub mod mount;
+pub mod power;
+pub mod processor;
+pub mod rcu;
+pub mod share;
+pub mod tree;
+pub mod uevent;
