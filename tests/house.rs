@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("src/kernel", &["kernel", "format", "effect", "error"]),
     ("src/format", &["format", "error"]),
     ("src/fault.rs", &["kernel", "effect"]),
-    ("src/effect.rs", &["error"]),
+    ("src/effect", &["error"]),
     ("src/error.rs", &[]),
 ];
 

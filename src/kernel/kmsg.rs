@@ -10,11 +10,12 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::io::Errno;
 
-use crate::effect::{Effect, effect};
+use crate::effect::{self, Effect, effect};
 use crate::error::Result;
 
 const MAKE: Effect<1> = Effect::new("make-node", "make {}");
 const OPEN: Effect<1> = Effect::new("open", "open {}");
+const WRITE: Effect<0> = Effect::new("write-line", "write a line to the kernel's log");
 
 const NODE: &str = "/dev/kmsg";
 /// Major and minor number (`Documentation/admin-guide/devices.txt`).
@@ -115,7 +116,8 @@ impl Log for KmsgLogger {
             Level::Info => 6,
             Level::Debug | Level::Trace => 7,
         };
-        emit(severity, &record.args().to_string());
+        // A console that the host has stopped takes no line, and the kernel waits for it.
+        effect::watch(WRITE, || emit(severity, &record.args().to_string()));
     }
 
     fn flush(&self) {}

@@ -4,23 +4,19 @@
 //! It gives the error its object and the boot report its timing, so a good boot lists all that
 //! it did by itself; and it knows which effects are going on, so that none can last for ever.
 
+#[cfg(feature = "fault")]
+pub mod hook;
+mod journal;
+
 use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
 
+use self::journal::Journal;
 use crate::error::{Error, Result};
 
-/// What an effect may last beyond the limit: a wait that has the same limit has more to say when
-/// it is over.
-const GRACE: Duration = Duration::from_secs(1);
-
-/// How many different effects are told apart. A good boot has some 200; a host that makes disks come
-/// and go can make it as many as it likes.
-const ENTRIES_MAX: usize = 1024;
-
-/// What stands for those beyond [`ENTRIES_MAX`].
-const OTHERS: Effect<0> = Effect::new("others", "other effects");
+pub use self::journal::Entry;
 
 /// What can be done, to `N` objects: a row of a table that stands beside the code that does it.
 /// Reports, benchmarks and fault builds go by the name; the words are for people, and may change.
@@ -94,39 +90,6 @@ impl Name {
     }
 }
 
-/// One effect of this boot, however often it was done.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    /// What was done.
-    pub name: Name,
-    /// When it first began.
-    pub start: Instant,
-    /// How long it took, all times together.
-    pub took: Duration,
-    /// How often it was done.
-    pub times: u64,
-}
-
-/// An effect that is going on, in one of the threads.
-struct Running {
-    number: u64,
-    name: Name,
-    start: Instant,
-}
-
-/// What was done, and what is going on.
-struct Journal {
-    done: Vec<Entry>,
-    /// The one that began first comes first.
-    running: Vec<Running>,
-    begun: u64,
-    limit: Duration,
-    /// Who waits in [`overdue`].
-    watchdog: Option<Thread>,
-    /// An effect was overdue: no other begins.
-    closed: bool,
-}
-
 static JOURNAL: Mutex<Journal> = Mutex::new(Journal::new());
 
 /// Does `act` and writes it down as `step`.
@@ -160,10 +123,7 @@ fn begin(step: &Step<'_>) -> u64 {
             thread::park();
         }
     }
-    journal.begun = journal.begun.wrapping_add(1);
-    let number = journal.begun;
-    journal.running.push(Running { number, name: Name::of(step), start: Instant::now() });
-    number
+    journal.begin(step)
 }
 
 /// Returns what ended, in words.
@@ -176,43 +136,6 @@ fn end(number: u64) -> String {
     };
     log::debug!("{doing}: {} us", micros(took));
     doing
-}
-
-impl Journal {
-    const fn new() -> Self {
-        Self {
-            done: Vec::new(),
-            running: Vec::new(),
-            begun: 0,
-            limit: Duration::MAX,
-            watchdog: None,
-            closed: false,
-        }
-    }
-
-    /// What it was, and how long it took.
-    fn end(&mut self, number: u64) -> Option<(Name, Duration)> {
-        let at = self.running.iter().position(|running| running.number == number)?;
-        let Running { name, start, .. } = self.running.remove(at);
-        let took = start.elapsed();
-        self.note(&name, start, took);
-        Some((name, took))
-    }
-
-    fn note(&mut self, name: &Name, start: Instant, took: Duration) {
-        let full = self.done.len() >= ENTRIES_MAX;
-        let known = |id: &str| self.done.iter().rposition(|entry| entry.name.id == id);
-        let (name, at) = match known(&name.id) {
-            None if full => (&Name::of(&OTHERS.into()), known(OTHERS.name)),
-            at => (name, at),
-        };
-        if let Some(entry) = at.and_then(|at| self.done.get_mut(at)) {
-            entry.took = entry.took.saturating_add(took);
-            entry.times = entry.times.saturating_add(1);
-        } else {
-            self.done.push(Entry { name: name.clone(), start, took, times: 1 });
-        }
-    }
 }
 
 /// From now on an effect may last as long as `limit`, the one that is going on included.
@@ -230,23 +153,21 @@ pub fn set_limit(limit: Duration) {
 pub fn overdue() -> Error {
     journal().watchdog = Some(thread::current());
     loop {
-        let mut journal = journal();
-        let allowed = journal.limit.saturating_add(GRACE);
-        // What begins later is due later: it is enough to look again then.
-        let oldest = journal.running.first();
-        let left = oldest.map_or(allowed, |oldest| allowed.saturating_sub(oldest.start.elapsed()));
-        if left.is_zero() {
-            // Those beside the oldest wait for the same thing as likely as not.
-            let doing: Vec<_> =
-                journal.running.iter().map(|running| running.name.doing.as_str()).collect();
-            let cause = format!("no end within {} s", journal.limit.as_secs());
-            let error = Error::cannot(&doing.join(" and "), &cause);
-            journal.closed = true;
-            return error;
+        // A statement of its own, which lets go of the journal.
+        let left = journal().left();
+        match left {
+            Ok(left) => thread::park_timeout(left),
+            Err(error) => return error,
         }
-        drop(journal);
-        thread::park_timeout(left);
     }
+}
+
+/// Does `act` under the eyes of who calls [`overdue`]. It is no effect of the boot: it is not among
+/// what was done, and begins also when nothing else may.
+pub fn watch(what: Effect<0>, act: impl FnOnce()) {
+    let number = journal().begin(&what.into());
+    act();
+    journal().drop_running(number);
 }
 
 /// Like [`effect`], for what a good boot can do without: a failure is a warning.
@@ -274,64 +195,17 @@ fn journal() -> MutexGuard<'static, Journal> {
     JOURNAL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a fault build has asked before each effect. Others have none of this.
-#[cfg(feature = "fault")]
-pub mod hook {
-    use std::fmt::Display;
-    use std::panic::Location;
-    use std::sync::OnceLock;
-
-    use super::Name;
-
-    /// What comes of an effect that is not to succeed.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub enum Fault {
-        /// It is not done and reports an error.
-        Fail,
-        /// It is done, and then reports an error.
-        Late,
-    }
-
-    /// Hears what is about to be done, and where that is called for.
-    pub type Hook = fn(name: &Name, caller: &Location<'_>) -> Option<Fault>;
-
-    static HOOK: OnceLock<Hook> = OnceLock::new();
-
-    /// Has `hook` asked before each effect from now on. The first one stays.
-    pub fn set(hook: Hook) {
-        let _ = HOOK.set(hook);
-    }
-
-    /// Wraps `act`, the effect of this name: the hook is asked when it begins.
-    #[track_caller]
-    pub(super) fn before<T, E: Display>(
-        name: Name,
-        act: impl FnOnce() -> Result<T, E>,
-    ) -> impl FnOnce() -> Result<T, String> {
-        let caller = Location::caller();
-        move || {
-            match HOOK.get().and_then(|hook| hook(&name, caller)) {
-                None => return act().map_err(|cause| cause.to_string()),
-                Some(Fault::Fail) => {}
-                // What it yields is lost to the program, and so is its destructor.
-                Some(Fault::Late) => drop(act().map(std::mem::forget)),
-            }
-            Err("injected error".to_owned())
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Instant;
 
     /// A console that takes a line only when somebody else has had the journal meanwhile.
     struct Console;
 
     const WRITE: Effect<0> = Effect::new("write", "write a line");
     const LIST: Effect<0> = Effect::new("list-disks", "list the disks");
-    const READ: Effect<1> = Effect::new("read", "read {}");
 
     static TOOK: AtomicBool = AtomicBool::new(false);
 
@@ -366,37 +240,21 @@ mod tests {
     }
 
     #[test]
+    fn a_line_is_watched_and_is_no_effect() {
+        const LINE: Effect<0> = Effect::new("line", "write the line that is watched");
+        watch(LINE, || {
+            assert!(journal().is_running("line"), "nobody watches over it");
+        });
+        assert!(!journal().is_running("line"));
+        assert!(entries().iter().all(|entry| entry.name.id != "line"));
+    }
+
+    #[test]
     fn an_effect_is_known_by_its_first_object_and_told_with_all() {
         const MOUNT: Effect<2> = Effect::new("mount", "mount {} on {}, and look");
         let Name { id, doing } = Name::of(&MOUNT.on(&[&"proc", &"/proc"]));
         assert_eq!((id.as_str(), doing.as_str()), ("mount:proc", "mount proc on /proc, and look"));
         let Name { id, doing } = Name::of(&LIST.into());
         assert_eq!((id.as_str(), doing.as_str()), ("list-disks", "list the disks"));
-    }
-
-    #[test]
-    fn what_is_done_again_and_again_is_one_entry() {
-        let (mut journal, start) = (Journal::new(), Instant::now());
-        for _ in 0..1_000_000 {
-            journal.note(&Name::of(&LIST.into()), start, Duration::from_micros(2));
-        }
-        let [entry] = journal.done.as_slice() else { panic!("{:?}", journal.done) };
-        assert_eq!((entry.times, entry.took), (1_000_000, Duration::from_secs(2)));
-    }
-
-    #[test]
-    fn disks_that_come_and_go_do_not_fill_the_memory() {
-        let (mut journal, start) = (Journal::new(), Instant::now());
-        for disk in 0..5000 {
-            journal.note(&Name::of(&READ.on(&[&format_args!("sd{disk}")])), start, Duration::ZERO);
-        }
-        assert_eq!(journal.done.len(), ENTRIES_MAX + 1);
-        let others = journal.done.last().unwrap();
-        assert_eq!(
-            (others.name.id.as_str(), others.times),
-            (OTHERS.name, 5000 - ENTRIES_MAX as u64)
-        );
-        journal.note(&Name::of(&READ.on(&[&"sd7"])), start, Duration::ZERO);
-        assert_eq!(journal.done[7].times, 2);
     }
 }
