@@ -2,6 +2,7 @@
 //! scripts that a user runs. All of it is made once a test run, and only what a test asks for.
 
 use crate::tool::{Scratch, command, run};
+use crate::vm::WORDS;
 use cvm_init::luks2;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -214,12 +215,6 @@ pub(crate) fn initramfs_with_overlay() -> PathBuf {
         .clone()
 }
 
-/// The same for another kernel, with what shows the launcher's files of `fw_cfg`.
-pub(crate) fn initramfs_with_fw_cfg(kernel: Kernel) -> PathBuf {
-    let name = format!("{kernel:?}-fw-cfg");
-    pack_for(kernel, &name, &binaries().init, DEFAULT_CIPHER, &[], &["qemu_fw_cfg"])
-}
-
 /// The same for another cipher.
 pub(crate) fn initramfs_for(cipher: &str) -> PathBuf {
     pack(cipher, &binaries().init, cipher, &[])
@@ -250,6 +245,7 @@ exec /sbin/init
 /// An image that `scripts/image` has made.
 pub(crate) struct Image {
     pub(crate) disk: PathBuf,
+    pub(crate) initramfs: PathBuf,
     pub(crate) cmdline: String,
 }
 
@@ -290,21 +286,32 @@ fn write_volume_with_tags_elsewhere(folder: &Path) {
 /// The Debian root of `scripts/boot`, which starts the agent.
 pub(crate) fn debian_image(scratch: &Scratch) -> Image {
     run(&mut script("debian-root"));
-    debian_image_of(scratch, Kernel::Running, &target().join("debian/rootfs.tar"), "1G")
+    debian_image_of(scratch, &kernel(), &initramfs(), &target().join("debian/rootfs.tar"), "1G")
 }
 
 /// What a root of another release need not hold.
 const DOCKER: [&str; 3] = ["docker.io", "apparmor", "busybox-static"];
 
-/// The same of the release that has this kernel, of which a newer one is without Docker.
+/// The same of the release that has this kernel, of which a newer one is without Docker. Its
+/// initramfs shows the launcher's files of `fw_cfg`.
 pub(crate) fn debian_image_for(scratch: &Scratch, kernel: Kernel) -> Image {
-    let Some(suite) = kernel.suite() else {
-        return debian_image(scratch);
-    };
-    run(script("debian-root")
-        .args(["--suite", suite])
-        .args(DOCKER.iter().flat_map(|package| ["--exclude", package])));
-    debian_image_of(scratch, kernel, &target().join(format!("debian/{suite}.tar")), "1G")
+    let mut debian_root = script("debian-root");
+    let name = kernel.suite().unwrap_or("rootfs");
+    if let Some(suite) = kernel.suite() {
+        debian_root.args(["--suite", suite]);
+        debian_root.args(DOCKER.iter().flat_map(|package| ["--exclude", package]));
+    }
+    run(&mut debian_root);
+    let initramfs = pack_for(
+        kernel,
+        &format!("{kernel:?}-fw-cfg"),
+        &binaries().init,
+        DEFAULT_CIPHER,
+        &[],
+        &["qemu_fw_cfg"],
+    );
+    let root = target().join(format!("debian/{name}.tar"));
+    debian_image_of(scratch, &kernel.image(), &initramfs, &root, "1G")
 }
 
 /// What such a root holds more for [`debian_image_with_tools`]: what looks at every block device
@@ -323,10 +330,16 @@ pub(crate) fn debian_image_with_tools(scratch: &Scratch, cocos_size: &str) -> Im
             .arg(&root));
         root
     });
-    debian_image_of(scratch, Kernel::Running, root, cocos_size)
+    debian_image_of(scratch, &kernel(), &initramfs(), root, cocos_size)
 }
 
-fn debian_image_of(scratch: &Scratch, kernel: Kernel, root: &Path, cocos_size: &str) -> Image {
+fn debian_image_of(
+    scratch: &Scratch,
+    kernel: &Path,
+    initramfs: &Path,
+    root: &Path,
+    cocos_size: &str,
+) -> Image {
     let unit = scratch.join("agent.service");
     fs::write(&unit, AGENT_UNIT).expect("the folder is ours");
     let folder = scratch.join("image");
@@ -354,13 +367,15 @@ fn debian_image_of(scratch: &Scratch, kernel: Kernel, root: &Path, cocos_size: &
         .arg(&folder)
         .arg(Path::new(TREE).join("scripts/image"))
         .arg("--kernel")
-        .arg(kernel.image())
+        .arg(kernel)
         .arg("--initramfs")
-        .arg(initramfs_of(kernel, DEFAULT_CIPHER))
-        .args(["--cocos-size", cocos_size, "-o"])
+        .arg(initramfs)
+        // For a firmware that starts it.
+        .args(["--append", WORDS, "--cocos-size", cocos_size, "-o"])
         .arg(&folder));
     Image {
         disk: folder.join("disk.img"),
+        initramfs: folder.join("rootfs.cpio.gz"),
         cmdline: fs::read_to_string(folder.join("cmdline"))
             .expect("scripts/image writes it")
             .trim_end()

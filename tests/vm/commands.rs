@@ -79,20 +79,29 @@ impl Host {
         kept.collect::<Vec<_>>().join(" ")
     }
 
-    /// A guest with this command line that has booted.
-    fn boot(&self, words: &str) -> Guest {
-        let mut guest = Vm::new()
-            .kernel(self.kernel)
-            .initramfs(artefacts::initramfs_with_fw_cfg(self.kernel))
+    /// A guest that the firmware has started from the disk, with the words of the image.
+    fn boot_from_disk(&self) -> Guest {
+        Self::boot(self.vm().firmware(installed(SECURE_CODE), &self.variables()))
+    }
+
+    /// A guest that the firmware has started with these words.
+    fn boot_with(&self, words: &str) -> Guest {
+        let vm = self.vm().kernel(self.kernel).initramfs(self.image.initramfs.clone());
+        Self::boot(vm.append(words).firmware_below(installed(SECURE_CODE), &self.variables()))
+    }
+
+    fn vm(&self) -> Vm {
+        Vm::new()
             .memory("1G")
             .disk_on(Bus::VirtioScsi, &self.image.disk)
-            .append(words)
-            .firmware_below(installed(SECURE_CODE), &self.variables())
             .smbios("io.systemd.credential:tmpfiles.extra=f /run/by-smbios")
             .smbios("io.systemd.credential:systemd.extra-unit.by-smbios.service=[Service]\nExecStart=true")
             .fw_cfg("opt/io.systemd.credentials/sysctl.extra", "kernel.domainname=by-fw-cfg")
             .console("console")
-            .boot();
+    }
+
+    fn boot(vm: Vm) -> Guest {
+        let mut guest = vm.boot();
         assert_eq!(run(&mut guest, "systemctl is-system-running --wait"), "running\n");
         guest
     }
@@ -138,18 +147,19 @@ fn check_that_nothing_is_done(guest: &mut Guest) {
 #[track_caller]
 fn check_that_all_is_done(host: &Host) -> Guest {
     let closed = host.words_without(&[CREDENTIALS, LOGINS].concat());
-    let mut guest = host.boot(&format!("{closed} systemd.import_credentials=yes init={UNCLOSED}"));
+    let mut guest =
+        host.boot_with(&format!("{closed} systemd.import_credentials=yes init={UNCLOSED}"));
     let all: Vec<_> = ORDERS.iter().map(|(order, _)| *order).chain([JOURNAL]).collect();
     assert_eq!(obeyed(&mut guest), all);
     assert_eq!(logins_on_consoles(&mut guest), "serial-getty@hvc0.service\n");
     guest
 }
 
-/// systemd 252, with the command line of `scripts/image`.
+/// systemd 252, with the firmware, GRUB and the command line that an image of `scripts/image` has.
 #[test]
 fn the_host_commands_no_systemd() {
     let host = Host::new(Kernel::Running);
-    let mut guest = host.boot(&host.image.cmdline);
+    let mut guest = host.boot_from_disk();
     check_that_nothing_is_done(&mut guest);
     drop(guest);
     check_that_all_is_done(&host);
@@ -164,7 +174,7 @@ fn the_host_commands_no_newer_systemd_by_credentials_or_the_variable() {
         guest.ask("run", unit)["status"] == 0
     };
     let host = Host::new(Kernel::Trixie);
-    let mut guest = host.boot(&host.words_without(CREDENTIALS));
+    let mut guest = host.boot_with(&host.words_without(CREDENTIALS));
     check_that_nothing_is_done(&mut guest);
     assert!(!has_unit(&mut guest));
     drop(guest);
