@@ -131,6 +131,21 @@ in_own_mounts() {
     "$@"
 }
 
+# check_suite SUITE: it becomes a word of a list of sources and a part of a file's name.
+check_suite() {
+    [[ $1 =~ ^[a-z][a-z0-9-]*$ ]] || usage_error "--suite $1 is not a suite such as trixie"
+}
+
+# source_of SUITE: a package source for apt, on the mirror that this machine uses.
+source_of() {
+    local mirror
+    # shellcheck disable=SC2016  # apt's placeholders
+    mirror=$(apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)' 'Created-By: Packages' |
+        awk '$1 == "Debian" && $2 == "Debian" { uri = $3 } END { print uri }')
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
+        "${mirror:-http://deb.debian.org/debian} $1 main"
+}
+
 # kvm_works: may QEMU use KVM? A /dev/kvm that opens is no proof: on a nested host without
 # the processor's flag it can hang a guest.
 kvm_works() {

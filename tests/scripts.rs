@@ -45,7 +45,14 @@ fn a_flag_without_its_value_is_a_usage_error() {
         2,
         "--timeout soon is not a number of seconds",
     );
-    refuses(script("kernel").args(["--suite", "../x"]), 2, "--suite ../x is not a suite");
+    for name in ["kernel", "debian-root"] {
+        refuses(script(name).args(["--suite", "../x"]), 2, "--suite ../x is not a suite");
+    }
+    refuses(
+        script("debian-root").args(["--exclude", "docker"]),
+        2,
+        "--exclude docker is not among the packages",
+    );
     refuses(script("fuzz").args(["--time", "0"]), 2, "--time 0 is not a number of seconds");
     refuses(script("fuzz").arg("everything"), 2, "no target everything");
     refuses(script("soak").args(["--boots", "some"]), 2, "--boots some is not a number of boots");

@@ -65,6 +65,20 @@ const RULES_DIRS: &[&str] = &["/run/udev", "/run/udev/rules.d"];
 /// Before 55-dm.rules, which looks at the flag.
 const RULES: &str = "/run/udev/rules.d/10-cvm-init.rules";
 
+/// Directories of systemd's settings that lie in /run.
+const SETTINGS_DIRS: &[&str] = &["/run/systemd", "/run/systemd/system.conf.d"];
+
+const SETTINGS: &str = "/run/systemd/system.conf.d/10-cvm-init.conf";
+
+/// systemd keeps its own environment to itself, so what stands there for an EFI variable
+/// (`handoff::NO_EFI_OPTIONS`) does not reach its services. Left to themselves they take the host's
+/// words from a copy in /run: journald to write the journal to the console, for one.
+const SETTINGS_TEXT: &str = "\
+# The firmware's variables are the host's: services take no words for the kernel's command line there.
+[Manager]
+DefaultEnvironment=SYSTEMD_EFI_OPTIONS=
+";
+
 /// Mounts and fills what the new root needs.
 ///
 /// # Errors
@@ -98,7 +112,9 @@ pub fn prepare(config: &Config, report: &mut Report) -> Result<()> {
     if let Some(fstab) = fstab {
         cover_fstab(&fstab, &mounted)?;
     }
-    write_rules()
+    write_rules()?;
+    make_dirs("/", SETTINGS_DIRS)?;
+    effect(WRITE.on(&[&SETTINGS]), || fs::write(SETTINGS, SETTINGS_TEXT))
 }
 
 /// Makes directories below `root`, in the order given.

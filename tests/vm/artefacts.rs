@@ -2,12 +2,13 @@
 //! scripts that a user runs. All of it is made once a test run, and only what a test asks for.
 
 use crate::tool::{Scratch, command, run};
+use crate::vm::WORDS;
 use cvm_init::format::luks2;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -79,16 +80,24 @@ pub(crate) enum Kernel {
 }
 
 impl Kernel {
+    /// The suite, where it is not that of the running release.
+    fn suite(self) -> Option<&'static str> {
+        match self {
+            Self::Running => None,
+            Self::Trixie => Some("trixie"),
+        }
+    }
+
     /// Where `scripts/kernel` has put it.
     fn folder(self) -> &'static Path {
         static RUNNING: OnceLock<PathBuf> = OnceLock::new();
         static TRIXIE: OnceLock<PathBuf> = OnceLock::new();
-        let (folder, suite, name) = match self {
-            Self::Running => (&RUNNING, None, "kernel"),
-            Self::Trixie => (&TRIXIE, Some("trixie"), "kernel-trixie"),
+        let (folder, name) = match self {
+            Self::Running => (&RUNNING, "kernel"),
+            Self::Trixie => (&TRIXIE, "kernel-trixie"),
         };
         folder.get_or_init(|| {
-            run(script("kernel").args(suite.iter().flat_map(|suite| ["--suite", suite])));
+            run(script("kernel").args(self.suite().iter().flat_map(|suite| ["--suite", suite])));
             target().join(name)
         })
     }
@@ -224,9 +233,19 @@ pub(crate) fn initramfs_of(kernel: Kernel, cipher: &str) -> PathBuf {
     made.entry(name.clone()).or_insert_with(pack).clone()
 }
 
+/// An init of a Debian root that undoes what PID 1 has closed against the firmware's variables.
+pub(crate) const UNCLOSED: &str = "/usr/lib/agent/unclosed";
+
+const UNCLOSED_TEXT: &str = "#!/bin/sh
+unset SYSTEMD_EFI_OPTIONS
+rm -f /run/systemd/system.conf.d/10-cvm-init.conf
+exec /sbin/init
+";
+
 /// An image that `scripts/image` has made.
 pub(crate) struct Image {
     pub(crate) disk: PathBuf,
+    pub(crate) initramfs: PathBuf,
     pub(crate) cmdline: String,
 }
 
@@ -267,7 +286,32 @@ fn write_volume_with_tags_elsewhere(folder: &Path) {
 /// The Debian root of `scripts/boot`, which starts the agent.
 pub(crate) fn debian_image(scratch: &Scratch) -> Image {
     run(&mut script("debian-root"));
-    debian_image_of(scratch, &target().join("debian/rootfs.tar"), "1G")
+    debian_image_of(scratch, &kernel(), &initramfs(), &target().join("debian/rootfs.tar"), "1G")
+}
+
+/// What a root of another release need not hold.
+const DOCKER: [&str; 3] = ["docker.io", "apparmor", "busybox-static"];
+
+/// The same of the release that has this kernel, of which a newer one is without Docker. Its
+/// initramfs shows the launcher's files of `fw_cfg`.
+pub(crate) fn debian_image_for(scratch: &Scratch, kernel: Kernel) -> Image {
+    let mut debian_root = script("debian-root");
+    let name = kernel.suite().unwrap_or("rootfs");
+    if let Some(suite) = kernel.suite() {
+        debian_root.args(["--suite", suite]);
+        debian_root.args(DOCKER.iter().flat_map(|package| ["--exclude", package]));
+    }
+    run(&mut debian_root);
+    let initramfs = pack_for(
+        kernel,
+        &format!("{kernel:?}-fw-cfg"),
+        &binaries().init,
+        DEFAULT_CIPHER,
+        &[],
+        &["qemu_fw_cfg"],
+    );
+    let root = target().join(format!("debian/{name}.tar"));
+    debian_image_of(scratch, &kernel.image(), &initramfs, &root, "1G")
 }
 
 /// What such a root holds more for [`debian_image_with_tools`]: what looks at every block device
@@ -286,10 +330,16 @@ pub(crate) fn debian_image_with_tools(scratch: &Scratch, cocos_size: &str) -> Im
             .arg(&root));
         root
     });
-    debian_image_of(scratch, root, cocos_size)
+    debian_image_of(scratch, &kernel(), &initramfs(), root, cocos_size)
 }
 
-fn debian_image_of(scratch: &Scratch, root: &Path, cocos_size: &str) -> Image {
+fn debian_image_of(
+    scratch: &Scratch,
+    kernel: &Path,
+    initramfs: &Path,
+    root: &Path,
+    cocos_size: &str,
+) -> Image {
     let unit = scratch.join("agent.service");
     fs::write(&unit, AGENT_UNIT).expect("the folder is ours");
     let folder = scratch.join("image");
@@ -306,6 +356,9 @@ fn debian_image_of(scratch: &Scratch, root: &Path, cocos_size: &str) -> Image {
             .unwrap_or_else(|e| panic!("cannot copy {}: {e}", from.display()));
     }
     write_volume_with_tags_elsewhere(&beside);
+    let unclosed = beside.join("unclosed");
+    fs::write(&unclosed, UNCLOSED_TEXT).expect("the folder is ours");
+    fs::set_permissions(&unclosed, fs::Permissions::from_mode(0o755)).expect("the file is ours");
     run(command("fakeroot")
         .args(["bash", "-euc", DEBIAN_IMAGE, "-"])
         .arg(root)
@@ -314,13 +367,15 @@ fn debian_image_of(scratch: &Scratch, root: &Path, cocos_size: &str) -> Image {
         .arg(&folder)
         .arg(Path::new(TREE).join("scripts/image"))
         .arg("--kernel")
-        .arg(kernel())
+        .arg(kernel)
         .arg("--initramfs")
-        .arg(initramfs())
-        .args(["--cocos-size", cocos_size, "-o"])
+        .arg(initramfs)
+        // For a firmware that starts it.
+        .args(["--append", WORDS, "--cocos-size", cocos_size, "-o"])
         .arg(&folder));
     Image {
         disk: folder.join("disk.img"),
+        initramfs: folder.join("rootfs.cpio.gz"),
         cmdline: fs::read_to_string(folder.join("cmdline"))
             .expect("scripts/image writes it")
             .trim_end()

@@ -89,7 +89,7 @@ fn a_debian_guest_keeps_what_the_boot_has_made() {
 
 /// What a command that succeeds writes to standard output.
 #[track_caller]
-fn run(guest: &mut Guest, command: &str) -> String {
+pub(crate) fn run(guest: &mut Guest, command: &str) -> String {
     let output = guest.ask("run", json!({ "command": command }));
     assert_eq!(output["status"], 0, "{command}: {output}");
     output["stdout"].as_str().unwrap().to_owned()
@@ -154,37 +154,6 @@ fn a_debian_guest_without_shares_misses_nothing() {
     let mut guest =
         Vm::new().memory("2G").disk_on(Bus::VirtioScsi, &image.disk).append(&image.cmdline).boot();
     assert_eq!(run(&mut guest, "systemctl is-system-running --wait"), "running\n");
-}
-
-/// systemd makes the file that a credential of the host's names only where the measured command line
-/// asks for it.
-#[test]
-fn the_host_commands_no_systemd_by_the_firmwares_tables() {
-    let scratch = Scratch::new("commanded");
-    let image = artefacts::debian_image(&scratch);
-    let boot = |words: &str| {
-        let mut guest = Vm::new()
-            .memory("2G")
-            .disk_on(Bus::VirtioScsi, &image.disk)
-            .append(words)
-            .smbios("io.systemd.credential:tmpfiles.extra=f /run/commanded")
-            .boot();
-        assert_eq!(run(&mut guest, "systemctl is-system-running --wait"), "running\n");
-        guest
-    };
-    let commanded = |guest: &mut Guest| {
-        guest.ask("run", json!({ "command": "test -e /run/commanded" }))["status"] == 0
-    };
-    let mut guest = boot(&image.cmdline);
-    assert!(!commanded(&mut guest));
-    // Where it is not set, an EFI variable of the host's is more command line.
-    run(&mut guest, "tr '\\0' '\\n' </proc/1/environ | grep -x SYSTEMD_EFI_OPTIONS=");
-    // Nor does systemd add logins; the one of the demo root is its own.
-    run(&mut guest, "systemctl is-active serial-getty@ttyS0");
-    run(&mut guest, "test ! -e /run/systemd/generator/getty.target.wants");
-    drop(guest);
-    let open = image.cmdline.replace("import_credentials=no", "import_credentials=yes");
-    assert!(commanded(&mut boot(&open)), "the guest would not have listened at all");
 }
 
 /// Imports an image into containerd as a user does who has no registry, and finds every byte of it

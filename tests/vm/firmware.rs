@@ -13,14 +13,14 @@ use std::time::Duration;
 
 const CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 /// The build that verifies what it starts; only it can keep the guest from changing the keys.
-const SECURE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
+pub(crate) const SECURE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 /// No key, no boot entry.
-const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+pub(crate) const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
 /// Until a firmware must have given up; it takes seconds.
 const FIRMWARE: Duration = Duration::from_secs(120);
 
-fn installed(file: &str) -> &Path {
+pub(crate) fn installed(file: &str) -> &Path {
     let path = Path::new(file);
     assert!(path.exists(), "{file} is missing: install it with scripts/setup");
     path

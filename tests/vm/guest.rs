@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Until the agent must have spoken; an emulated boot takes seconds, on a loaded machine more.
-const BOOT: Duration = Duration::from_secs(120);
+const BOOT: Duration = Duration::from_secs(300);
 /// Until a request must be answered, a write of hundreds of megabytes among them.
 const ANSWER: Duration = Duration::from_secs(600);
 /// Until QEMU must have answered or obeyed.
@@ -72,8 +72,8 @@ impl Guest {
             // The state after the end stays to be asked for, a reset included.
             .args(["-no-shutdown", "-no-reboot"])
             .args(console)
-            .args(["-device", "virtio-serial-pci"])
-            .args(["-device", "virtserialport,chardev=agent,name=cvm.test"])
+            .args(["-device", "virtio-serial-pci,id=ports"])
+            .args(["-device", "virtserialport,bus=ports.0,chardev=agent,name=cvm.test"])
             .arg("-chardev")
             .arg(format!("socket,id=agent,path={agent_name},abstract=on"))
             .arg("-chardev")
@@ -245,6 +245,17 @@ impl Guest {
             "serial": serial,
         });
         self.qmp_with("device_add", &arguments);
+    }
+
+    /// Plugs in a virtio console of this name; what the guest writes on it is in the file of its
+    /// scratch folder that has the same.
+    pub(crate) fn plug_in_console(&mut self, file: &str) {
+        let backend = json!({ "type": "file", "data": { "out": file } });
+        self.qmp_with("chardev-add", &json!({ "id": file, "backend": backend }));
+        self.qmp_with(
+            "device_add",
+            &json!({ "driver": "virtconsole", "bus": "ports.0", "chardev": file, "name": file }),
+        );
     }
 
     /// Takes a disk away, the first being 0. QEMU answers when the disk's last request is over, so

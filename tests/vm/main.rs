@@ -1,7 +1,7 @@
 //! Boots in QEMU: the real initramfs, a stock distribution kernel, disks made with the real tools.
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
-//! those. The tests are in `good`, `shares`, `beyond`, `init`, `disks`, `volume`, `tags`, `ciphers`,
+//! those. The tests are in `good`, `shares`, `beyond`, `commands`, `init`, `disks`, `volume`, `tags`, `ciphers`,
 //! `corruption`, `overlay`, `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`,
 //! `console`, `secrets`, `lying`, `firmware`, `debian`,
 //! `figures` and `soak`; the other modules are what a test is written with.
@@ -18,6 +18,7 @@ mod artefacts;
 mod beyond;
 mod channel;
 mod ciphers;
+mod commands;
 mod console;
 mod corruption;
 mod debian;

@@ -31,8 +31,10 @@ pub(crate) struct Vm {
     kernel: Kernel,
     initramfs: PathBuf,
     append: String,
-    /// The arguments of a firmware that starts a disk, in place of kernel and initramfs.
+    /// The arguments of a firmware.
     firmware: Vec<String>,
+    /// Whether the firmware starts a disk, in place of kernel and initramfs.
+    starts_disk: bool,
     memory: String,
     /// QEMU's model and features.
     processor: String,
@@ -53,6 +55,7 @@ impl Vm {
             initramfs: PathBuf::new(),
             append: WORDS.to_owned(),
             firmware: Vec::new(),
+            starts_disk: false,
             memory: "1G".to_owned(),
             processor: "max".to_owned(),
             processors: 2,
@@ -81,7 +84,12 @@ impl Vm {
 
     /// A firmware with its variables, which it may write. What it starts is on the disk: kernel,
     /// initramfs and command line of this VM are not used.
-    pub(crate) fn firmware(mut self, code: &Path, variables: &Path) -> Self {
+    pub(crate) fn firmware(self, code: &Path, variables: &Path) -> Self {
+        Self { starts_disk: true, ..self.firmware_below(code, variables) }
+    }
+
+    /// The same, where it starts this VM's kernel with its initramfs and command line.
+    pub(crate) fn firmware_below(mut self, code: &Path, variables: &Path) -> Self {
         let flash = |unit: u8, options: &str, file: &Path| {
             let file = file.display();
             format!("if=pflash,unit={unit},format=raw,{options}file={file}")
@@ -219,6 +227,26 @@ impl Vm {
         self
     }
 
+    /// A file of the launcher's.
+    pub(crate) fn fw_cfg(mut self, name: &str, text: &str) -> Self {
+        self.devices.extend(["-fw_cfg".to_owned(), format!("name={name},string={text}")]);
+        self
+    }
+
+    /// A virtio console that the command line does not name; what the guest writes on it is in this
+    /// file of its scratch folder.
+    pub(crate) fn console(mut self, file: &str) -> Self {
+        self.devices.extend([
+            "-chardev".to_owned(),
+            format!("file,id={file},path={file}"),
+            "-device".to_owned(),
+            "virtio-serial-pci".to_owned(),
+            "-device".to_owned(),
+            format!("virtconsole,chardev={file}"),
+        ]);
+        self
+    }
+
     /// A virtio console, a screen, a second serial line for the log alone, and a way to type on
     /// everything. The kernel is told to use all consoles; PID 1 has the one that `last` names.
     pub(crate) fn with_terminals(mut self, last: &str) -> Self {
@@ -235,7 +263,7 @@ impl Vm {
     }
 
     pub(crate) fn boot(mut self) -> Guest {
-        if self.initramfs == Path::new("") && self.firmware.is_empty() {
+        if self.initramfs == Path::new("") && !self.starts_disk {
             self.initramfs = artefacts::initramfs_of(self.kernel, DEFAULT_CIPHER);
         }
         let slots = (self.slots)();
@@ -253,7 +281,7 @@ impl Vm {
         pair("-cpu", &self.processor);
         pair("-smp", &self.processors.to_string());
         pair("-m", &self.memory);
-        if self.firmware.is_empty() {
+        if !self.starts_disk {
             pair("-kernel", &self.kernel.image().to_string_lossy());
             pair("-initrd", &self.initramfs.to_string_lossy());
             pair("-append", &self.append);
