@@ -66,6 +66,8 @@ fn probes_of_other_software_find_ext4_and_no_fault() {
     probe(&mut guest, "with files");
     guest.ask("writers_check", crowd);
 
+    check_that_others_mappings_are_left_alone(&mut guest);
+
     let found = volume_check::run(&mut guest, &format!("blkid -p -o value -s TYPE {VOLUME}"));
     assert_eq!(found, "ext4\n");
     let wiped = volume_check::run(&mut guest, &format!("wipefs --noheadings -O TYPE {VOLUME}"));
@@ -74,6 +76,21 @@ fn probes_of_other_software_find_ext4_and_no_fault() {
     eprintln!("{tree}{}", volume_check::run(&mut guest, "lsblk"));
     let top = tree.lines().position(|line| line.starts_with("cocos_crypt "));
     assert!(top.is_some(), "{tree}");
+}
+
+/// udev takes a mapping that somebody makes later as ready when whoever makes it says so, and ours
+/// without that.
+#[track_caller]
+fn check_that_others_mappings_are_left_alone(guest: &mut Guest) {
+    volume_check::run(guest, "dmsetup create --notable foreign && udevadm settle");
+    let mut taken_as_ready = |name: &str| {
+        let node = format!("/dev/$(dmsetup info -c --noheadings -o blkdevname {name})");
+        let query = format!("udevadm info --query=property --name={node}");
+        volume_check::run(guest, &query).contains("DM_UDEV_PRIMARY_SOURCE_FLAG=1\n")
+    };
+    assert!(!taken_as_ready("foreign"));
+    assert!(taken_as_ready("cocos_crypt"));
+    volume_check::run(guest, "dmsetup remove foreign");
 }
 
 /// Of the file-system stressors, with what they write in bounds, for a volume of 8 GiB. All at the
