@@ -37,7 +37,6 @@ fn files(flood: &Value) -> u64 {
 }
 
 #[test]
-#[ignore = "scripts/test --all"]
 fn eight_layers_are_unpacked_at_the_same_time_into_an_overlay() {
     let disk = Disk::builder().root(volume_check::root()).cocos(2 << 30).build();
     let mut guest = Vm::of(&disk)
@@ -161,7 +160,6 @@ fn files_are_worked_on_in_every_way(steps: u64) {
 }
 
 #[test]
-#[ignore = "scripts/test --all"]
 fn files_with_holes_reserved_blocks_mappings_and_direct_writes() {
     files_are_worked_on_in_every_way(100);
 }
@@ -173,7 +171,6 @@ fn files_with_holes_reserved_blocks_mappings_and_direct_writes_for_long() {
 }
 
 #[test]
-#[ignore = "scripts/test --all"]
 fn files_renamed_over_each_other_are_whole() {
     let (_disk, mut guest) = guest(512 * MIB);
     let storm = json!({ "dir": "/cocos/storm", "writers": 8, "steps": 400, "seed": 9 });
