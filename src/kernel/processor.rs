@@ -22,7 +22,8 @@ type Source = (&'static str, u32, fn() -> Option<u64>);
 pub struct Processor {
     /// It has instructions for AES, whose time does not depend on the key.
     pub aes: bool,
-    /// What keeps the guest's memory from the host: "sev" or "tdx".
+    /// What keeps the guest's memory from the host: "sev" or "tdx". A guest that has neither can be
+    /// told so all the same; it is then held to more than it needs.
     pub memory_encryption: Option<&'static str>,
 }
 
