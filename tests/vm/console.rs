@@ -206,8 +206,10 @@ fn assert_typing_changes_nothing(last: &str) {
         guest.ask("hold", json!({ "path": format!("/dev/{terminal}") }));
     }
     for _ in 0..2 * SYSRQ.len() {
+        // In the order in which the thread that follows the log takes them.
+        let mut terminals = follower.terminals();
         let mut storm = storm.lock().unwrap();
-        storm.salvo(&mut follower.terminals());
+        storm.salvo(&mut terminals);
         storm.count += 1;
     }
     assert_eq!(facts(&mut guest), wanted);
