@@ -191,6 +191,12 @@ pub fn entries() -> Vec<Entry> {
     journal().done.clone()
 }
 
+/// Whether something of this identifier is going on.
+#[cfg(test)]
+pub(crate) fn is_running(id: &str) -> bool {
+    journal().is_running(id)
+}
+
 fn journal() -> MutexGuard<'static, Journal> {
     JOURNAL.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -243,9 +249,9 @@ mod tests {
     fn a_line_is_watched_and_is_no_effect() {
         const LINE: Effect<0> = Effect::new("line", "write the line that is watched");
         watch(LINE, || {
-            assert!(journal().is_running("line"), "nobody watches over it");
+            assert!(is_running("line"), "nobody watches over it");
         });
-        assert!(!journal().is_running("line"));
+        assert!(!is_running("line"));
         assert!(entries().iter().all(|entry| entry.name.id != "line"));
     }
 

@@ -127,6 +127,11 @@ impl Log for KmsgLogger {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::io::Read;
+    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn a_record_is_one_line_with_severity_and_prefix() {
@@ -146,6 +151,40 @@ mod tests {
         let line = record(6, &"\u{1b}".repeat(5000));
         assert!(line.len() < 976, "{}", line.len());
         assert!(line.ends_with("...\n"));
+    }
+
+    /// A console that the host has stopped, until it is read.
+    #[test]
+    fn a_line_that_is_not_taken_is_watched() {
+        let (mut console, kmsg) = std::io::pipe().unwrap();
+        // The same pipe, through a description that does not wait when it is full.
+        let path = format!("/proc/self/fd/{}", kmsg.as_raw_fd());
+        let filling = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let mut filling = filling.unwrap();
+        while filling.write_all(&[0; 4096]).is_ok() {}
+        KMSG.set(File::from(OwnedFd::from(kmsg))).unwrap();
+        log::set_max_level(LevelFilter::Debug);
+        let watched = thread::scope(|scope| {
+            scope.spawn(|| {
+                LOGGER.log(
+                    &Record::builder().level(Level::Info).args(format_args!("a line")).build(),
+                );
+            });
+            let begun = Instant::now();
+            while !effect::is_running("write-line") && begun.elapsed() < Duration::from_secs(5) {
+                thread::yield_now();
+            }
+            let watched = effect::is_running("write-line");
+            let mut taken = Vec::new();
+            while !taken.ends_with(b"<6>cvm-init: a line\n") {
+                let mut bytes = [0; 4096];
+                let length = console.read(&mut bytes).unwrap();
+                taken.extend_from_slice(&bytes[..length]);
+            }
+            watched
+        });
+        assert!(watched, "nobody watches over it");
+        assert!(!effect::is_running("write-line"));
     }
 
     proptest! {

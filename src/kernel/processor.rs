@@ -5,16 +5,15 @@
 //! APM volume 3, E.4.17 (leaf 0x8000001F); for the rule that a confidential guest needs the
 //! instructions, `cc_random_init` in `arch/x86/coco/core.c` (Linux 6.9).
 
-#![expect(unsafe_code, reason = "an instruction that a processor may lack is one")]
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "an instruction that a processor may lack is one")
+)]
 
 use std::io;
 
-/// Tries of an instruction before it counts as broken. RDSEED is dry when all processors ask.
-const SEED_TRIES: u32 = 1000;
-/// As many as Intel's guide asks for: a generator that fails ten times in a row is broken.
-const RANDOM_TRIES: u32 = 10;
-
-/// An instruction that yields random numbers: its name, and one try of it.
+/// An instruction that yields random numbers: its name, how often it may fail in a row before it
+/// counts as broken, and one try of it.
 type Source = (&'static str, u32, fn() -> Option<u64>);
 
 /// What the processor says of itself.
@@ -71,15 +70,23 @@ fn mix(
 
 #[cfg(target_arch = "x86_64")]
 mod machine {
-    use super::{RANDOM_TRIES, SEED_TRIES, Source};
+    use super::Source;
     use std::arch::is_x86_feature_detected;
     use std::arch::x86_64::{__cpuid_count, _rdrand64_step, _rdseed64_step};
+
+    /// RDSEED is dry when all processors ask.
+    const SEED_TRIES: u32 = 1000;
+    /// As many as Intel's guide asks for.
+    const RANDOM_TRIES: u32 = 10;
+
+    /// EAX, EBX, ECX and EDX of a leaf of `CPUID`.
+    pub(super) type Leaf = [u32; 4];
 
     /// `CPUID` leaf of Intel's TDX module and what it says there, in EBX, EDX and ECX.
     const TDX_LEAF: u32 = 0x21;
     const TDX_NAME: &[u8; 12] = b"IntelTDX    ";
     /// AMD's leaf on encrypted memory. A hypervisor shows bit 1 of EAX to guests that have it.
-    const SEV_LEAF: u32 = 0x8000_001f;
+    pub(super) const SEV_LEAF: u32 = 0x8000_001f;
     const SEV: u32 = 1 << 1;
 
     pub(super) fn has_aes() -> bool {
@@ -87,18 +94,28 @@ mod machine {
     }
 
     pub(super) fn memory_encryption() -> Option<&'static str> {
-        // SAFETY: every processor of this architecture has the instruction, which changes no memory.
-        #[allow(unused_unsafe, reason = "newer compilers know that")]
-        let leaf = |leaf| unsafe { __cpuid_count(leaf, 0) };
+        memory_encryption_by(|leaf| {
+            // SAFETY: every processor of this architecture has the instruction, which changes no
+            // memory.
+            #[allow(unused_unsafe, reason = "newer compilers know that")]
+            let said = unsafe { __cpuid_count(leaf, 0) };
+            [said.eax, said.ebx, said.ecx, said.edx]
+        })
+    }
+
+    pub(super) fn memory_encryption_by(leaf: impl Fn(u32) -> Leaf) -> Option<&'static str> {
         // The highest leaf of either range stands in EAX of its first.
-        if leaf(0).eax >= TDX_LEAF {
-            let said = leaf(TDX_LEAF);
-            if [said.ebx, said.edx, said.ecx].map(u32::to_le_bytes).as_flattened() == TDX_NAME {
-                return Some("tdx");
-            }
+        let of_range = |first, wanted| {
+            let [highest, ..] = leaf(first);
+            (highest >= wanted).then(|| leaf(wanted))
+        };
+        if let Some([_, ebx, ecx, edx]) = of_range(0, TDX_LEAF)
+            && [ebx, edx, ecx].map(u32::to_le_bytes).as_flattened() == TDX_NAME
+        {
+            return Some("tdx");
         }
-        let has_leaf = leaf(0x8000_0000).eax >= SEV_LEAF;
-        (has_leaf && leaf(SEV_LEAF).eax & SEV != 0).then_some("sev")
+        let [eax, ..] = of_range(0x8000_0000, SEV_LEAF)?;
+        (eax & SEV != 0).then_some("sev")
     }
 
     pub(super) fn sources() -> Vec<Source> {
@@ -181,5 +198,35 @@ mod tests {
             }
             assert_eq!(mix(&mut [0; 32], sources, None).unwrap(), None);
         }
+    }
+
+    /// A processor with these leaves, of which others read as zeros.
+    #[cfg(target_arch = "x86_64")]
+    fn found(leaves: &[(u32, machine::Leaf)]) -> Option<&'static str> {
+        machine::memory_encryption_by(|wanted| {
+            leaves.iter().find(|(leaf, _)| *leaf == wanted).map_or([0; 4], |(_, said)| *said)
+        })
+    }
+
+    /// The registers as `tdx_early_init` in `arch/x86/coco/tdx/tdx.c` and `sme_enable` in
+    /// `arch/x86/mm/mem_encrypt_identity.c` read them.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn guests_whose_memory_is_encrypted_are_told_from_others() {
+        let text = |four: &[u8; 4]| u32::from_le_bytes(*four);
+        let tdx = [0, text(b"Inte"), text(b"    "), text(b"lTDX")];
+        let other = [0, text(b"Inte"), text(b"lTDX"), text(b"    ")];
+        assert_eq!(found(&[(0, [0x21, 0, 0, 0]), (0x21, tdx)]), Some("tdx"));
+        assert_eq!(found(&[(0, [0x21, 0, 0, 0]), (0x21, other)]), None);
+        // A leaf behind the last one says nothing of the kind.
+        assert_eq!(found(&[(0, [0x20, 0, 0, 0]), (0x21, tdx)]), None);
+        let sev = |highest, eax| {
+            found(&[(0x8000_0000, [highest, 0, 0, 0]), (machine::SEV_LEAF, [eax, 0, 0, 0])])
+        };
+        assert_eq!(sev(0x8000_001f, 0x1a), Some("sev"));
+        // SME is the host's own.
+        assert_eq!(sev(0x8000_001f, 0x01), None);
+        assert_eq!(sev(0x8000_001e, 0x1a), None);
+        assert_eq!(found(&[]), None);
     }
 }
