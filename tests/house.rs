@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -46,5 +47,34 @@ fn arrows_only_point_down() {
         for name in *allowed {
             assert!(uses.iter().any(|(_, used)| used == name), "{path} uses no {name}");
         }
+    }
+}
+
+/// Every `Effect::new(NAME, WORDS)` below `path`, with the file.
+fn effects(path: &Path) -> Vec<(String, String)> {
+    if path.is_dir() {
+        let entries = fs::read_dir(path).unwrap();
+        return entries.flat_map(|entry| effects(&entry.unwrap().path())).collect();
+    }
+    let text = fs::read_to_string(path).unwrap();
+    let program = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let calls = program.split("Effect::new(").skip(1);
+    calls
+        .filter_map(|call| {
+            let mut quoted = call.split('"').skip(1).step_by(2);
+            Some((quoted.next()?.to_owned(), quoted.next()?.to_owned()))
+        })
+        .collect()
+}
+
+/// What the boot report counts together is the same thing.
+#[test]
+fn a_name_of_effects_stands_for_the_same_words_everywhere() {
+    let mut known = BTreeMap::new();
+    let effects = effects(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    assert!(effects.len() > 60, "only {} effects are found", effects.len());
+    for (name, words) in effects {
+        let before = known.entry(name.clone()).or_insert_with(|| words.clone());
+        assert_eq!(*before, words, "{name}");
     }
 }

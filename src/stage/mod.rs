@@ -70,7 +70,7 @@ fn metadata(path: &Path) -> io::Result<Option<Metadata>> {
 /// Where the device-mapper is controlled.
 const CONTROL: &str = "/dev/mapper/control";
 
-const OPEN_CONTROL: Effect<1> = Effect::new("open", "open {} (kernel option BLK_DEV_DM)");
+const OPEN_CONTROL: Effect<1> = Effect::new("open-control", "open {} (kernel option BLK_DEV_DM)");
 
 fn open_control() -> Result<Control> {
     effect(OPEN_CONTROL.on(&[&CONTROL]), || Control::open(Path::new(CONTROL)))
