@@ -226,6 +226,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn partition(start: u64, sectors: u64) -> Partition {
+        let dev = Dev { major: 8, minor: 4 };
+        Partition { name: "sda4".into(), number: 4, dev, start, sectors }
+    }
+
     #[test]
     fn sda_is_tried_first_then_by_name() {
         let mut names = ["nvme0n1", "sdb", "vda", "sdaa", "sda"];
@@ -235,13 +240,6 @@ mod tests {
 
     #[test]
     fn overlap_is_seen_also_where_a_length_would_overflow() {
-        let partition = |start, sectors| Partition {
-            name: "sda1".into(),
-            number: 1,
-            dev: Dev { major: 8, minor: 1 },
-            start,
-            sectors,
-        };
         assert!(partition(0, 10).overlaps(&partition(9, 1)));
         assert!(!partition(0, 10).overlaps(&partition(10, 5)));
         assert!(partition(5, u64::MAX).overlaps(&partition(1 << 40, 1)));
@@ -249,13 +247,6 @@ mod tests {
 
     #[test]
     fn a_partition_lies_within_its_disk_or_not() {
-        let partition = |start, sectors| Partition {
-            name: "sda4".into(),
-            number: 4,
-            dev: Dev { major: 8, minor: 4 },
-            start,
-            sectors,
-        };
         assert!(partition(10, 90).lies_within(100));
         assert!(!partition(10, 91).lies_within(100));
         assert!(!partition(10, u64::MAX - 5).lies_within(100));
@@ -263,13 +254,6 @@ mod tests {
 
     #[test]
     fn the_last_partition_can_reach_the_end_of_a_grown_disk() {
-        let partition = |start, sectors| Partition {
-            name: "sda4".into(),
-            number: 4,
-            dev: Dev { major: 8, minor: 4 },
-            start,
-            sectors,
-        };
         let (first, last) = (partition(2048, 2048), partition(4096, 2048));
         let others = [first.clone(), last.clone()];
         // As it was made: a megabyte behind it for the backup table.
