@@ -44,15 +44,14 @@ fn a_clock_that_is_wrong_changes_nothing() {
     }
 }
 
-/// The emulated one has no RDSEED.
 #[test]
 fn a_processor_with_random_numbers_and_aes_gives_both() {
     let disk = Disk::builder().build();
     let mut guest = Vm::of(&disk).boot();
-    assert_eq!(
-        guest.report()["processor"],
-        json!({ "aes": true, "memory_encryption": null, "random_numbers": "rdrand" })
-    );
+    let processor = &guest.report()["processor"];
+    // The emulated one has no RDSEED.
+    assert!([json!("rdseed"), json!("rdrand")].contains(&processor["random_numbers"]));
+    assert_eq!((&processor["aes"], &processor["memory_encryption"]), (&json!(true), &Value::Null));
     assert!(!guest.serial().contains(NO_AES), "{}", guest.serial());
     guest.power_off();
 }
