@@ -15,7 +15,7 @@ use crate::kernel::key;
 use crate::kernel::kmsg;
 use crate::kernel::power::{self, Action};
 use crate::report::{Report, Stage};
-use crate::stage::{disk, handoff, platform, root, runtime, teardown, volume};
+use crate::stage::{disk, handoff, mapping, platform, root, runtime, teardown, volume};
 
 const MAKE_KEYRING: Effect<0> = Effect::new("make-keyring", "make the keyring");
 const START_WATCHDOG: Effect<0> = Effect::new("start-watchdog", "start the watchdog");
@@ -58,12 +58,12 @@ fn run() -> Result<Infallible> {
     kmsg::set_level(config.log);
     effect::set_limit(config.timeout);
     stage(&mut report, Stage::Platform, |_| platform::prepare())?;
-    let disk = stage(&mut report, Stage::Disk, |report| disk::find(&config, report))?;
-    let init = stage(&mut report, Stage::Root, |report| root::open(&config, &disk, report))?;
-    stage(&mut report, Stage::Volume, |report| volume::provision(&config, &disk, report))?;
+    let disks = stage(&mut report, Stage::Disk, |report| disk::find(&config, report))?;
+    let init = stage(&mut report, Stage::Root, |report| root::open(&config, &disks.root, report))?;
+    stage(&mut report, Stage::Volume, |report| volume::provision(&config, &disks.volume, report))?;
     stage(&mut report, Stage::Runtime, |report| runtime::prepare(&config, report))?;
     enter(Stage::Handoff);
-    root::guard(&config, &disk)?;
+    disks.root.guard(mapping::ROOT, config.on_corruption)?;
     handoff::switch_root(&init, config.credentials, start, report)
 }
 

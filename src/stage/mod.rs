@@ -8,6 +8,7 @@ pub mod platform;
 pub mod root;
 pub mod runtime;
 pub mod teardown;
+pub mod verity;
 pub mod volume;
 
 use std::fs::{self, File, Metadata};

@@ -6,17 +6,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::slice;
 
 use self::init::Init;
-use super::{NEW_ROOT, disk::Disk, in_new_root, mapping, metadata, node, open_control};
+use super::verity::Verity;
+use super::{NEW_ROOT, in_new_root, mapping, metadata, node};
 use crate::config::Config;
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
-use crate::format::device::SECTOR;
-use crate::format::verity::OnCorruption;
-use crate::format::{ext4, hex, verity};
-use crate::kernel::dm::{Mapping, Target};
+use crate::format::{ext4, verity};
 use crate::kernel::mount::{self, Flags};
 use crate::report::{Report, RootFacts};
 
@@ -35,14 +32,9 @@ const MOUNT_POINTS: &[&str] = &["/cocos", "/dev", "/proc", "/run", "/sys", "/tmp
 /// # Errors
 /// When the kernel has no dm-verity, the root is no ext4 that dm-verity can carry, or it lacks what
 /// a boot needs of it.
-pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<Init> {
-    let control = open_control()?;
-    control.require_target("verity", "DM_VERITY")?;
-    // What is wrong with the root before the handoff, ends the boot with a reason.
-    let target = target(config, disk, OnCorruption::IoError, false);
-    let uuid = uuid(config);
-    control.activate(&mapping(&uuid), slice::from_ref(&target), is_same)?;
-    require_ext4(disk.params.data_blocks)?;
+pub fn open(config: &Config, verity: &Verity, report: &mut Report) -> Result<Init> {
+    verity.open(mapping::ROOT)?;
+    require_ext4(verity.params.data_blocks)?;
     effect(MAKE_DIR.on(&[&NEW_ROOT]), || mount::ensure_dir(Path::new(NEW_ROOT), 0o755))?;
     effect(MOUNT.on(&[&NEW_ROOT]), || {
         mount::mount(&node(mapping::ROOT), Path::new(NEW_ROOT), "ext4", Flags::RDONLY, "")
@@ -50,50 +42,8 @@ pub fn open(config: &Config, disk: &Disk, report: &mut Report) -> Result<Init> {
     require_mount_points()?;
     let init = Init::find(&config.init)?;
     log::info!("root verified and mounted read-only");
-    report.root = Some(RootFacts { device: node(mapping::ROOT), bytes: target.sectors * SECTOR });
+    report.root = Some(RootFacts { device: node(mapping::ROOT), bytes: verity.bytes() });
     Ok(init)
-}
-
-/// From now on the kernel does what was asked for about a block of the root that is not right.
-///
-/// # Errors
-/// When the kernel cannot do it.
-pub fn guard(config: &Config, disk: &Disk) -> Result<()> {
-    if config.on_corruption == OnCorruption::IoError {
-        return Ok(());
-    }
-    let control = open_control()?;
-    let on_errors = control.require_target("verity", "DM_VERITY")? >= verity::ERRORS_SINCE;
-    if !on_errors {
-        log::warn!(
-            "this kernel's dm-verity guards against blocks that were altered, not against such as \
-             cannot be read (Linux 6.12 does)"
-        );
-    }
-    let target = target(config, disk, config.on_corruption, on_errors);
-    control.replace(&mapping(&uuid(config)), slice::from_ref(&target), is_same)
-}
-
-/// The superblock's UUID is the host's word and would tell nothing: the hash names the root.
-fn uuid(config: &Config) -> String {
-    format!("CRYPT-VERITY-{}-{}", identity(&config.root_hash), mapping::ROOT)
-}
-
-fn mapping(uuid: &str) -> Mapping<'_> {
-    Mapping { name: mapping::ROOT, uuid, read_only: true }
-}
-
-fn target(config: &Config, disk: &Disk, on_corruption: OnCorruption, on_errors: bool) -> Target {
-    let (data, hash) = (disk.root.dev, disk.verity.dev);
-    Target {
-        kind: "verity".into(),
-        sectors: disk.params.sectors(),
-        params: disk.params.table(data, hash, &config.root_hash, on_corruption, on_errors),
-    }
-}
-
-fn is_same(asked: &str, live: &str) -> bool {
-    asked == live
 }
 
 /// Says what is wrong with the root where the kernel would say EINVAL. How many blocks are
@@ -149,9 +99,4 @@ fn require_mount_points() -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The first half of the root hash, in the place of a UUID.
-fn identity(root_hash: &verity::RootHash) -> String {
-    hex::encode(root_hash).chars().take(32).collect()
 }

@@ -31,7 +31,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use self::plan::{Plan, TagPlan};
 use self::stack::Stack;
-use super::{disk::Disk, in_new_root, mapping, node, open_control};
+use super::{disk::VolumePlace, in_new_root, mapping, node, open_control};
 use crate::config::Config;
 use crate::effect::{Effect, effect, optional};
 use crate::error::{Error, Result};
@@ -80,10 +80,10 @@ const REQUIREMENT: &str = "cvm-init-metadata-in-memory";
 ///
 /// # Errors
 /// When the partition or the memory is too small, the kernel lacks the cipher, or a step fails.
-pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()> {
-    let mut partition = disk.cocos.clone();
-    if let (true, Some(sectors)) = (config.grow, disk.cocos_to_end) {
-        grow(disk, &mut partition, sectors);
+pub fn provision(config: &Config, place: &VolumePlace, report: &mut Report) -> Result<()> {
+    let mut partition = place.partition.clone();
+    if let (true, Some(sectors)) = (config.grow, place.to_end) {
+        grow(place, &mut partition, sectors);
     }
     if partition.bytes() < PARTITION_MIN {
         return Err(Error::new(format!(
@@ -110,11 +110,11 @@ pub fn provision(config: &Config, disk: &Disk, report: &mut Report) -> Result<()
 
 /// Lets the partition reach the end of a disk that was grown behind its partition table, in the
 /// kernel's memory only. Where that fails, the partition is as large as its table says.
-fn grow(disk: &Disk, partition: &mut Partition, sectors: u64) {
+fn grow(place: &VolumePlace, partition: &mut Partition, sectors: u64) {
     let grown = optional(GROW.on(&[&partition.name]), || {
         let (start, length) =
             (partition.start.saturating_mul(SECTOR), sectors.saturating_mul(SECTOR));
-        blkpg::resize(&disk.path(), partition.number, start, length)
+        blkpg::resize(&place.disk_path(), partition.number, start, length)
     });
     if grown.is_some() {
         log::info!("{} grown from {} to {sectors} sectors", partition.name, partition.sectors);

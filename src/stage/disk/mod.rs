@@ -4,74 +4,63 @@
 //! shorter names before longer ones, then by their letters. All of them hold the same root, and what
 //! lies on partition 4 is read of none.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::FileExt;
+mod places;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use self::places::{Verdict, examine};
 use crate::config::{Config, DiskChoice};
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
-use crate::format::device::SECTOR;
-use crate::format::hex;
-use crate::format::verity::{self, Params};
+use crate::format::{hex, verity};
 use crate::kernel::block::{self, Partition};
 use crate::kernel::module;
 use crate::kernel::uevent::{Listener, Wake};
 use crate::report::{DiskFacts, Report, VerityFacts};
+use crate::stage::verity::Verity;
 
 const LISTEN: Effect<0> = Effect::new("listen", "listen for uevents");
 const LIST_DISKS: Effect<0> = Effect::new("list-disks", "list the disks");
 const WAIT: Effect<0> = Effect::new("wait-for-disk", "wait for a block device");
 const READ_SERIAL: Effect<1> = Effect::new("read-serial", "read the serial of {}");
-const LIST_PARTITIONS: Effect<1> = Effect::new("list-partitions", "list the partitions of {}");
-const OPEN: Effect<1> = Effect::new("open", "open {}");
-const READ_SUPERBLOCK: Effect<1> =
-    Effect::new("read-verity-superblock", "read the verity superblock of {}");
-const READ_TOP_HASH_BLOCK: Effect<1> =
-    Effect::new("read-top-hash-block", "read the top hash block of {}");
-
-/// Numbers of the partitions that a boot uses.
-const ROOT: u32 = 2;
-const VERITY: u32 = 3;
-const COCOS: u32 = 4;
-
 /// Where drivers may have come from.
 const MODULES: &str = "/modules";
 
-/// The disk, proven.
+/// What a boot needs of its disks.
 #[derive(Debug)]
-pub struct Disk {
+pub struct Disks {
+    /// The root's data and hash tree, proven.
+    pub root: Verity,
+    /// Where the volume goes.
+    pub volume: VolumePlace,
+}
+
+/// The disk that holds the root, proven.
+struct RootDisk {
     /// Kernel name.
-    pub name: String,
-    /// Partition 2, the root's data.
-    pub root: Partition,
-    /// Partition 3, the root's hash tree.
-    pub verity: Partition,
-    /// Partition 4, the volume's place. Nothing on it is ever read.
-    pub cocos: Partition,
-    /// Length in sectors that partition 4 has when it reaches the end of the disk, if that is more.
-    pub cocos_to_end: Option<u64>,
-    /// What the hash tree was proven with.
-    pub params: Params,
+    name: String,
+    verity: Verity,
+    volume: VolumePlace,
 }
 
-impl Disk {
-    /// Its node.
+/// Where the volume goes. Nothing on it is ever read.
+#[derive(Debug)]
+pub struct VolumePlace {
+    /// Kernel name of its disk.
+    pub disk: String,
+    /// Partition 4.
+    pub partition: Partition,
+    /// Length in sectors that it has when it reaches the end of the disk, if that is more.
+    pub to_end: Option<u64>,
+}
+
+impl VolumePlace {
+    /// The node of its disk.
     #[must_use]
-    pub fn path(&self) -> PathBuf {
-        Path::new("/dev").join(&self.name)
+    pub fn disk_path(&self) -> PathBuf {
+        Path::new("/dev").join(&self.disk)
     }
-}
-
-/// What a look at a disk says.
-enum Verdict {
-    Proven(Box<Disk>),
-    /// Its partitions are not there yet.
-    NotYet(String),
-    /// It is another disk, or a forged one.
-    Refused(Error),
 }
 
 /// Waits for the disk until `cvm.timeout=` is over.
@@ -79,7 +68,7 @@ enum Verdict {
 /// # Errors
 /// What every disk seen was refused for. At once when the disk is pinned by its name, which no other
 /// disk can have; another disk with the same serial may still come.
-pub fn find(config: &Config, report: &mut Report) -> Result<Disk> {
+pub fn find(config: &Config, report: &mut Report) -> Result<Disks> {
     // Before the first look, so that no device appears unseen between look and wait.
     let listener = effect(LISTEN, Listener::open)?;
     let deadline = Instant::now() + config.timeout;
@@ -110,7 +99,7 @@ pub fn find(config: &Config, report: &mut Report) -> Result<Disk> {
         let mut proven = proven.into_iter();
         if let Some(disk) = proven.next() {
             describe(&disk, proven.map(|other| other.name).collect(), config, report);
-            return Ok(disk);
+            return Ok(Disks { root: disk.verity, volume: disk.volume });
         }
         let wake = effect(WAIT, || listener.wait_for_block(deadline))?;
         if wake == Wake::Timeout {
@@ -164,93 +153,7 @@ fn nothing_found(config: &Config, any_seen: bool, reasons: &[(String, String)]) 
     Error::new(message)
 }
 
-fn examine(config: &Config, disk: &block::Disk) -> Verdict {
-    let partitions = match effect(LIST_PARTITIONS.on(&[&disk.name]), || disk.partitions()) {
-        Ok(partitions) => partitions,
-        Err(error) => return Verdict::NotYet(error.to_string()),
-    };
-    let numbered = |number| partitions.iter().find(|partition| partition.number == number);
-    let (root, verity, cocos) = match [ROOT, VERITY, COCOS].map(numbered) {
-        [Some(root), Some(verity), Some(cocos)] => (root, verity, cocos),
-        found => {
-            let missing: Vec<_> = [ROOT, VERITY, COCOS]
-                .iter()
-                .zip(found)
-                .filter(|(_, partition)| partition.is_none())
-                .map(|(number, _)| number.to_string())
-                .collect();
-            return Verdict::NotYet(if partitions.is_empty() {
-                without_partitions(disk)
-            } else {
-                format!("it has no partition {}", missing.join(", "))
-            });
-        }
-    };
-    // What is written to the volume must not reach anything else.
-    if !cocos.lies_within(disk.sectors) {
-        let error = format!("partition {COCOS} does not lie within the disk");
-        return Verdict::Refused(Error::new(error));
-    }
-    let others = partitions.iter().filter(|other| *other != cocos);
-    if let Some(other) = others.into_iter().find(|other| other.overlaps(cocos)) {
-        return Verdict::Refused(Error::new(format!(
-            "partitions {} and {COCOS} overlap",
-            other.number
-        )));
-    }
-    match prove(config, root, verity) {
-        Ok(params) => Verdict::Proven(Box::new(Disk {
-            name: disk.name.clone(),
-            root: root.clone(),
-            verity: verity.clone(),
-            cocos: cocos.clone(),
-            cocos_to_end: cocos.length_to_end(disk.sectors, &partitions),
-            params,
-        })),
-        Err(error) => Verdict::Refused(error),
-    }
-}
-
-/// What is wrong with a disk on which the kernel found no partition, as far as can be seen.
-fn without_partitions(disk: &block::Disk) -> String {
-    let guess = match disk.logical_block {
-        SECTOR => "is its table missing, damaged, or made for a larger disk?".to_owned(),
-        bytes => format!("its sectors have {bytes} bytes, was its table made for {SECTOR}?"),
-    };
-    format!("the kernel found no partition on it: {guess}")
-}
-
-/// The verity parameters, once the top hash block has proven them by the root hash.
-fn prove(config: &Config, root: &Partition, verity: &Partition) -> Result<Params> {
-    let hash_device =
-        effect(OPEN.on(&[&verity.name]), || verity.open(OpenOptions::new().read(true)))?;
-    let params = if let Some(params) = &config.verity {
-        params.clone()
-    } else {
-        let superblock = read_at(&hash_device, READ_SUPERBLOCK, verity, 0)?;
-        Params::from_superblock(&superblock)?
-    };
-    params.require_room(root.bytes(), verity.bytes())?;
-    let at = verity::HASH_START * u64::from(verity::BLOCK_SIZE);
-    let top = read_at(&hash_device, READ_TOP_HASH_BLOCK, verity, at)?;
-    params.prove(&top, &config.root_hash)?;
-    Ok(params)
-}
-
-fn read_at<const N: usize>(
-    file: &File,
-    read: Effect<1>,
-    of: &Partition,
-    at: u64,
-) -> Result<[u8; N]> {
-    effect(read.on(&[&of.name]), || {
-        let mut bytes = [0; N];
-        file.read_exact_at(&mut bytes, at)?;
-        Ok::<_, io::Error>(bytes)
-    })
-}
-
-fn describe(disk: &Disk, also_proven: Vec<String>, config: &Config, report: &mut Report) {
+fn describe(disk: &RootDisk, also_proven: Vec<String>, config: &Config, report: &mut Report) {
     let found = match config.disk {
         DiskChoice::Proof => "proof",
         DiskChoice::Name(_) | DiskChoice::Serial(_) => "cvm.disk",
@@ -266,8 +169,8 @@ fn describe(disk: &Disk, also_proven: Vec<String>, config: &Config, report: &mut
     report.disk = Some(DiskFacts { name: disk.name.clone(), found_by: found, also_proven });
     report.verity = Some(VerityFacts {
         root_hash: hex::encode(&config.root_hash),
-        salt: hex::encode(&disk.params.salt),
-        data_blocks: disk.params.data_blocks,
+        salt: hex::encode(&disk.verity.params.salt),
+        data_blocks: disk.verity.params.data_blocks,
         block_size: verity::BLOCK_SIZE,
         parameters_from: match config.verity {
             Some(_) => "command line",
