@@ -26,19 +26,6 @@ const XTS: Cipher = ("aes-xts-plain64", "none");
 const PROCESSORS: [u32; 4] = [1, 2, 4, 8];
 const WRITERS: [u64; 2] = [16, 64];
 
-/// Where the tags lie, with each cipher that can have them there.
-const VOLUMES: [(Cipher, &str); 9] = [
-    (GCM, "memory"),
-    (GCM, "disk"),
-    (AEGIS, "memory"),
-    (AEGIS, "disk"),
-    (CHACHA, "memory"),
-    (CHACHA, "disk"),
-    (XTS_HMAC, "memory"),
-    (XTS_HMAC, "disk"),
-    (XTS, "none"),
-];
-
 fn crowd(round: u64, writers: u64) -> Value {
     let (dir, pieces) = (format!("/cocos/datasets/{round}"), PIECES / writers);
     json!({ "dir": dir, "writers": writers, "pieces": pieces, "seed": round })
@@ -111,9 +98,9 @@ fn sixty_four_writers_without_integrity() {
     volume_holds(Kernel::Running, 4, 64, (XTS, "none"));
 }
 
-/// Every machine with every volume.
-fn every_volume_holds(kernel: Kernel) {
-    for volume in VOLUMES {
+/// A volume on every machine.
+fn holds_everywhere(volume: (Cipher, &str)) {
+    for kernel in [Kernel::Running, Kernel::Trixie] {
         for processors in PROCESSORS {
             for writers in WRITERS {
                 let start = Instant::now();
@@ -128,14 +115,58 @@ fn every_volume_holds(kernel: Kernel) {
     }
 }
 
+// Each cipher with each place that its tags can have: 16 boots each.
+
 #[test]
 #[ignore = "scripts/test --all"]
-fn every_volume_holds_many_writers() {
-    every_volume_holds(Kernel::Running);
+fn everywhere_gcm_with_tags_in_memory() {
+    holds_everywhere((GCM, "memory"));
 }
 
 #[test]
 #[ignore = "scripts/test --all"]
-fn every_volume_holds_many_writers_of_a_newer_kernel() {
-    every_volume_holds(Kernel::Trixie);
+fn everywhere_gcm_with_tags_on_the_disk() {
+    holds_everywhere((GCM, "disk"));
+}
+
+#[test]
+#[ignore = "scripts/test --all"]
+fn everywhere_aegis_with_tags_in_memory() {
+    holds_everywhere((AEGIS, "memory"));
+}
+
+#[test]
+#[ignore = "scripts/test --all"]
+fn everywhere_aegis_with_tags_on_the_disk() {
+    holds_everywhere((AEGIS, "disk"));
+}
+
+#[test]
+#[ignore = "scripts/test --all"]
+fn everywhere_chacha_with_tags_in_memory() {
+    holds_everywhere((CHACHA, "memory"));
+}
+
+#[test]
+#[ignore = "scripts/test --all"]
+fn everywhere_chacha_with_tags_on_the_disk() {
+    holds_everywhere((CHACHA, "disk"));
+}
+
+#[test]
+#[ignore = "scripts/test --all"]
+fn everywhere_xts_and_hmac_with_tags_in_memory() {
+    holds_everywhere((XTS_HMAC, "memory"));
+}
+
+#[test]
+#[ignore = "scripts/test --all"]
+fn everywhere_xts_and_hmac_with_tags_on_the_disk() {
+    holds_everywhere((XTS_HMAC, "disk"));
+}
+
+#[test]
+#[ignore = "scripts/test --all"]
+fn everywhere_xts_without_integrity() {
+    holds_everywhere((XTS, "none"));
 }
