@@ -123,6 +123,17 @@ attempt() {
     said=$("$@" 2>&1) || die "cannot $what: ${said##*$'\n'}"
 }
 
+# build_parser: in $parser, the program that reads a command line as PID 1 does. Under sudo there
+# may be no cargo; then the one that was built before is as good as it gets.
+build_parser() {
+    parser=$target/x86_64-unknown-linux-musl/release/cvm-cmdline
+    if command -v cargo >/dev/null; then
+        attempt "build cvm-cmdline" env -C "$root" cargo build --quiet --locked --release \
+            --target x86_64-unknown-linux-musl --target-dir "$target" --package cvm-tools
+    fi
+    need_file "$parser" "nor is there a cargo to build it; install Rust as https://rustup.rs says"
+}
+
 # in_own_mounts COMMAND ARGUMENT...: what it mounts is gone when it ends, however it ends. As root
 # mmdebstrap mounts /proc, /sys and more in its root, and who kills it has them left in $scratch,
 # where the cleaning up would go into them. Without root it has a namespace of its own.

@@ -1,7 +1,6 @@
 //! The boot, from the first instruction of PID 1 to the new root's init.
 
 use std::convert::Infallible;
-use std::fs;
 use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -51,9 +50,9 @@ fn run() -> Result<Infallible> {
     let config = stage(&mut report, Stage::Config, |_| {
         kmsg::open()?;
         start_watchdog()?;
-        let cmdline = platform::command_line()?;
-        let _ = ON_FAILURE.set(Config::on_failure(&cmdline));
-        Config::from_cmdline(&cmdline)
+        let lines = platform::command_line()?;
+        let _ = ON_FAILURE.set(Config::on_failure(&lines));
+        Config::from_lines(&lines)
     })?;
     kmsg::set_level(config.log);
     effect::set_limit(config.timeout);
@@ -114,9 +113,7 @@ fn fail(reason: &str) -> ! {
         }
     }
     // Without /proc there is no command line to ask; powering off is the answer then.
-    let action = *ON_FAILURE.get_or_init(|| {
-        Config::on_failure(&fs::read_to_string("/proc/cmdline").unwrap_or_default())
-    });
+    let action = *ON_FAILURE.get_or_init(|| Config::on_failure(&platform::lines_as_far_as_there()));
     power::stop_at_latest(action, END_LIMIT);
     kmsg::fatal(&format!("{}: {reason}", *current_stage()));
     take_down(Instant::now() + TEARDOWN_LIMIT);

@@ -327,6 +327,31 @@ fn an_initramfs_without_modules_holds_init_mount_points_and_two_nodes() {
 }
 
 #[test]
+fn an_initramfs_can_hold_words_of_a_command_line() {
+    let dir = scratch("words");
+    let archive = dir.join("rootfs.cpio.gz");
+    fs::write(dir.join("init"), "the init").unwrap();
+    let with = |words: &[&str]| {
+        let mut command = script("initramfs");
+        command.args(["--kernel-modules", "none", "--init"]).arg(dir.join("init"));
+        command.args(words.iter().flat_map(|words| ["--append", words])).arg("-o").arg(&archive);
+        command
+    };
+    run(&mut with(&["cvm.tags=disk", "cvm.disk=\"serial:A B\" cvm.log=debug"]));
+    assert!(entries(&archive).contains(&"-rw-r--r-- 0:0 50 cmdline".to_owned()));
+    let words = run(tool("bsdtar").arg("-xOqf").arg(&archive).arg("cmdline"));
+    assert_eq!(words, "cvm.tags=disk cvm.disk=\"serial:A B\" cvm.log=debug\n");
+    fs::remove_file(&archive).unwrap();
+    for (words, reason) in [
+        ("cvm.typo=1", "cannot use --append: unknown key cvm.typo="),
+        ("console=hvc0", "\"console=hvc0\" in the initramfs: nobody reads it there"),
+    ] {
+        refuses(&mut with(&[words]), 1, reason);
+    }
+    assert!(!archive.exists());
+}
+
+#[test]
 fn modules_are_unpacked_and_named_in_the_order_of_their_dependencies() {
     let dir = scratch("order");
     let list = "# why\n\n?lone  # first in the list\ntop\nbuilt_in\n?absent\nbottom\n";

@@ -1,6 +1,6 @@
 //! Texts: the command line, what the shares are called, the fstab, and what is logged of all that.
 
-use cvm_init::config::{Config, DiskChoice, SHARES};
+use cvm_init::config::{Config, DiskChoice, Lines, SHARES};
 use cvm_init::format::fstab::{self, Share};
 use cvm_init::format::hex;
 use cvm_init::format::verity::Params;
@@ -8,12 +8,22 @@ use cvm_init::kernel::{kmsg, mount, share};
 
 use super::check_refusal;
 
-/// `/proc/cmdline`.
+/// `/proc/cmdline`, and words in the initramfs.
 pub fn cmdline(bytes: &[u8]) {
     let line = String::from_utf8_lossy(bytes);
-    let action = Config::on_failure(&line);
+    let lines = |kernel: &str, initramfs: &str| Lines {
+        kernel: kernel.to_owned(),
+        initramfs: initramfs.to_owned(),
+    };
+    let on_failure = |line: &str| Config::on_failure(&lines(line, ""));
+    let action = on_failure(&line);
     let behind = |words: &str| format!("{words} {line}");
-    assert_eq!(Config::on_failure(&behind("cvm.on_failure=explode quiet")), action);
+    assert_eq!(on_failure(&behind("cvm.on_failure=explode quiet")), action);
+    if let (Ok(()), Ok(there)) =
+        (Config::check_initramfs_words(&line), Config::from_lines(&lines("", &line)))
+    {
+        assert_eq!(Config::from_cmdline(&line), Ok(there));
+    }
     let config = match Config::from_cmdline(&line) {
         Ok(config) => config,
         Err(error) => return check_refusal(&error),

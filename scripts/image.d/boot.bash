@@ -65,17 +65,6 @@ divide_append() {
     append_words+=${rest% }
 }
 
-# build_parser: in $parser, the program that reads a command line as PID 1 does. Under sudo there
-# may be no cargo; then the one that was built before is as good as it gets.
-build_parser() {
-    parser=$target/x86_64-unknown-linux-musl/release/cvm-cmdline
-    if command -v cargo >/dev/null; then
-        attempt "build cvm-cmdline" env -C "$root" cargo build --quiet --locked --release \
-            --target x86_64-unknown-linux-musl --target-dir "$target" --package cvm-tools
-    fi
-    need_file "$parser" "nor is there a cargo to build it; install Rust as https://rustup.rs says"
-}
-
 # compose_cmdline ROOTHASH SALT BLOCKS: in $cmdline, what the kernel is booted with, between two words
 # by which PID 1 knows that nothing of it was cut off. Stops at what would end a boot.
 compose_cmdline() {
@@ -91,6 +80,15 @@ compose_cmdline() {
     ((${#cmdline} <= room)) ||
         die "cannot use --append: the command line has ${#cmdline} characters, the kernel takes $line_max$less"
     attempt "boot with this command line" "$parser" "$cmdline"
+}
+
+# check_initramfs_words FILE: stop when what an initramfs says in a command line's stead does not go
+# with $cmdline. One that others have packed may be such that it cannot be read; then nothing is known.
+check_initramfs_words() {
+    local words
+    words=$(bsdtar -xOqf "$1" cmdline ./cmdline 2>/dev/null) || true
+    [[ ! $words ]] || attempt "boot with this command line and the words in the initramfs" \
+        "$parser" --initramfs "$words" "$cmdline"
 }
 
 # sign FILE: what the firmware is to start. The signature holds the time it was made at.

@@ -51,56 +51,103 @@ pub struct Config {
     pub init: String,
 }
 
+/// Where a boot is told what to do, both of them measured with the launch. A key in both is given
+/// twice.
+#[derive(Debug, Clone, Default)]
+pub struct Lines {
+    /// The kernel command line as `/proc/cmdline` shows it.
+    pub kernel: String,
+    /// The words in the initramfs, by those who cannot add any to the kernel's line.
+    pub initramfs: String,
+}
+
 impl Config {
-    /// Reads the kernel command line as `/proc/cmdline` shows it.
+    /// Reads a kernel command line, without words in the initramfs.
     ///
     /// # Errors
     /// A key that is missing, unknown, given twice or malformed, by name.
     pub fn from_cmdline(cmdline: &str) -> Result<Self> {
-        let mut given = Given::default();
-        let mut seen = Vec::new();
-        for word in words(cmdline) {
-            if let Some((mark, take)) = MARKS.iter().find(|(mark, _)| *mark == word) {
-                if seen.contains(mark) {
-                    return Err(Error::new(format!("{mark} is given twice")));
-                }
-                seen.push(mark);
-                take(&mut given);
-                continue;
-            }
-            let (name, value) = match word.split_once('=') {
-                Some((name, value)) => (name, Some(value)),
-                None => (word.as_str(), None),
-            };
-            let Some((name, take)) = KEYS.iter().find(|(key, _)| *key == name) else {
-                if name.starts_with("cvm.") {
-                    return Err(Error::new(format!("unknown key {name}=")));
-                }
-                continue;
-            };
-            if seen.contains(name) {
-                return Err(Error::new(format!("{name}= is given twice")));
-            }
-            seen.push(name);
-            let value = value.ok_or_else(|| Error::new(format!("{name}= has no value")))?;
-            take(&mut given, value)
-                .map_err(|cause| Error::new(format!("{name}={value}: {cause}")))?;
-        }
-        given.settle()
+        Self::from_lines(&Lines { kernel: cmdline.to_owned(), ..Lines::default() })
+    }
+
+    /// Reads what a boot is told.
+    ///
+    /// # Errors
+    /// As [`Self::from_cmdline`], and a word in the initramfs that nobody reads there.
+    pub fn from_lines(lines: &Lines) -> Result<Self> {
+        read(lines)?.settle()
+    }
+
+    /// Makes sure that words can stand in an initramfs, as far as they can be told without the kernel
+    /// command line.
+    ///
+    /// # Errors
+    /// As [`Self::from_lines`], but for what is missing.
+    pub fn check_initramfs_words(words: &str) -> Result<()> {
+        read(&Lines { initramfs: words.to_owned(), ..Lines::default() }).map(drop)
     }
 
     /// `cvm.on_failure=` alone, leniently: it decides what happens when the rest is wrong.
     #[must_use]
-    pub fn on_failure(cmdline: &str) -> Action {
-        words(cmdline)
+    pub fn on_failure(lines: &Lines) -> Action {
+        kernel_words(&lines.kernel)
+            .chain(words(&lines.initramfs))
             .filter_map(|word| word.strip_prefix("cvm.on_failure=").map(str::to_owned))
             .find_map(|value| one_of(&value, ACTIONS).ok())
             .unwrap_or_default()
     }
 }
 
-/// Splits as the kernel does: at blanks outside double quotes, up to `--`, behind which the
-/// words are arguments of init.
+/// Takes every word of both lines.
+fn read(lines: &Lines) -> Result<Given> {
+    let mut given = Given::default();
+    let mut seen = Vec::new();
+    for word in kernel_words(&lines.kernel) {
+        take(&mut given, &mut seen, &word)?;
+    }
+    for word in words(&lines.initramfs) {
+        if !take(&mut given, &mut seen, &word)? {
+            return Err(Error::new(format!("{word:?} in the initramfs: nobody reads it there")));
+        }
+    }
+    Ok(given)
+}
+
+/// Takes a word, or says that it is none of ours.
+fn take(given: &mut Given, seen: &mut Vec<&'static str>, word: &str) -> Result<bool> {
+    if let Some((mark, take)) = MARKS.iter().find(|(mark, _)| *mark == word) {
+        if seen.contains(mark) {
+            return Err(Error::new(format!("{mark} is given twice")));
+        }
+        seen.push(mark);
+        take(given);
+        return Ok(true);
+    }
+    let (name, value) = match word.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (word, None),
+    };
+    let Some((name, take)) = KEYS.iter().find(|(key, _)| *key == name) else {
+        if name.starts_with("cvm.") {
+            return Err(Error::new(format!("unknown key {name}=")));
+        }
+        return Ok(false);
+    };
+    if seen.contains(name) {
+        return Err(Error::new(format!("{name}= is given twice")));
+    }
+    seen.push(name);
+    let value = value.ok_or_else(|| Error::new(format!("{name}= has no value")))?;
+    take(given, value).map_err(|cause| Error::new(format!("{name}={value}: {cause}")))?;
+    Ok(true)
+}
+
+/// The words up to `--`, behind which they are arguments of init.
+fn kernel_words(cmdline: &str) -> impl Iterator<Item = String> {
+    words(cmdline).take_while(|word| word != "--")
+}
+
+/// Splits as the kernel does: at blanks outside double quotes.
 ///
 /// Source: `next_arg` in the kernel's `lib/cmdline.c`.
 fn words(cmdline: &str) -> impl Iterator<Item = String> {
@@ -112,7 +159,6 @@ fn words(cmdline: &str) -> impl Iterator<Item = String> {
         })
         .filter(|word| !word.is_empty())
         .map(|word| word.replace('"', ""))
-        .take_while(|word| word != "--")
 }
 
 #[cfg(test)]
@@ -287,18 +333,58 @@ mod tests {
         assert_eq!(config.disk, DiskChoice::Serial("MY DISK".into()));
     }
 
+    fn lines(kernel: &str, initramfs: &str) -> Lines {
+        Lines { kernel: kernel.to_owned(), initramfs: initramfs.to_owned() }
+    }
+
     #[test]
     fn the_action_on_failure_is_found_in_a_broken_line() {
-        assert_eq!(Config::on_failure("cvm.x=1 cvm.on_failure=halt"), Action::Halt);
-        assert_eq!(Config::on_failure("cvm.on_failure=explode"), Action::PowerOff);
-        assert_eq!(Config::on_failure(""), Action::PowerOff);
+        for (kernel, initramfs, action) in [
+            ("cvm.x=1 cvm.on_failure=halt", "", Action::Halt),
+            ("cvm.on_failure=explode", "", Action::PowerOff),
+            ("", "", Action::PowerOff),
+            ("cvm.x=1", "cvm.y cvm.on_failure=reboot", Action::Reboot),
+            ("-- cvm.on_failure=halt", "", Action::PowerOff),
+        ] {
+            assert_eq!(Config::on_failure(&lines(kernel, initramfs)), action, "{kernel}");
+        }
+    }
+
+    #[test]
+    fn words_in_the_initramfs_are_as_good_as_on_the_line() {
+        let line = format!("console=ttyS0 {HASH} init=/bin/other -- cvm.log=debug");
+        let whole = Config::from_cmdline(&format!("cvm.disk=\"serial:A B\" {line}")).unwrap();
+        assert_eq!(Config::from_lines(&lines(&line, " \"cvm.disk=serial:A B\"\n")), Ok(whole));
+        // A quote that does not end takes no word of the other line with it.
+        let open = Config::from_lines(&lines(&line, "cvm.disk=\"serial:A B")).unwrap();
+        assert_eq!(open.disk, DiskChoice::Serial("A B".into()));
+    }
+
+    #[test]
+    fn a_word_in_the_initramfs_that_is_not_read_is_refused() {
+        let line = format!("quiet {HASH}");
+        for (initramfs, message) in [
+            (HASH, "roothash= is given twice"),
+            ("cvm.log=debug cvm.log=debug", "cvm.log= is given twice"),
+            ("cvm.begin", "cvm.begin and cvm.end do not stand together: the command line was cut"),
+            ("cvm.colour=red", "unknown key cvm.colour="),
+            ("console=hvc0", "\"console=hvc0\" in the initramfs: nobody reads it there"),
+            ("--", "\"--\" in the initramfs: nobody reads it there"),
+        ] {
+            let error = Config::from_lines(&lines(&line, initramfs)).unwrap_err().to_string();
+            assert_eq!(error, message);
+        }
+        assert!(Config::check_initramfs_words("cvm.log=debug cvm.tags=disk").is_ok());
+        let error = Config::check_initramfs_words("quiet").unwrap_err().to_string();
+        assert_eq!(error, "\"quiet\" in the initramfs: nobody reads it there");
     }
 
     proptest! {
         #[test]
         fn no_command_line_panics(line in "\\PC*") {
             let _ = Config::from_cmdline(&line);
-            let _ = Config::on_failure(&line);
+            let _ = Config::check_initramfs_words(&line);
+            let _ = Config::on_failure(&lines(&line, &line));
         }
 
         #[test]

@@ -1,6 +1,7 @@
 //! Stage 1: the command line, and what every later stage stands on.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,6 +9,7 @@ use std::thread;
 
 use rustix::thread::sched_getaffinity;
 
+use crate::config::Lines;
 use crate::effect::{Effect, effect, optional};
 use crate::error::Result;
 use crate::kernel::mount::{self, Flags};
@@ -89,15 +91,20 @@ const PANIC: Switch = Switch { file: "/proc/sys/kernel/panic", value: "-1" };
 /// the word only with a line feed behind it.
 const KMSG_UNLIMITED: Switch = Switch { file: "/proc/sys/kernel/printk_devkmsg", value: "on\n" };
 
+const CMDLINE: &str = "/proc/cmdline";
+
+/// What the initramfs says in the kernel command line's stead, if anything.
+const INITRAMFS_WORDS: &str = "/cmdline";
+
 /// Kernel modules that the initramfs brings.
 const MODULES: &str = "/modules";
 
-/// Lets no key command the kernel and no panic leave it on, and reads the command line: what it says
-/// of time limits and of the log holds for all that follows.
+/// Lets no key command the kernel and no panic leave it on, and reads what the boot is told: what
+/// that says of time limits and of the log holds for all that follows.
 ///
 /// # Errors
 /// When there is no /proc or /sys, or a switch cannot be used.
-pub fn command_line() -> Result<String> {
+pub fn command_line() -> Result<Lines> {
     mount_pseudo(&PROC)?;
     mount_pseudo(&SYSFS)?;
     optional(EXPEDITE_RCU, rcu::expedite);
@@ -109,7 +116,22 @@ pub fn command_line() -> Result<String> {
     if panic.trim() == "0" {
         effect(RESTART_AT_PANIC, || set(&PANIC))?;
     }
-    effect(READ_COMMAND_LINE, || fs::read_to_string("/proc/cmdline"))
+    Ok(Lines {
+        kernel: effect(READ_COMMAND_LINE, || fs::read_to_string(CMDLINE))?,
+        initramfs: effect(READ.on(&[&INITRAMFS_WORDS]), || {
+            match fs::read_to_string(INITRAMFS_WORDS) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+                words => words,
+            }
+        })?,
+    })
+}
+
+/// The same for a boot that fails before it has read them.
+#[must_use]
+pub fn lines_as_far_as_there() -> Lines {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    Lines { kernel: read(CMDLINE), initramfs: read(INITRAMFS_WORDS) }
 }
 
 /// Prepares the platform.

@@ -191,14 +191,24 @@ pub(crate) fn initramfs_without_modules() -> PathBuf {
     archive
 }
 
-/// The same with a file among the first modules that is none. The kernel unpacks one archive over
-/// the other.
+/// The same with a file among the first modules that is none.
 pub(crate) fn initramfs_with_a_broken_module() -> PathBuf {
-    let folder = Scratch::new("broken-module");
-    fs::create_dir(folder.join("modules")).expect("the folder is ours");
-    fs::write(folder.join("modules/00-001-broken.ko"), "no module").expect("the folder is ours");
-    let archive = Path::new(env!("CARGO_TARGET_TMPDIR")).join("broken-module.cpio.gz");
-    let append = r#"cp "$1" "$3"; bsdtar -C "$2" -cf - --format newc modules | gzip -n >>"$3""#;
+    initramfs_and("broken-module", "modules/00-001-broken.ko", "no module")
+}
+
+/// The same with words beside the kernel command line.
+pub(crate) fn initramfs_with_words(name: &str, words: &str) -> PathBuf {
+    initramfs_and(name, "cmdline", words)
+}
+
+/// The same and a file. The kernel unpacks one archive over the other.
+fn initramfs_and(name: &str, file: &str, content: &str) -> PathBuf {
+    let folder = Scratch::new(name);
+    let path = folder.join(file);
+    fs::create_dir_all(path.parent().expect("a folder's file")).expect("the folder is ours");
+    fs::write(&path, content).expect("the folder is ours");
+    let archive = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.cpio.gz"));
+    let append = r#"cp "$1" "$3"; bsdtar -C "$2" -cf - --format newc . | gzip -n >>"$3""#;
     run(command("bash").args(["-euo", "pipefail", "-c", append, "bash"]).args([
         initramfs().as_path(),
         folder.path(),

@@ -6,6 +6,7 @@ use crate::guest::Ending;
 use crate::tool::Scratch;
 use crate::vm::{Bus, Vm};
 use serde_json::json;
+use std::time::Duration;
 
 /// A root whose systemd is told nothing by its command line is not commanded by the firmware either:
 /// PID 1 has closed that way. That systemd would otherwise obey is seen in `commands`.
@@ -70,4 +71,25 @@ fn a_command_line_that_was_cut_is_refused() {
         crate::refused::refusal(vm),
         "config: cvm.begin and cvm.end do not stand together: the command line was cut"
     );
+}
+
+/// Who launches a guest without a say in its command line has the words in its initramfs.
+#[test]
+fn the_initramfs_has_words_too() {
+    let disk = Disk::builder().build();
+    let words = format!("roothash={} cvm.tags=disk\n", disk.roothash);
+    let initramfs = artefacts::initramfs_with_words("words", &words);
+    let mut guest = Vm::new().disk(&disk).initramfs(initramfs).append("cvm.grow=no").boot();
+    assert_eq!(guest.report()["volume"]["tags"], "disk");
+    guest.power_off();
+}
+
+#[test]
+fn a_key_on_the_line_and_in_the_initramfs_is_given_twice() {
+    let disk = Disk::builder().build();
+    let initramfs = artefacts::initramfs_with_words("twice", "cvm.on_failure=reboot cvm.tags=disk");
+    let vm = Vm::of(&disk).initramfs(initramfs).append("cvm.tags=memory");
+    let mut guest = vm.boot();
+    assert_eq!(guest.wait_ending(Duration::from_secs(120)), Ending::Reset);
+    assert_eq!(guest.fatal_line(), "config: cvm.tags= is given twice");
 }

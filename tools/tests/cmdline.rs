@@ -53,8 +53,23 @@ fn a_line_that_would_end_a_boot_is_refused_with_its_reason() {
 fn it_explains_itself_and_takes_one_line() {
     let help = tool().arg("--help").output().unwrap();
     assert!(help.status.success());
-    assert!(help.stdout.starts_with(b"usage: cvm-cmdline [LINE]\n"));
+    assert!(help.stdout.starts_with(b"usage: cvm-cmdline [--initramfs WORDS] [LINE]\n"));
     let (status, said) = told(&tool().args(["quiet", HASH]).output().unwrap());
     assert_eq!(status, 2);
     assert!(said.starts_with("usage: "), "{said}");
+}
+
+#[test]
+fn words_for_the_initramfs_are_checked_alone_and_with_a_line() {
+    let check = |arguments: &[&str]| told(&tool().args(arguments).output().unwrap());
+    let refusal = |reason: &str| (1, format!("{reason}\n"));
+    assert_eq!(check(&["--initramfs", "cvm.tags=disk"]), (0, String::new()));
+    assert_eq!(check(&["--initramfs", "cvm.typo=1"]), refusal("unknown key cvm.typo="));
+    let nobody = "\"quiet\" in the initramfs: nobody reads it there";
+    assert_eq!(check(&["--initramfs", "quiet"]), refusal(nobody));
+    assert_eq!(check(&["--initramfs", "cvm.tags=disk", HASH]), (0, String::new()));
+    let line = format!("{HASH} cvm.tags=memory");
+    let twice = refusal("cvm.tags= is given twice");
+    assert_eq!(check(&["--initramfs", "cvm.tags=disk", &line]), twice);
+    assert_eq!(check(&["--initramfs"]).0, 2);
 }

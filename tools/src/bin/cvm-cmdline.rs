@@ -1,33 +1,41 @@
-//! Holds a kernel command line against the parser that PID 1 has.
+//! Holds the words that a boot is told against the parser that PID 1 has.
 
 use std::env;
+use std::ffi::OsString;
 use std::io::{self, Read};
 use std::process::ExitCode;
 
-use cvm_init::config::Config;
+use cvm_init::config::{Config, Lines};
 
-const USAGE: &str = "usage: cvm-cmdline [LINE]
+const USAGE: &str = "usage: cvm-cmdline [--initramfs WORDS] [LINE]
 
-Reads a kernel command line, the argument or standard input, as cvm-init does at boot. Exit status 0
-when it takes the line; 1, with the reason on standard error, when it would end the boot.";
+Reads a kernel command line, LINE or standard input, as cvm-init does at boot. Exit status 0 when it
+takes the line; 1, with the reason on standard error, when it would end the boot.
+
+  --initramfs WORDS  joined by WORDS in the initramfs; without LINE, whether WORDS can stand there";
 
 fn main() -> ExitCode {
-    let mut arguments = env::args_os().skip(1);
-    let (line, more) = (arguments.next(), arguments.next());
-    if more.is_some() {
-        eprintln!("{USAGE}");
-        return ExitCode::from(2);
-    }
-    if line.as_deref().is_some_and(|line| line == "--help" || line == "-h") {
+    let arguments: Vec<_> = env::args_os().skip(1).collect();
+    if let [flag] = &arguments[..]
+        && (flag == "--help" || flag == "-h")
+    {
         println!("{USAGE}");
         return ExitCode::SUCCESS;
     }
-    let line = match line {
-        Some(line) => line.into_string().map_err(|_| "the line is not UTF-8".to_owned()),
-        None => read_line().map_err(|error| format!("cannot read standard input: {error}")),
+    let outcome = match &arguments[..] {
+        [flag, words] if flag == "--initramfs" => check_words(words),
+        [flag, words, line] if flag == "--initramfs" => {
+            text(words).and_then(|words| check(text(line)?, words))
+        }
+        [line] if line != "--initramfs" => text(line).and_then(|line| check(line, String::new())),
+        [] => read_line().and_then(|line| check(line, String::new())),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
     };
-    match line.and_then(|line| Config::from_cmdline(&line).map_err(|error| error.to_string())) {
-        Ok(_) => ExitCode::SUCCESS,
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             eprintln!("{reason}");
             ExitCode::FAILURE
@@ -35,8 +43,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn read_line() -> io::Result<String> {
+fn check(kernel: String, initramfs: String) -> Result<(), String> {
+    Config::from_lines(&Lines { kernel, initramfs }).map(drop).map_err(|error| error.to_string())
+}
+
+fn check_words(words: &OsString) -> Result<(), String> {
+    Config::check_initramfs_words(&text(words)?).map_err(|error| error.to_string())
+}
+
+fn text(argument: &OsString) -> Result<String, String> {
+    argument.clone().into_string().map_err(|_| "the line is not UTF-8".to_owned())
+}
+
+fn read_line() -> Result<String, String> {
     let mut line = String::new();
-    io::stdin().read_to_string(&mut line)?;
+    io::stdin()
+        .read_to_string(&mut line)
+        .map_err(|error| format!("cannot read standard input: {error}"))?;
     Ok(line)
 }
