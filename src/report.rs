@@ -16,10 +16,12 @@ pub enum Stage {
     Config,
     /// Pseudo file systems, modules.
     Platform,
-    /// The disk that proves the root hash.
+    /// The disks: the one that proves the root hash, and others that the command line names.
     Disk,
     /// The verified root.
     Root,
+    /// Further verified data.
+    Data,
     /// The encrypted volume.
     Volume,
     /// Mounts of the new root.
@@ -35,6 +37,7 @@ impl fmt::Display for Stage {
             Self::Platform => "platform",
             Self::Disk => "disk",
             Self::Root => "root",
+            Self::Data => "data",
             Self::Volume => "volume",
             Self::Runtime => "runtime",
             Self::Handoff => "handoff",
@@ -58,6 +61,8 @@ pub struct Report {
     pub verity: Option<VerityFacts>,
     /// The root, once mounted.
     pub root: Option<RootFacts>,
+    /// Further verified data, once mounted.
+    pub data: Vec<DataFacts>,
     /// The volume, once mounted.
     pub volume: Option<VolumeFacts>,
     /// Tags of the 9P shares that are mounted.
@@ -109,14 +114,31 @@ pub struct RootFacts {
     pub bytes: u64,
 }
 
+/// Further verified data.
+#[derive(Debug, Serialize)]
+pub struct DataFacts {
+    /// Of `cvm.data=`.
+    pub name: String,
+    /// Kernel name of the disk it lies on.
+    pub disk: String,
+    /// Node of the mapping.
+    pub device: PathBuf,
+    /// Where it is mounted.
+    pub mounted_on: PathBuf,
+    /// What it was verified with.
+    pub root_hash: String,
+    /// Blocks of 4096 bytes that are verified.
+    pub data_blocks: u64,
+}
+
 /// The encrypted volume.
 #[derive(Debug, Serialize)]
 pub struct VolumeFacts {
     /// Node of the mapping.
     pub device: PathBuf,
-    /// Kernel name of the partition it lies on.
+    /// Kernel name of the partition, or of the whole disk, that it lies on.
     pub partition: String,
-    /// Size of the partition.
+    /// Size of that.
     pub partition_bytes: u64,
     /// Size of the mapping.
     pub bytes: u64,

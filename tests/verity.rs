@@ -120,7 +120,7 @@ fn what_veritysetup_formats_is_taken_as_it_says() {
             tree.said("Salt"),
         ];
         assert_eq!(
-            params.table(data, hash, &tree.root_hash(), OnCorruption::IoError, false),
+            params.table(data, hash, 1, &tree.root_hash(), OnCorruption::IoError, false),
             fields.join(" ")
         );
         assert_eq!(params.sectors() * 512, blocks * BLOCK);
@@ -140,7 +140,7 @@ fn any_bit_of_top_hash_block_or_salt_matters() {
     let genuine = tree.take(129 * BLOCK).unwrap();
     let refused = |tree: &Tree| {
         let message = tree.take(129 * BLOCK).unwrap_err().to_string();
-        assert!(message.contains("does not match roothash="), "{message}");
+        assert!(message.contains("does not match the root hash"), "{message}");
     };
     // Past its two digests the block is zeros, which are proven just as well.
     for at in 0..tree.top.len() {

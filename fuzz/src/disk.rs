@@ -6,7 +6,9 @@ use cvm_init::format::device::{Dev, SECTOR};
 use cvm_init::format::ext4;
 use cvm_init::format::hex;
 use cvm_init::format::program::Program;
-use cvm_init::format::verity::{BLOCK_SIZE, OnCorruption, Params, SUPERBLOCK_SIZE};
+use cvm_init::format::verity::{
+    self, BLOCK_SIZE, HASH_START, OnCorruption, Params, SUPERBLOCK_SIZE,
+};
 use cvm_init::kernel::block::{self, Partition};
 
 use super::{check_refusal, split_padded};
@@ -26,7 +28,7 @@ pub fn verity_superblock(bytes: &[u8]) {
     assert_eq!(Params::new(params.salt.clone(), params.data_blocks).as_ref(), Ok(&params));
 
     let root_hash = [0xab; 32];
-    let table = params.table(DATA, HASH, &root_hash, OnCorruption::IoError, false);
+    let table = params.table(DATA, HASH, HASH_START, &root_hash, OnCorruption::IoError, false);
     let fields: Vec<_> = table.split(' ').collect();
     let [kind, data, hash, data_size, hash_size, blocks, start, algorithm, root, salt] = fields[..]
     else {
@@ -52,6 +54,21 @@ pub fn verity_superblock(bytes: &[u8]) {
             assert!(u128::from(hash_bytes) >= 4096 + u128::from(params.data_blocks) * 32);
         }
         Err(error) => check_refusal(&error),
+    }
+    check_whole_disk(data_bytes / u64::from(BLOCK_SIZE));
+}
+
+/// What is told from the size of a disk with data and hash tree lies on it, and one block more of data
+/// would not.
+fn check_whole_disk(blocks: u64) {
+    let room = |data_blocks: u64| {
+        let params = Params::new(Vec::new(), data_blocks).ok()?;
+        let behind = blocks.checked_sub(data_blocks)?.saturating_mul(BLOCK_SIZE.into());
+        params.require_room(u64::MAX, behind).ok()
+    };
+    match verity::data_blocks_before_tree(blocks) {
+        Some(data) => assert!(room(data).is_some() && room(data + 1).is_none(), "{blocks}: {data}"),
+        None => assert!(room(2).is_none(), "{blocks}"),
     }
 }
 
@@ -120,8 +137,9 @@ pub fn partitions(bytes: &[u8]) {
         match Partition::from_attributes("sda", read) {
             Ok(Some(partition)) => {
                 assert_eq!(attributes[0].trim_end().parse(), Ok(partition.number));
-                assert_eq!(Dev::parse(&partition.dev.to_string()), Some(partition.dev));
-                assert_eq!(partition.bytes(), partition.sectors.saturating_mul(512));
+                let device = &partition.device;
+                assert_eq!(Dev::parse(&device.dev.to_string()), Some(device.dev));
+                assert_eq!(device.bytes(), device.sectors.saturating_mul(512));
                 found.push(partition);
             }
             Ok(None) => assert!(attributes[0].trim_end().parse::<u64>().is_err()),
@@ -133,8 +151,8 @@ pub fn partitions(bytes: &[u8]) {
             let overlap = one.overlaps(other);
             assert_eq!(other.overlaps(one), overlap);
             // One without a sector may be seen to overlap what it lies within.
-            let exact =
-                overlap == share_a_sector(one, other) || one.sectors.min(other.sectors) == 0;
+            let is_empty = one.device.sectors.min(other.device.sectors) == 0;
+            let exact = overlap == share_a_sector(one, other) || is_empty;
             assert!(exact, "{one:?} {other:?}");
         }
     }
@@ -145,7 +163,8 @@ pub fn partitions(bytes: &[u8]) {
 
 /// The same by arithmetic that cannot overflow.
 fn share_a_sector(one: &Partition, other: &Partition) -> bool {
-    let end = |partition: &Partition| u128::from(partition.start) + u128::from(partition.sectors);
+    let end =
+        |partition: &Partition| u128::from(partition.start) + u128::from(partition.device.sectors);
     let first = one.start.max(other.start);
     u128::from(first) < end(one).min(end(other))
 }
@@ -159,10 +178,11 @@ fn check_growth(cocos: &Partition, disk_sectors: u64, all: &[Partition]) {
     let Some(sectors) = cocos.length_to_end(disk_sectors, all) else {
         return;
     };
-    assert!(sectors > cocos.sectors);
+    assert!(sectors > cocos.device.sectors);
     let end = cocos.start.checked_add(sectors).expect("an end that is a sector");
     assert!(end < disk_sectors, "{end} is not on a disk of {disk_sectors}");
-    let grown = Partition { sectors, ..cocos.clone() };
+    let mut grown = cocos.clone();
+    grown.device.sectors = sectors;
     for other in others() {
         assert!(!share_a_sector(&grown, other), "{grown:?} grew over {other:?}");
     }

@@ -1,6 +1,6 @@
 //! Texts: the command line, what the shares are called, the fstab, and what is logged of all that.
 
-use cvm_init::config::{Config, DiskChoice, Lines, SHARES};
+use cvm_init::config::{Config, DataDisk, DiskChoice, Lines, SHARES};
 use cvm_init::format::fstab::{self, Share};
 use cvm_init::format::hex;
 use cvm_init::format::verity::Params;
@@ -50,6 +50,17 @@ fn check_values(config: &Config) {
         DiskChoice::Name(name) => assert!(!name.is_empty() && !name.contains('/'), "{name:?}"),
         DiskChoice::Serial(serial) => assert!(!serial.is_empty()),
     }
+    assert!(config.volume.as_ref().is_none_or(|serial| !serial.is_empty()));
+    assert!(config.volume_min >= 32 << 20);
+    // A name becomes part of a path, and a serial stands for one disk.
+    let mut serials: Vec<_> = config.volume.iter().collect();
+    for (index, DataDisk { name, serial, .. }) in config.data.iter().enumerate() {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+        assert!((1..=32).contains(&name.len()) && name.bytes().all(is_plain), "{name:?}");
+        assert!(config.data[..index].iter().all(|other| other.name != *name), "{name}");
+        assert!(!serial.is_empty() && !serials.contains(&serial), "{serial:?}");
+        serials.push(serial);
+    }
 }
 
 /// Its values written as words again are read as the same values.
@@ -73,11 +84,21 @@ fn check_round_trip(config: &Config) {
         DiskChoice::Name(name) => words.push(format!("cvm.disk=\"/dev/{name}\"")),
         DiskChoice::Serial(serial) => words.push(format!("\"cvm.disk=serial:{serial}\"")),
     }
+    words.push(format!("cvm.volume_min={}", config.volume_min));
+    if let Some(serial) = &config.volume {
+        words.push(format!("\"cvm.volume=serial:{serial}\""));
+    }
+    for DataDisk { name, serial, root_hash, blocks } in &config.data {
+        let at = blocks.map(|blocks| format!("@{blocks}")).unwrap_or_default();
+        let hash = hex::encode(root_hash);
+        words.push(format!("\"cvm.data={name}:serial:{serial}:{hash}{at}\""));
+    }
     let again = Config::from_cmdline(&words.join("\t")).expect("its own values");
     let told = |config: &Config| {
         let Config { root_hash, verity, disk, grow, timeout, log, shares, init, .. } =
             config.clone();
-        (root_hash, verity, disk, grow, timeout, log, shares, init)
+        let disks = (disk, config.volume.clone(), config.volume_min, config.data.clone());
+        (root_hash, verity, disks, grow, timeout, log, shares, init)
     };
     assert_eq!(told(&again), told(config));
 }

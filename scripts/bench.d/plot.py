@@ -52,6 +52,7 @@ STAGES = {
     "config": "#000000",
     "disk": "#009e73",
     "root": "#f0e442",
+    "data": "#d55e00",
     "volume": "#0072b2",
     "runtime": "#e69f00",
     "handoff": "#cc79a7",

@@ -6,8 +6,9 @@ use log::LevelFilter;
 
 use super::Config;
 use super::values::{
-    ACTIONS, DiskChoice, LEVELS, REACTIONS, SHARES, SYSTEMD_BOOLEANS, TAGS, Tags, YES_NO, cipher,
-    disk, one_of, root_hash, salt, shares, timeout,
+    ACTIONS, DataDisk, DiskChoice, LEVELS, REACTIONS, SHARES, SYSTEMD_BOOLEANS, TAGS, Tags,
+    VOLUME_MIN, YES_NO, cipher, data, disk, one_of, root_hash, salt, shares, timeout, volume,
+    volume_min,
 };
 use crate::error::{Error, Result};
 use crate::format::fstab::Share;
@@ -21,6 +22,9 @@ pub(super) struct Given {
     verity_data_blocks: Option<u64>,
     on_corruption: Option<OnCorruption>,
     disk: Option<DiskChoice>,
+    volume: Option<String>,
+    volume_min: Option<u64>,
+    data: Vec<DataDisk>,
     cipher: Option<String>,
     integrity: Option<String>,
     tags: Option<Tags>,
@@ -67,6 +71,22 @@ pub(super) const KEYS: &[Key] = &[
         given.disk = Some(disk(text)?);
         Ok(())
     }),
+    ("cvm.volume", |given, text| {
+        given.volume = Some(volume(text)?);
+        Ok(())
+    }),
+    ("cvm.volume_min", |given, text| {
+        given.volume_min = Some(volume_min(text)?);
+        Ok(())
+    }),
+    ("cvm.data", |given, text| {
+        let data = data(text)?;
+        if given.data.iter().any(|other| other.name == data.name) {
+            return Err(format!("the name {} is given twice", data.name));
+        }
+        given.data.push(data);
+        Ok(())
+    }),
     ("cvm.cipher", |given, text| {
         given.cipher = Some(text.to_owned());
         Ok(())
@@ -110,6 +130,9 @@ pub(super) const KEYS: &[Key] = &[
     }),
 ];
 
+/// Keys of which each further one says something more.
+pub(super) const REPEATABLE: &[&str] = &["cvm.data"];
+
 /// Long enough for slow firmware to show its disks, short enough that a dead host is noticed.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -125,6 +148,7 @@ impl Given {
                 "cvm.begin and cvm.end do not stand together: the command line was cut",
             ));
         }
+        self.require_different_disks()?;
         let root_hash = self.root_hash.ok_or_else(|| Error::new("roothash= is missing"))?;
         let verity = match (self.verity_salt, self.verity_data_blocks) {
             (None, None) => None,
@@ -152,6 +176,9 @@ impl Given {
             verity,
             on_corruption: self.on_corruption.unwrap_or_default(),
             disk: self.disk.unwrap_or(DiskChoice::Proof),
+            volume: self.volume,
+            volume_min: self.volume_min.unwrap_or(VOLUME_MIN),
+            data: self.data,
             cipher,
             tags,
             grow: self.grow.unwrap_or(true),
@@ -161,5 +188,21 @@ impl Given {
             credentials: self.credentials.unwrap_or(false),
             init: self.init.unwrap_or_else(|| "/sbin/init".to_owned()),
         })
+    }
+    /// A serial names one disk, and a disk is for one thing.
+    fn require_different_disks(&self) -> Result<()> {
+        let root = match &self.disk {
+            Some(DiskChoice::Serial(serial)) => Some(serial),
+            _ => None,
+        };
+        let data = self.data.iter().map(|data| &data.serial);
+        let mut seen = Vec::new();
+        for serial in root.into_iter().chain(&self.volume).chain(data) {
+            if seen.contains(&serial) {
+                return Err(Error::new(format!("the serial {serial:?} is given to two disks")));
+            }
+            seen.push(serial);
+        }
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use self::keys::{Given, KEYS, MARKS};
+use self::keys::{Given, KEYS, MARKS, REPEATABLE};
 use self::values::{ACTIONS, one_of};
 use crate::error::{Error, Result};
 use crate::format::crypt::Cipher;
@@ -19,7 +19,7 @@ use crate::format::verity::{self, OnCorruption, RootHash};
 use crate::kernel::power::Action;
 
 pub use self::keys::DEFAULT_TIMEOUT;
-pub use self::values::{DiskChoice, SHARES, Tags};
+pub use self::values::{DataDisk, DiskChoice, SHARES, Tags};
 
 /// Everything that a boot is told from outside.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +32,12 @@ pub struct Config {
     pub on_corruption: OnCorruption,
     /// `cvm.disk=`
     pub disk: DiskChoice,
+    /// `cvm.volume=`: the serial of another disk for the volume; else it lies on the root's.
+    pub volume: Option<String>,
+    /// `cvm.volume_min=`: the least that the volume's place has, in bytes.
+    pub volume_min: u64,
+    /// `cvm.data=`, as often as it is given.
+    pub data: Vec<DataDisk>,
     /// `cvm.cipher=` and `cvm.integrity=`
     pub cipher: &'static Cipher,
     /// `cvm.tags=`; none where the cipher has no tags.
@@ -133,7 +139,7 @@ fn take(given: &mut Given, seen: &mut Vec<&'static str>, word: &str) -> Result<b
         }
         return Ok(false);
     };
-    if seen.contains(name) {
+    if seen.contains(name) && !REPEATABLE.contains(name) {
         return Err(Error::new(format!("{name}= is given twice")));
     }
     seen.push(name);
@@ -173,6 +179,9 @@ mod tests {
         "cvm.verity_salt=0a0b",
         "cvm.verity_data_blocks=77",
         "cvm.disk=serial:AB",
+        "cvm.volume=serial:CD",
+        "cvm.volume_min=64M",
+        "cvm.data=models:serial:EF:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff@77",
         "cvm.cipher=aes-gcm-random",
         "cvm.integrity=aead",
         "cvm.tags=disk",
@@ -199,6 +208,7 @@ mod tests {
         let config = parse("").unwrap();
         assert_eq!(config.root_hash[..3], [0x00, 0x11, 0x22]);
         assert_eq!(config.disk, DiskChoice::Proof);
+        assert_eq!((config.volume, config.volume_min, config.data), (None, 32 << 20, Vec::new()));
         assert_eq!((config.cipher.name, config.cipher.integrity), ("aes-gcm-random", "aead"));
         assert_eq!(config.tags, Some(Tags::Memory));
         assert_eq!(config.on_corruption, OnCorruption::Restart);
@@ -218,6 +228,15 @@ mod tests {
         let params = verity::Params::new(vec![10, 11], 77).unwrap();
         assert_eq!(config.verity, Some(params));
         assert_eq!(config.disk, DiskChoice::Serial("AB".into()));
+        assert_eq!(config.volume.as_deref(), Some("CD"));
+        assert_eq!(config.volume_min, 64 << 20);
+        let data = DataDisk {
+            name: "models".into(),
+            serial: "EF".into(),
+            root_hash: config.root_hash,
+            blocks: Some(77),
+        };
+        assert_eq!(config.data, [data]);
         assert_eq!(config.tags, Some(Tags::Disk));
         assert_eq!(config.on_corruption, OnCorruption::Panic);
         assert!(!config.grow);
@@ -279,6 +298,44 @@ mod tests {
         ] {
             assert_eq!(refusal(rest), message);
         }
+    }
+
+    #[test]
+    fn disks_that_cannot_be_meant_are_refused() {
+        let hash = HASH.split_once('=').unwrap().1;
+        for (rest, message) in [
+            ("cvm.volume=serial:", "cvm.volume=serial:: not serial:STRING"),
+            ("cvm.volume=/dev/sdb", "cvm.volume=/dev/sdb: not serial:STRING"),
+            (
+                "cvm.volume_min=31M",
+                "cvm.volume_min=31M: not a size of at least 33554432 bytes, such as 64M or 2G",
+            ),
+            ("cvm.volume=serial:a cvm.volume=serial:b", "cvm.volume= is given twice"),
+            ("cvm.volume_min=1G cvm.volume_min=1G", "cvm.volume_min= is given twice"),
+            ("cvm.disk=serial:a cvm.volume=serial:a", "the serial \"a\" is given to two disks"),
+        ] {
+            assert_eq!(refusal(rest), message);
+        }
+        let one = format!("cvm.data=m:serial:a:{hash}");
+        let same_name = format!("cvm.data=m:serial:b:{hash}");
+        assert_eq!(
+            refusal(&format!("{one} {same_name}")),
+            format!("{same_name}: the name m is given twice")
+        );
+        for other in ["cvm.data=n:serial:a:HASH", "cvm.volume=serial:a", "cvm.disk=serial:a"] {
+            let line = format!("{one} {}", other.replace("HASH", hash));
+            assert_eq!(refusal(&line), "the serial \"a\" is given to two disks");
+        }
+    }
+
+    #[test]
+    fn further_data_is_taken_as_often_as_it_is_given() {
+        let hash = HASH.split_once('=').unwrap().1;
+        let words = ["a", "b-2", "c_3"].map(|name| format!("cvm.data={name}:serial:{name}:{hash}"));
+        let config = parse(&words.join(" ")).unwrap();
+        let names: Vec<_> = config.data.iter().map(|data| &*data.name).collect();
+        assert_eq!(names, ["a", "b-2", "c_3"]);
+        assert!(config.data.iter().all(|data| data.blocks.is_none()));
     }
 
     #[test]
@@ -423,7 +480,13 @@ mod tests {
             prop_assume!(KEYS.iter().all(|(key, _)| *key != unknown_name));
             prop_assert_eq!(refusal(&unknown), format!("unknown key {unknown_name}="));
             let twice = EVERY_KEY[twice];
-            prop_assert_eq!(refusal(twice), format!("{}= is given twice", name(twice)));
+            let message = match name(twice) {
+                repeatable if REPEATABLE.contains(&&*repeatable) => {
+                    format!("{twice}: the name models is given twice")
+                }
+                key => format!("{key}= is given twice"),
+            };
+            prop_assert_eq!(refusal(twice), message);
         }
 
         #[test]

@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::format::crypt::{self, CIPHERS, Cipher};
 use crate::format::fstab::Share;
 use crate::format::hex;
-use crate::format::verity::{OnCorruption, RootHash};
+use crate::format::luks2;
+use crate::format::verity::{OnCorruption, Params, RootHash};
 use crate::kernel::power::Action;
 
 /// How the disk is chosen (`cvm.disk=`). Whichever it is, it must prove the root hash.
@@ -20,6 +21,20 @@ pub enum DiskChoice {
     Name(String),
     /// The disk with this serial.
     Serial(String),
+}
+
+/// Further verified data on a disk of its own (`cvm.data=`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataDisk {
+    /// What it is called in the guest.
+    pub name: String,
+    /// Serial of the disk, which must prove the root hash all the same.
+    pub serial: String,
+    /// Root hash of the data.
+    pub root_hash: RootHash,
+    /// Data blocks of 4096 bytes, behind which the hash area begins; by the size of the disk where
+    /// they are not given.
+    pub blocks: Option<u64>,
 }
 
 /// Where the volume's integrity tags live (`cvm.tags=`).
@@ -77,6 +92,14 @@ pub(super) const LEVELS: &[(&str, LevelFilter)] = &[
     ("debug", LevelFilter::Debug),
 ];
 
+/// The least that a volume is made on, in bytes: sixteen megabytes of header, and as much again to make
+/// the rest worth its name.
+pub(super) const VOLUME_MIN: u64 = 2 * luks2::DATA_OFFSET;
+
+/// The longest name in `cvm.data=`: with what goes before and behind it, it has to fit in the names of
+/// the device-mapper (127 bytes).
+const DATA_NAME_MAX: usize = 32;
+
 /// The longest `cvm.timeout=`, in seconds: an hour.
 const TIMEOUT_MAX: u64 = 3600;
 
@@ -127,6 +150,63 @@ pub(super) fn disk(text: &str) -> std::result::Result<DiskChoice, String> {
     }
 }
 
+/// The serial of another disk.
+pub(super) fn volume(text: &str) -> std::result::Result<String, String> {
+    match text.strip_prefix("serial:") {
+        Some(serial) if !serial.is_empty() => Ok(serial.to_owned()),
+        _ => Err("not serial:STRING".into()),
+    }
+}
+
+/// The least size of the volume's place, in bytes.
+pub(super) fn volume_min(text: &str) -> std::result::Result<u64, String> {
+    match size(text) {
+        Some(bytes @ VOLUME_MIN..) => Ok(bytes),
+        _ => Err(format!("not a size of at least {VOLUME_MIN} bytes, such as 64M or 2G")),
+    }
+}
+
+/// Bytes, or with K, M, G or T behind the number so many times 1024, 1024^2 and so on.
+fn size(text: &str) -> Option<u64> {
+    let (digits, power) = match text.strip_suffix(['K', 'M', 'G', 'T']) {
+        Some(digits) if text.ends_with('K') => (digits, 1),
+        Some(digits) if text.ends_with('M') => (digits, 2),
+        Some(digits) if text.ends_with('G') => (digits, 3),
+        Some(digits) => (digits, 4),
+        None => (text, 0),
+    };
+    number(digits)?.checked_mul(1 << (10 * power))
+}
+
+/// Decimal digits and nothing else.
+fn number(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// `NAME:serial:STRING:HASH[@BLOCKS]`, read from both ends: the serial may hold any of these signs.
+pub(super) fn data(text: &str) -> std::result::Result<DataDisk, String> {
+    let parts = text.split_once(':').and_then(|(name, rest)| {
+        let (serial, proof) = rest.strip_prefix("serial:")?.rsplit_once(':')?;
+        (!serial.is_empty()).then_some((name, serial, proof))
+    });
+    let (name, serial, proof) =
+        parts.ok_or("not NAME:serial:STRING:HASH, nor the same with @BLOCKS")?;
+    let is_known = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
+    if !(1..=DATA_NAME_MAX).contains(&name.len()) || !name.bytes().all(is_known) {
+        return Err(format!("its name is not 1 to {DATA_NAME_MAX} of a-z, 0-9, _ and -"));
+    }
+    let (hash, blocks) = match proof.split_once('@') {
+        Some((hash, blocks)) => {
+            let blocks = number(blocks).ok_or("what is behind @ is not a number of blocks")?;
+            Params::new(Vec::new(), blocks).map_err(|error| error.to_string())?;
+            (hash, Some(blocks))
+        }
+        None => (proof, None),
+    };
+    let root_hash = root_hash(hash)?;
+    Ok(DataDisk { name: name.to_owned(), serial: serial.to_owned(), root_hash, blocks })
+}
+
 pub(super) fn shares(text: &str) -> std::result::Result<Vec<Share>, String> {
     if text == "no" {
         return Ok(Vec::new());
@@ -150,4 +230,71 @@ pub(super) fn one_of<T: Copy>(text: &str, table: &[(&str, T)]) -> std::result::R
         let names: Vec<_> = table.iter().map(|(name, _)| *name).collect();
         format!("not one of {}", names.join(", "))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_malformed_size_is_refused() {
+        for text in ["", "M", "31M", "33554431", "+64M", "-64M", "64MB", "64m", "1.5G", "16777216T"]
+        {
+            let message = "not a size of at least 33554432 bytes, such as 64M or 2G";
+            assert_eq!(volume_min(text).unwrap_err(), message, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn malformed_data_is_refused_by_its_fault() {
+        let hash = "5a".repeat(32);
+        let form = "not NAME:serial:STRING:HASH, nor the same with @BLOCKS";
+        let name = "its name is not 1 to 32 of a-z, 0-9, _ and -";
+        let blocks = "what is behind @ is not a number of blocks";
+        let long = format!("{}:serial:a:HASH", "n".repeat(33));
+        for (text, message) in [
+            ("m", form),
+            ("m:serial:a", form),
+            ("m:a:HASH", form),
+            ("m:serial::HASH", form),
+            (":serial:a:HASH", name),
+            ("M:serial:a:HASH", name),
+            ("../m:serial:a:HASH", name),
+            (&long, name),
+            ("m:serial:a:00ff", "4 characters, a SHA-256 root hash has 64"),
+            ("m:serial:a:b:", "0 characters, a SHA-256 root hash has 64"),
+            ("m:serial:a:HASH@", blocks),
+            ("m:serial:a:HASH@+7", blocks),
+            ("m:serial:a:HASH@2@2", blocks),
+            ("m:serial:a:HASH@1", "verity data blocks 1, not from 2 to 4503599627370496"),
+        ] {
+            assert_eq!(data(&text.replace("HASH", &hash)).unwrap_err(), message, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn data_is_read_as_it_is_shown(
+            name in "[a-z0-9_-]{1,32}",
+            serial in "[ -~]{1,40}",
+            root_hash: [u8; 32],
+            blocks in prop::option::of(2..=1_u64 << 52),
+        ) {
+            let at = blocks.map(|blocks| format!("@{blocks}")).unwrap_or_default();
+            let text = format!("{name}:serial:{serial}:{}{at}", hex::encode(&root_hash));
+            prop_assert_eq!(data(&text), Ok(DataDisk { name, serial, root_hash, blocks }));
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC*") {
+            let _ = (data(&text), volume(&text), volume_min(&text));
+        }
+
+        #[test]
+        fn sizes_are_counted_in_powers_of_1024(count in 1..1_u64 << 20, unit in 0..5_usize) {
+            let (letter, power) = [("", 0), ("K", 1), ("M", 2), ("G", 3), ("T", 4)][unit];
+            prop_assert_eq!(size(&format!("{count}{letter}")), Some(count << (10 * power)));
+        }
+    }
 }

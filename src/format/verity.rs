@@ -14,8 +14,29 @@ use crate::format::hex;
 pub const BLOCK_SIZE: u32 = 4096;
 /// Bytes of the superblock that are read.
 pub const SUPERBLOCK_SIZE: usize = 512;
-/// Where the hash tree begins, in hash blocks: behind the superblock's.
+/// Where the hash tree begins in a hash area with a superblock, in hash blocks: behind it.
 pub const HASH_START: u64 = 1;
+
+/// Where on its device the hash tree lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HashArea {
+    /// Bytes from the start of the device; a multiple of [`BLOCK_SIZE`].
+    pub offset: u64,
+    /// Whether it begins with a block for the superblock, be that read or not.
+    pub superblock: bool,
+}
+
+impl HashArea {
+    /// A device of its own, as `veritysetup format` makes it.
+    pub const WHOLE: Self = Self { offset: 0, superblock: true };
+
+    /// Where the hash tree begins, in hash blocks from the start of the device.
+    #[must_use]
+    pub fn hash_start(self) -> u64 {
+        let before = if self.superblock { HASH_START } else { 0 };
+        self.offset / u64::from(BLOCK_SIZE) + before
+    }
+}
 
 /// Digest of the top hash block.
 pub type RootHash = [u8; 32];
@@ -127,15 +148,15 @@ impl Params {
         let available = data_bytes / u64::from(BLOCK_SIZE);
         if self.data_blocks > available {
             return Err(Error::new(format!(
-                "verity data blocks {}, but the partition holds {available}",
+                "verity data blocks {}, but there is room for {available}",
                 self.data_blocks
             )));
         }
-        let needed = HASH_START + self.hash_blocks();
+        let needed = HASH_START + hash_blocks(self.data_blocks);
         let available = hash_bytes / u64::from(BLOCK_SIZE);
         if needed > available {
             return Err(Error::new(format!(
-                "verity hash tree of {needed} blocks, but the partition holds {available}"
+                "verity hash tree of {needed} blocks, but there is room for {available}"
             )));
         }
         Ok(())
@@ -156,7 +177,7 @@ impl Params {
             return Ok(());
         }
         Err(Error::new(format!(
-            "the top hash block does not match roothash=: its digest is {}",
+            "the top hash block does not match the root hash: its digest is {}",
             hex::encode(&digest)
         )))
     }
@@ -167,13 +188,14 @@ impl Params {
         self.data_blocks * (u64::from(BLOCK_SIZE) / SECTOR)
     }
 
-    /// The table's parameters. `on_errors`: what is done about a block that does not match is done
+    /// The table's parameters; the hash tree begins at block `hash_start` of its device. `on_errors`: what is done about a block that does not match is done
     /// about one that cannot be read as well, which [`ERRORS_SINCE`] can.
     #[must_use]
     pub fn table(
         &self,
         data: Dev,
         hash: Dev,
+        hash_start: u64,
         root_hash: &RootHash,
         on_corruption: OnCorruption,
         on_errors: bool,
@@ -191,22 +213,40 @@ impl Params {
             (OnCorruption::Panic, true) => " 2 panic_on_corruption panic_on_error",
         };
         format!(
-            "{HASH_TYPE} {data} {hash} {BLOCK_SIZE} {BLOCK_SIZE} {} {HASH_START} {ALGORITHM} {} {salt}{options}",
+            "{HASH_TYPE} {data} {hash} {BLOCK_SIZE} {BLOCK_SIZE} {} {hash_start} {ALGORITHM} {} {salt}{options}",
             self.data_blocks,
             hex::encode(root_hash),
         )
     }
+}
 
-    /// Blocks of the hash tree, all levels together.
-    fn hash_blocks(&self) -> u64 {
-        let mut level = self.data_blocks;
-        let mut blocks = 0;
-        while level > 1 {
-            level = level.div_ceil(1 << DIGESTS_BITS);
-            blocks += level;
-        }
-        blocks
+/// Blocks of the hash tree over so many data blocks, all levels together.
+fn hash_blocks(data_blocks: u64) -> u64 {
+    let mut level = data_blocks;
+    let mut blocks = 0;
+    while level > 1 {
+        level = level.div_ceil(1 << DIGESTS_BITS);
+        blocks += level;
     }
+    blocks
+}
+
+/// The most data blocks that fit on a device of `blocks` with superblock and hash tree behind them:
+/// of a device that just holds all three, its data blocks. `None` where not even two fit.
+#[must_use]
+pub fn data_blocks_before_tree(blocks: u64) -> Option<u64> {
+    let has_room = |data: u64| data + HASH_START + hash_blocks(data) <= blocks;
+    // Of these two, the first has room and the second has not.
+    let (mut data, mut more) = (0, blocks.min(DATA_BLOCKS_MAX) + 1);
+    while more - data > 1 {
+        let middle = data.midpoint(more);
+        if has_room(middle) {
+            data = middle;
+        } else {
+            more = middle;
+        }
+    }
+    (data >= 2).then_some(data)
 }
 
 /// What is left of a superblock.
@@ -295,13 +335,32 @@ mod tests {
         let data = params.require_room(1000 * block - 1, 10 * block);
         assert_eq!(
             data.unwrap_err().to_string(),
-            "verity data blocks 1000, but the partition holds 999"
+            "verity data blocks 1000, but there is room for 999"
         );
         let hash = params.require_room(1000 * block, 10 * block - 1);
         assert_eq!(
             hash.unwrap_err().to_string(),
-            "verity hash tree of 10 blocks, but the partition holds 9"
+            "verity hash tree of 10 blocks, but there is room for 9"
         );
+    }
+
+    #[test]
+    fn a_tree_begins_behind_its_superblock() {
+        assert_eq!(HashArea::WHOLE.hash_start(), 1);
+        assert_eq!(HashArea { offset: 256 * 4096, superblock: true }.hash_start(), 257);
+        assert_eq!(HashArea { offset: 256 * 4096, superblock: false }.hash_start(), 256);
+    }
+
+    /// As `veritysetup format --hash-offset` makes it of 256 blocks: a superblock, two hash blocks and
+    /// the top one.
+    #[test]
+    fn data_blocks_are_told_from_the_size_of_all() {
+        assert_eq!(data_blocks_before_tree(260), Some(256));
+        assert_eq!(data_blocks_before_tree(4), Some(2));
+        for blocks in 0..4 {
+            assert_eq!(data_blocks_before_tree(blocks), None);
+        }
+        assert_eq!(data_blocks_before_tree(u64::MAX), Some(DATA_BLOCKS_MAX));
     }
 
     #[test]
@@ -311,7 +370,7 @@ mod tests {
         let hex = "ab".repeat(32);
         let table = |salt: &[u8], on_corruption, on_errors| {
             let params = Params::new(salt.to_vec(), 1000).unwrap();
-            params.table(dev(2), dev(3), &root_hash, on_corruption, on_errors)
+            params.table(dev(2), dev(3), 1, &root_hash, on_corruption, on_errors)
         };
         let start = format!("1 8:2 8:3 4096 4096 1000 1 sha256 {hex}");
         for (on_corruption, salt, end, end_on_errors) in [
@@ -378,6 +437,26 @@ mod tests {
             });
             let fits = data_blocks <= data && HASH_START + levels.skip(1).sum::<u64>() <= hash;
             prop_assert_eq!(params.require_room(data_bytes, hash_bytes).is_ok(), fits);
+        }
+
+        #[test]
+        fn a_device_that_just_holds_data_and_tree_tells_where_the_data_ends(
+            data_blocks in prop_oneof![2..100_000_u64, 2..=DATA_BLOCKS_MAX],
+            more in 0..3_u64,
+        ) {
+            let all = data_blocks + HASH_START + hash_blocks(data_blocks);
+            prop_assert_eq!(data_blocks_before_tree(all), Some(data_blocks));
+            let before = data_blocks_before_tree(all - 1);
+            prop_assert!(before.is_none_or(|blocks| blocks < data_blocks), "{:?}", before);
+            let found = data_blocks_before_tree(all + more).unwrap();
+            prop_assert!((data_blocks..=data_blocks + more).contains(&found));
+        }
+
+        #[test]
+        fn no_size_of_a_device_panics(blocks: u64) {
+            if let Some(data) = data_blocks_before_tree(blocks) {
+                prop_assert!(data < blocks);
+            }
         }
     }
 }

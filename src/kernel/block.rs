@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::format::device::{Dev, SECTOR};
@@ -15,13 +15,22 @@ const BACKUP_TABLE: u64 = 33;
 /// Sectors to which partitions are aligned: a megabyte, as by every partitioning tool.
 const ALIGNMENT: u64 = 2048;
 
+/// A block device: a whole disk, or a partition of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Kernel name: `sda`, `nvme0n1p3`.
+    pub name: String,
+    /// Device number.
+    pub dev: Dev,
+    /// Length in sectors of 512 bytes.
+    pub sectors: u64,
+}
+
 /// A whole disk.
 #[derive(Debug, Clone)]
 pub struct Disk {
-    /// Kernel name: `sda`, `nvme0n1`.
-    pub name: String,
-    /// Sectors of 512 bytes.
-    pub sectors: u64,
+    /// All of it.
+    pub device: Device,
     /// Bytes in a sector as the disk counts them, and its partition table with it.
     pub logical_block: u64,
 }
@@ -29,42 +38,15 @@ pub struct Disk {
 /// A partition of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Partition {
-    /// Kernel name: `sda3`, `nvme0n1p3`.
-    pub name: String,
+    /// What lies in it.
+    pub device: Device,
     /// Number in the partition table, from 1.
     pub number: u32,
-    /// Device number.
-    pub dev: Dev,
     /// First sector, in sectors of 512 bytes.
     pub start: u64,
-    /// Length in sectors of 512 bytes.
-    pub sectors: u64,
 }
 
-impl Partition {
-    /// From its attributes in sysfs, each a line. `None` when it has no number: then it is no
-    /// partition.
-    ///
-    /// # Errors
-    /// When the device number cannot be read, or an attribute is not what the kernel writes.
-    pub fn from_attributes(
-        name: &str,
-        read: impl Fn(&str) -> io::Result<String>,
-    ) -> io::Result<Option<Self>> {
-        let number = |attribute| read(attribute).ok().and_then(|line| parse_number(&line));
-        let incomplete = || io::Error::other(format!("{name} has incomplete attributes"));
-        let Some(index) = number("partition") else {
-            return Ok(None);
-        };
-        Ok(Some(Self {
-            name: name.to_owned(),
-            number: u32::try_from(index).map_err(|_| incomplete())?,
-            dev: Dev::parse(&read("dev")?).ok_or_else(incomplete)?,
-            start: number("start").ok_or_else(incomplete)?,
-            sectors: number("size").ok_or_else(incomplete)?,
-        }))
-    }
-
+impl Device {
     /// Its node.
     #[must_use]
     pub fn path(&self) -> PathBuf {
@@ -84,10 +66,47 @@ impl Partition {
         Ok(file)
     }
 
+    /// The same where nobody else uses it, and nobody can as long as the file is open: it is not
+    /// mounted, no mapping lies on it, and both are true of each of its partitions (open(2), `O_EXCL`
+    /// on a block device; `bd_may_claim` in the kernel's `block/bdev.c`).
+    ///
+    /// # Errors
+    /// EBUSY when it is in use; those of [`Device::open`].
+    pub fn claim(&self, options: &OpenOptions) -> io::Result<File> {
+        self.open(options.clone().custom_flags(libc::O_EXCL))
+    }
+
     /// Length in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.sectors.saturating_mul(SECTOR)
+    }
+}
+
+impl Partition {
+    /// From its attributes in sysfs, each a line. `None` when it has no number: then it is no
+    /// partition.
+    ///
+    /// # Errors
+    /// When the device number cannot be read, or an attribute is not what the kernel writes.
+    pub fn from_attributes(
+        name: &str,
+        read: impl Fn(&str) -> io::Result<String>,
+    ) -> io::Result<Option<Self>> {
+        let number = |attribute| read(attribute).ok().and_then(|line| parse_number(&line));
+        let incomplete = || io::Error::other(format!("{name} has incomplete attributes"));
+        let Some(index) = number("partition") else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            device: Device {
+                name: name.to_owned(),
+                dev: Dev::parse(&read("dev")?).ok_or_else(incomplete)?,
+                sectors: number("size").ok_or_else(incomplete)?,
+            },
+            number: u32::try_from(index).map_err(|_| incomplete())?,
+            start: number("start").ok_or_else(incomplete)?,
+        }))
     }
 
     /// The length in sectors that it has when it reaches the end of a disk of `disk_sectors`, up
@@ -100,14 +119,14 @@ impl Partition {
         }
         let end = disk_sectors.saturating_sub(BACKUP_TABLE) / ALIGNMENT * ALIGNMENT;
         let length = end.checked_sub(self.start)?;
-        (length > self.sectors).then_some(length)
+        (length > self.device.sectors).then_some(length)
     }
 
     /// Whether all of it lies on a disk of `disk_sectors`. The kernel takes a table's word for a
     /// partition that ends before it starts, whose length is then nearly 2^64.
     #[must_use]
     pub fn lies_within(&self, disk_sectors: u64) -> bool {
-        self.start.checked_add(self.sectors).is_some_and(|end| end <= disk_sectors)
+        self.start.checked_add(self.device.sectors).is_some_and(|end| end <= disk_sectors)
     }
 
     /// Whether the two share a sector.
@@ -118,7 +137,7 @@ impl Partition {
 
     /// By their distance, which cannot overflow as an end can.
     fn starts_before_end_of(&self, other: &Self) -> bool {
-        self.start.checked_sub(other.start).is_none_or(|distance| distance < other.sectors)
+        self.start.checked_sub(other.start).is_none_or(|distance| distance < other.device.sectors)
     }
 }
 
@@ -129,15 +148,17 @@ impl Partition {
 pub fn disks() -> io::Result<Vec<Disk>> {
     let mut disks = BTreeMap::new();
     for name in names(Path::new("/sys/block"))? {
-        let number = |attribute| {
-            let line = fs::read_to_string(sys(&name).join(attribute)).ok();
-            line.as_deref().and_then(parse_number)
-        };
+        let dir = sys(&name);
+        let line = |attribute| fs::read_to_string(dir.join(attribute)).ok();
+        let number = |attribute| line(attribute).as_deref().and_then(parse_number);
         // A drive without a medium has no sectors; one that went away has no size.
-        if let Some(sectors @ 1..) = number("size") {
-            let logical_block = number("queue/logical_block_size").unwrap_or(SECTOR);
-            disks.insert(order(&name), Disk { name, sectors, logical_block });
-        }
+        let Some(sectors @ 1..) = number("size") else { continue };
+        // One of several paths to a disk has no number: it is not to be used by itself
+        // (`GENHD_FL_HIDDEN` in the kernel's `block/genhd.c`).
+        let Some(dev) = line("dev").as_deref().and_then(Dev::parse) else { continue };
+        let logical_block = number("queue/logical_block_size").unwrap_or(SECTOR);
+        let order = order(&name);
+        disks.insert(order, Disk { device: Device { name, dev, sectors }, logical_block });
     }
     Ok(disks.into_values().collect())
 }
@@ -148,7 +169,7 @@ impl Disk {
     /// # Errors
     /// When sysfs cannot be read, as when the disk went away.
     pub fn partitions(&self) -> io::Result<Vec<Partition>> {
-        let disk = sys(&self.name);
+        let disk = sys(&self.device.name);
         let mut partitions = Vec::new();
         for name in names(&disk)? {
             let dir = disk.join(&name);
@@ -163,7 +184,7 @@ impl Disk {
     /// # Errors
     /// When sysfs cannot be read.
     pub fn serial(&self) -> io::Result<Option<String>> {
-        let dir = sys(&self.name);
+        let dir = sys(&self.device.name);
         for (attribute, serial_in) in SERIALS {
             let serial = match fs::read(dir.join(attribute)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -172,6 +193,15 @@ impl Disk {
             return Ok(serial.as_deref().map(parse_serial));
         }
         Ok(None)
+    }
+
+    /// Whether the kernel refuses writes to it.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn is_read_only(&self) -> io::Result<bool> {
+        let ro = fs::read_to_string(sys(&self.device.name).join("ro"))?;
+        Ok(parse_number(&ro) != Some(0))
     }
 }
 
@@ -228,7 +258,7 @@ mod tests {
 
     fn partition(start: u64, sectors: u64) -> Partition {
         let dev = Dev { major: 8, minor: 4 };
-        Partition { name: "sda4".into(), number: 4, dev, start, sectors }
+        Partition { device: Device { name: "sda4".into(), dev, sectors }, number: 4, start }
     }
 
     #[test]
@@ -270,16 +300,11 @@ mod tests {
 
     #[test]
     fn a_node_of_another_device_is_not_opened() {
-        let partition = |minor| Partition {
-            name: "null".into(),
-            number: 4,
-            dev: Dev { major: 1, minor },
-            start: 0,
-            sectors: 1,
-        };
+        let device =
+            |minor| Device { name: "null".into(), dev: Dev { major: 1, minor }, sectors: 1 };
         for options in [OpenOptions::new().read(true), OpenOptions::new().write(true)] {
-            assert!(partition(3).open(options).is_ok());
-            let error = partition(5).open(options).unwrap_err().to_string();
+            assert!(device(3).open(options).is_ok());
+            let error = device(5).open(options).unwrap_err().to_string();
             assert_eq!(error, "the node is device 1:3, not 1:5");
         }
     }

@@ -1,6 +1,8 @@
 //! The stages of the boot, in the order in which [`crate::boot`] runs them.
 
+pub mod data;
 pub mod disk;
+mod filesystem;
 pub mod handoff;
 #[cfg(feature = "fault")]
 pub mod leftovers;
@@ -35,11 +37,27 @@ pub mod mapping {
     pub const INTEGRITY: &str = "cocos_crypt_dif";
     /// The tags, where they lie on the disk.
     pub const TAGS: &str = "cocos_crypt_tags";
-    /// The partition behind its header.
+    /// The partition or disk behind its header.
     pub const DATA: &str = "cocos_crypt_data";
 
-    /// All of them, from the top one down: each uses the next.
+    /// Those of every boot, from the top one down: each uses the next.
     pub const ALL: &[&str] = &[VOLUME, INTEGRITY, TAGS, DATA, ROOT];
+
+    /// What the names of further verified data begin with.
+    const VERIFIED: &str = "data_";
+
+    /// Further verified data, by its name in `cvm.data=`.
+    #[must_use]
+    pub fn data(name: &str) -> String {
+        format!("{VERIFIED}{name}")
+    }
+
+    /// Whether a mapping of this name is one of further verified data. Before the new root's init runs
+    /// there are none but ours.
+    #[must_use]
+    pub fn is_data(mapping: &str) -> bool {
+        mapping.starts_with(VERIFIED)
+    }
 }
 
 /// The path that the absolute `path` of the new root has for now.

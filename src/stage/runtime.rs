@@ -1,4 +1,4 @@
-//! Stage 5: what the new root finds mounted.
+//! Stage 6: what the new root finds mounted.
 
 use std::fs;
 use std::io::{self, Read};
@@ -112,7 +112,7 @@ pub fn prepare(config: &Config, report: &mut Report) -> Result<()> {
     if let Some(fstab) = fstab {
         cover_fstab(&fstab, &mounted)?;
     }
-    write_rules()?;
+    write_rules(config)?;
     make_dirs("/", SETTINGS_DIRS)?;
     effect(WRITE.on(&[&SETTINGS]), || fs::write(SETTINGS, SETTINGS_TEXT))
 }
@@ -215,10 +215,13 @@ fn cover_fstab(old: &str, mounted: &[(Share, String)]) -> Result<()> {
 
 /// Our mappings were made without udev's cookies, so the new root's udev would take them for not
 /// ready, and remove their nodes at the next trigger. Mappings of others have their own ways.
-fn write_rules() -> Result<()> {
+fn write_rules(config: &Config) -> Result<()> {
     make_dirs("/", RULES_DIRS)?;
     effect(WRITE.on(&[&RULES]), || {
-        let names = mapping::ALL.join("|");
+        let data = config.data.iter().map(|data| mapping::data(&data.name));
+        let names: Vec<_> =
+            mapping::ALL.iter().map(|name| (*name).to_owned()).chain(data).collect();
+        let names = names.join("|");
         fs::write(
             RULES,
             format!(

@@ -11,8 +11,8 @@ use crate::kernel::dm::Control;
 use crate::kernel::{fd, key, mount};
 
 /// Where the new root is mounted, with all that is mounted in it: before it is moved, and from
-/// then on, when it is this process's working directory.
-const MOUNTS: &[&str] = &[NEW_ROOT, "."];
+/// then on, when it is this process's working directory. Verified data is mounted in /run.
+const MOUNTS: &[&str] = &[NEW_ROOT, "/run", "."];
 
 /// What /dev may lie in by now: it moves to the new root, and the new root moves.
 const PLACES_OF_DEV: &[&str] = &["/", NEW_ROOT, "."];
@@ -49,6 +49,11 @@ pub fn run() {
     // A loop device goes with the mapping that uses it.
     for mapping in mapping::ALL {
         let _ = control.remove(mapping);
+    }
+    for mapping in control.names().unwrap_or_default() {
+        if mapping::is_data(&mapping) {
+            let _ = control.remove(&mapping);
+        }
     }
     match control.names() {
         Ok(left) if left.is_empty() => log::info!("taken down, mappings left: none"),

@@ -11,8 +11,8 @@ use crate::effect::{Effect, effect};
 use crate::error::Result;
 use crate::format::device::{Dev, SECTOR};
 use crate::format::hex;
-use crate::format::verity::{self, OnCorruption, Params, RootHash};
-use crate::kernel::block::Partition;
+use crate::format::verity::{self, HashArea, OnCorruption, Params, RootHash};
+use crate::kernel::block::Device;
 use crate::kernel::dm::{Mapping, Target};
 
 const OPEN: Effect<1> = Effect::new("open", "open {}");
@@ -26,20 +26,23 @@ const READ_TOP_HASH_BLOCK: Effect<1> =
 pub struct Verity {
     data: Dev,
     hash: Dev,
+    /// First block of the hash tree on its device.
+    hash_start: u64,
     root_hash: RootHash,
     /// What the hash tree was proven with.
     pub params: Params,
 }
 
 impl Verity {
-    /// Reads the parameters of the hash tree on `hash`, unless they are given, and proves them by the
-    /// top hash block.
+    /// Reads the parameters of the hash tree in the area `at` of `hash`, unless they are given, and
+    /// proves them by the top hash block. On one device, the data ends where that area begins.
     ///
     /// # Errors
     /// When the tree cannot be read, is none that is taken, or is another root hash's.
     pub fn prove(
-        data: &Partition,
-        hash: &Partition,
+        data: &Device,
+        hash: &Device,
+        at: HashArea,
         root_hash: &RootHash,
         params: Option<&Params>,
     ) -> Result<Self> {
@@ -47,14 +50,16 @@ impl Verity {
         let params = if let Some(params) = params {
             params.clone()
         } else {
-            let superblock = read_at(&device, READ_SUPERBLOCK, hash, 0)?;
+            let superblock = read_at(&device, READ_SUPERBLOCK, hash, at.offset)?;
             Params::from_superblock(&superblock)?
         };
-        params.require_room(data.bytes(), hash.bytes())?;
-        let at = verity::HASH_START * u64::from(verity::BLOCK_SIZE);
-        let top = read_at(&device, READ_TOP_HASH_BLOCK, hash, at)?;
+        let data_bytes = if data.dev == hash.dev { at.offset } else { data.bytes() };
+        params.require_room(data_bytes, hash.bytes().saturating_sub(at.offset))?;
+        let hash_start = at.hash_start();
+        let top = hash_start.saturating_mul(verity::BLOCK_SIZE.into());
+        let top = read_at(&device, READ_TOP_HASH_BLOCK, hash, top)?;
         params.prove(&top, root_hash)?;
-        Ok(Self { data: data.dev, hash: hash.dev, root_hash: *root_hash, params })
+        Ok(Self { data: data.dev, hash: hash.dev, hash_start, root_hash: *root_hash, params })
     }
 
     /// Maps it as `name`. What is wrong with a block before the handoff ends the boot with a reason.
@@ -90,6 +95,12 @@ impl Verity {
         control.replace(&mapping(name, &uuid), slice::from_ref(&target), is_same)
     }
 
+    /// Hexadecimal digits of the root hash.
+    #[must_use]
+    pub fn root_hash(&self) -> String {
+        hex::encode(&self.root_hash)
+    }
+
     /// Bytes of the mapping.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -99,16 +110,17 @@ impl Verity {
     /// The superblock's UUID is the host's word and would tell nothing: the first half of the root
     /// hash names it.
     fn uuid(&self, name: &str) -> String {
-        let identity: String = hex::encode(&self.root_hash).chars().take(32).collect();
+        let identity: String = self.root_hash().chars().take(32).collect();
         format!("CRYPT-VERITY-{identity}-{name}")
     }
 
     fn target(&self, on_corruption: OnCorruption, on_errors: bool) -> Target {
-        let (data, hash) = (self.data, self.hash);
+        let (data, hash, start) = (self.data, self.hash, self.hash_start);
+        let root_hash = &self.root_hash;
         Target {
             kind: "verity".into(),
             sectors: self.params.sectors(),
-            params: self.params.table(data, hash, &self.root_hash, on_corruption, on_errors),
+            params: self.params.table(data, hash, start, root_hash, on_corruption, on_errors),
         }
     }
 }
@@ -121,12 +133,7 @@ fn is_same(asked: &str, live: &str) -> bool {
     asked == live
 }
 
-fn read_at<const N: usize>(
-    file: &File,
-    read: Effect<1>,
-    of: &Partition,
-    at: u64,
-) -> Result<[u8; N]> {
+fn read_at<const N: usize>(file: &File, read: Effect<1>, of: &Device, at: u64) -> Result<[u8; N]> {
     effect(read.on(&[&of.name]), || {
         let mut bytes = [0; N];
         file.read_exact_at(&mut bytes, at)?;

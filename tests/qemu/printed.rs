@@ -36,6 +36,14 @@ fn plain_from_disk() {
 }
 
 #[test]
+fn plain_with_more_disks() {
+    let disks =
+        ["--volume", "10G:SCRATCH", "--data", "models.img:MODELS", "--data", "/a:b,c.img:D-2"];
+    let flags = [&["--tee", "none"], &disks[..]].concat();
+    golden("plain-disks", &flags, &[("ENABLE_KVM", "true")]);
+}
+
+#[test]
 fn plain_from_disk_with_everything_changed() {
     golden(
         "plain-changed",

@@ -3,6 +3,7 @@
 //! it.
 
 use crate::artefacts;
+use crate::data::Data;
 use crate::guest::{Ending, Guest};
 use crate::tool::Scratch;
 use crate::vm::{Bus, Vm};
@@ -25,10 +26,12 @@ const MOUNTS: &[(&str, &str, &str, &str)] = &[
     ("/var", "tmpfs", "tmpfs", "nosuid"),
     ("/etc/certs", "9p", "certs_share", "rw"),
     ("/etc/cocos", "9p", "env_share", "rw"),
+    ("/run/cvm-init/data/models", "ext4", "/dev/mapper/data_models", "ro"),
 ];
 
 /// The mappings by their names for other software.
-const MAPPINGS: &[&str] = &["/dev/mapper/root_verity", "/dev/mapper/cocos_crypt"];
+const MAPPINGS: &[&str] =
+    &["/dev/mapper/root_verity", "/dev/mapper/cocos_crypt", "/dev/mapper/data_models"];
 
 /// Each may make udev and systemd look at all devices and mounts anew.
 const DISTURBANCES: &[&str] = &[
@@ -47,11 +50,14 @@ fn a_debian_guest_keeps_what_the_boot_has_made() {
         fs::create_dir(host.join(share)).unwrap();
         fs::write(host.join(share).join("name"), share).unwrap();
     }
-    let image = artefacts::debian_image(&host);
+    let (image, data) = (artefacts::debian_image(&host), Data::standard());
     let mut guest = Vm::new()
         .memory("2G")
         .disk_on(Bus::VirtioScsi, &image.disk)
+        .disk_on(Bus::VirtioScsi, data.path())
+        .read_only()
         .append(&image.cmdline)
+        .append(&data.word("models", "disk1"))
         .share("certs_share", &host.join("certs"))
         .share("env_share", &host.join("env"))
         .boot();
@@ -66,6 +72,7 @@ fn a_debian_guest_keeps_what_the_boot_has_made() {
     check_that_cryptsetup_refuses(&mut guest);
     assert_eq!(guest.read("/etc/certs/name"), "certs");
     assert_eq!(guest.read("/etc/cocos/name"), "env");
+    assert_eq!(guest.read("/run/cvm-init/data/models/name"), "standard");
 
     // Probes of the whole volume, of which most was never written and cannot be read.
     let probe = run(&mut guest, "blkid -p -o value -s TYPE /dev/mapper/cocos_crypt");

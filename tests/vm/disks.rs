@@ -117,7 +117,7 @@ fn a_forged_disk_of_the_right_serial_is_told_when_the_time_is_up() {
     let vm = Vm::new().disk(&forged).append(&format!("roothash={hash} cvm.disk=serial:disk0"));
     let reason = refusal(vm.append("cvm.timeout=5"));
     let start = "disk: no usable disk with serial \"disk0\" within 5 s; sda: the top hash block does \
-                 not match roothash=";
+                 not match the root hash";
     assert!(reason.starts_with(start), "{reason}");
 }
 

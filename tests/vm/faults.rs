@@ -1,12 +1,14 @@
 //! The fault matrix: boots of the fault build in which one effect fails, fails when it is done,
 //! panics or never returns. Each ends with one line of reason, nothing left, and the machine off.
 
-use crate::disk::Disk;
+use crate::data::Data;
+use crate::disk::{Disk, Part};
 use crate::guest::Guest;
 use crate::matrix::{Kind, Row, Setup, print, run};
 use crate::points::{Point, points, sites};
 use crate::tool::Scratch;
-use crate::vm::Vm;
+use crate::vm::{Bus, Vm};
+use crate::volume_disk::blank;
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
@@ -67,6 +69,21 @@ fn setups() -> Vec<Setup> {
                 guest.plug_in(0);
             },
         },
+        Setup {
+            // On virtio-blk, which shows its disks before they are looked for: one look finds all.
+            name: "volume on a disk of its own, verified data",
+            words: |_| {
+                format!("cvm.volume=serial:disk1 {}", Data::standard().word("models", "disk2"))
+            },
+            disk: || Disk::builder().without(Part::Cocos).build(),
+            attach: |vm, disk, host| {
+                vm.disk_on(Bus::VirtioBlk, disk.path())
+                    .disk_on(Bus::VirtioBlk, &blank(host, "volume", 64 << 20))
+                    .disk_on(Bus::VirtioBlk, Data::standard().path())
+                    .read_only()
+            },
+            then: |_| {},
+        },
     ]
 }
 
@@ -117,7 +134,9 @@ const SLICE: &[(Kind, &str)] = &[
     (Kind::Panic, "list:/modules#1"),
     (Kind::Fail, "read-top-hash-block:sda3#1"),
     (Kind::Stall, "list-disks#1"),
-    (Kind::Late, "mount-root:/root#1"),
+    (Kind::Late, "claim:vdb#1"),
+    (Kind::Late, "mount-verified:the root#1"),
+    (Kind::Late, "mount-verified:the data models#1"),
     (Kind::Panic, "resume:root_verity#1"),
     (Kind::Late, "add-key#1"),
     (Kind::Panic, "load-table:cocos_crypt#1"),

@@ -47,7 +47,8 @@ const DIRECTORIES: &[(&str, u32)] = &[
 /// metadata may take, it is less than all.
 const TMPFS: &[(&str, u64)] = &[("/run", 20), ("/tmp", 25), ("/var", 25)];
 
-const STAGES: &[&str] = &["config", "platform", "disk", "root", "volume", "runtime", "handoff"];
+const STAGES: &[&str] =
+    &["config", "platform", "disk", "root", "data", "volume", "runtime", "handoff"];
 
 #[test]
 fn a_disk_and_its_root_hash_are_enough() {

@@ -1,7 +1,7 @@
 //! Boots in QEMU: the real initramfs, a stock distribution kernel, disks made with the real tools.
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
-//! those. The tests are in `good`, `shares`, `beyond`, `commands`, `init`, `disks`, `volume`, `tags`, `ciphers`,
+//! those. The tests are in `good`, `shares`, `beyond`, `commands`, `init`, `disks`, `data_disks`, `volume`, `volume_disk`, `tags`, `ciphers`,
 //! `corruption`, `overlay`, `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`,
 //! `console`, `secrets`, `lying`, `firmware`, `debian`,
 //! `figures` and `soak`; the other modules are what a test is written with.
@@ -21,6 +21,8 @@ mod ciphers;
 mod commands;
 mod console;
 mod corruption;
+mod data;
+mod data_disks;
 mod debian;
 mod disk;
 mod disks;
@@ -52,5 +54,6 @@ mod tool;
 mod vm;
 mod volume;
 mod volume_check;
+mod volume_disk;
 mod workloads;
 mod writers;

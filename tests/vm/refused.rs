@@ -60,7 +60,7 @@ fn a_well_formed_root_hash_of_another_root() {
         refusal_that_writes_nothing(vm, &disk),
         format!(
             "disk: no disk that proves roothash= within 5 s; sda: the top hash block does not \
-             match roothash=: its digest is {}",
+             match the root hash: its digest is {}",
             disk.roothash
         )
     );
@@ -148,7 +148,7 @@ fn a_partition_4_that_is_too_small() {
     let vm = Vm::of(&disk).append(PINNED);
     assert_eq!(
         refusal_that_writes_nothing(vm, &disk),
-        "volume: partition sda4 is too small: 32505856 bytes, at least 33554432 are needed"
+        "volume: sda4 is too small: 32505856 bytes, at least 33554432 are needed"
     );
 }
 
@@ -169,7 +169,7 @@ fn a_verity_superblock_that_claims_more_blocks_than_there_are() {
     let vm = Vm::of(&disk).append(PINNED);
     assert_eq!(
         refusal_that_writes_nothing(vm, &disk),
-        "disk: sda: verity data blocks 1000000, but the partition holds 4096"
+        "disk: sda: verity data blocks 1000000, but there is room for 4096"
     );
 }
 
@@ -179,7 +179,7 @@ fn a_hash_tree_that_is_damaged_at_the_top() {
     let vm = Vm::of(&disk).append(PINNED);
     let reason = refusal_that_writes_nothing(vm, &disk);
     assert!(
-        reason.starts_with("disk: sda: the top hash block does not match roothash="),
+        reason.starts_with("disk: sda: the top hash block does not match the root hash"),
         "{reason}"
     );
 }

@@ -150,11 +150,30 @@ impl Vm {
 
     /// A disk on virtio-scsi whose device has these properties of QEMU's in place of its own.
     pub(crate) fn disk_with(self, disk: &Disk, properties: &str) -> Self {
-        let mut vm = self.disk(disk);
-        let device = vm.devices.last_mut().expect("the disk has a device");
+        self.disk(disk).with(properties)
+    }
+
+    /// Gives the device of the disk that was attached last these properties of QEMU's in place of its
+    /// own.
+    pub(crate) fn with(mut self, properties: &str) -> Self {
+        let device = self.devices.last_mut().expect("the disk has a device");
         device.push(',');
         device.push_str(properties);
-        vm
+        self
+    }
+
+    /// Has the guest not write to the disk that was attached last. Several VMs can have it at once.
+    pub(crate) fn read_only(mut self) -> Self {
+        let drive = self.devices.iter_mut().rev().find(|argument| argument.starts_with("if=none"));
+        drive.expect("the disk has a drive").push_str(",readonly=on");
+        self
+    }
+
+    /// Lets the disk that was attached last come later, by `Guest::plug_in`.
+    pub(crate) fn not_plugged_in(mut self) -> Self {
+        // The drive stays, the device comes later.
+        self.devices.truncate(self.devices.len() - 2);
+        self
     }
 
     /// A disk on virtio-scsi from a qcow2 file.
@@ -164,10 +183,7 @@ impl Vm {
 
     /// A disk that the VM gets later, by `Guest::plug_in`.
     pub(crate) fn disk_not_plugged_in(self, disk: &Disk) -> Self {
-        let mut vm = self.disk(disk);
-        // The drive stays, the device comes later.
-        vm.devices.truncate(vm.devices.len() - 2);
-        vm
+        self.disk(disk).not_plugged_in()
     }
 
     /// A disk on virtio-scsi that `served` answers for.

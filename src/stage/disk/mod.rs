@@ -1,31 +1,34 @@
-//! Stage 2: the disk, which is the one that proves the root hash.
+//! Stage 2: the disks. The root's is the one that proves the root hash; the volume's and those of
+//! further data are others where the command line says so.
 //!
 //! Of several that are there at the same time and prove it, the first by name is taken: `sda`, then
 //! shorter names before longer ones, then by their letters. All of them hold the same root, and what
 //! lies on partition 4 is read of none.
 
 mod places;
+mod search;
+mod volume;
 
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use self::places::{Verdict, examine};
-use crate::config::{Config, DiskChoice};
+use self::search::{Search, nothing_found};
+use super::data::{self, Verified};
+use crate::config::{Config, DataDisk, DiskChoice};
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
 use crate::format::{hex, verity};
-use crate::kernel::block::{self, Partition};
-use crate::kernel::module;
+use crate::kernel::block::{self, Disk};
 use crate::kernel::uevent::{Listener, Wake};
 use crate::report::{DiskFacts, Report, VerityFacts};
 use crate::stage::verity::Verity;
+
+pub use self::volume::{Growth, VolumePlace};
 
 const LISTEN: Effect<0> = Effect::new("listen", "listen for uevents");
 const LIST_DISKS: Effect<0> = Effect::new("list-disks", "list the disks");
 const WAIT: Effect<0> = Effect::new("wait-for-disk", "wait for a block device");
 const READ_SERIAL: Effect<1> = Effect::new("read-serial", "read the serial of {}");
-/// Where drivers may have come from.
-const MODULES: &str = "/modules";
 
 /// What a boot needs of its disks.
 #[derive(Debug)]
@@ -34,6 +37,8 @@ pub struct Disks {
     pub root: Verity,
     /// Where the volume goes.
     pub volume: VolumePlace,
+    /// Further data, proven, as the command line has it in order.
+    pub data: Vec<Verified>,
 }
 
 /// The disk that holds the root, proven.
@@ -41,136 +46,181 @@ struct RootDisk {
     /// Kernel name.
     name: String,
     verity: Verity,
-    volume: VolumePlace,
+    /// Partition 4, where the volume goes there.
+    volume: Option<VolumePlace>,
 }
 
-/// Where the volume goes. Nothing on it is ever read.
-#[derive(Debug)]
-pub struct VolumePlace {
-    /// Kernel name of its disk.
-    pub disk: String,
-    /// Partition 4.
-    pub partition: Partition,
-    /// Length in sectors that it has when it reaches the end of the disk, if that is more.
-    pub to_end: Option<u64>,
-}
-
-impl VolumePlace {
-    /// The node of its disk.
-    #[must_use]
-    pub fn disk_path(&self) -> PathBuf {
-        Path::new("/dev").join(&self.disk)
-    }
-}
-
-/// Waits for the disk until `cvm.timeout=` is over.
+/// Waits for all disks that the boot needs until `cvm.timeout=` is over. Until all are there and
+/// proven, nothing is mounted and nothing written.
 ///
 /// # Errors
-/// What every disk seen was refused for. At once when the disk is pinned by its name, which no other
-/// disk can have; another disk with the same serial may still come.
+/// What is missing, and what every disk seen was refused for. At once when the root's disk is pinned
+/// by its name, which no other disk can have; another disk with the same serial may still come.
 pub fn find(config: &Config, report: &mut Report) -> Result<Disks> {
     // Before the first look, so that no device appears unseen between look and wait.
     let listener = effect(LISTEN, Listener::open)?;
     let deadline = Instant::now() + config.timeout;
-    let is_only_one = matches!(config.disk, DiskChoice::Name(_));
-    let mut reasons = Vec::new();
+    let mut searches = Searches::new(config);
     let mut any_seen = false;
     loop {
-        let mut proven = Vec::new();
-        for candidate in effect(LIST_DISKS, block::disks)? {
-            any_seen = true;
-            match is_chosen(&candidate, &config.disk) {
-                Ok(true) => {}
-                Ok(false) => continue,
-                Err(error) => {
-                    note(&mut reasons, candidate.name, error.to_string());
-                    continue;
-                }
-            }
-            match examine(config, &candidate) {
-                Verdict::Proven(disk) => proven.push(*disk),
-                Verdict::Refused(error) if is_only_one => {
-                    return Err(Error::new(format!("{}: {error}", candidate.name)));
-                }
-                Verdict::Refused(error) => note(&mut reasons, candidate.name, error.to_string()),
-                Verdict::NotYet(reason) => note(&mut reasons, candidate.name, reason),
-            }
-        }
-        let mut proven = proven.into_iter();
-        if let Some(disk) = proven.next() {
-            describe(&disk, proven.map(|other| other.name).collect(), config, report);
-            return Ok(Disks { root: disk.verity, volume: disk.volume });
+        let disks = effect(LIST_DISKS, block::disks)?;
+        any_seen |= !disks.is_empty();
+        if let Some(found) = searches.look(config, &disks)? {
+            describe(&found, config, report);
+            let Found { root, volume, data, .. } = found;
+            return Ok(Disks { root: root.verity, volume, data });
         }
         let wake = effect(WAIT, || listener.wait_for_block(deadline))?;
         if wake == Wake::Timeout {
-            return Err(nothing_found(config, any_seen, &reasons));
+            return Err(nothing_found(&searches.all(), any_seen, config.timeout));
         }
     }
 }
 
-fn is_chosen(disk: &block::Disk, choice: &DiskChoice) -> Result<bool> {
-    Ok(match choice {
-        DiskChoice::Proof => true,
-        DiskChoice::Name(name) => disk.name == *name,
-        DiskChoice::Serial(serial) => {
-            effect(READ_SERIAL.on(&[&disk.name]), || disk.serial())?.as_ref() == Some(serial)
-        }
-    })
+/// All that is looked for.
+struct Searches {
+    root: Search,
+    /// Where the volume has a disk of its own.
+    volume: Option<Search>,
+    data: Vec<Search>,
 }
 
-/// Keeps the latest reason for each disk, and logs it when it is new.
-fn note(reasons: &mut Vec<(String, String)>, disk: String, reason: String) {
-    let entry = (disk, reason);
-    if !reasons.contains(&entry) {
-        let (disk, reason) = &entry;
-        log::info!("not {disk}: {reason}");
-        reasons.retain(|(known, _)| known != disk);
-        reasons.push(entry);
+/// All that was looked for.
+struct Found {
+    root: RootDisk,
+    /// Other disks that prove the root hash.
+    also_proven: Vec<String>,
+    volume: VolumePlace,
+    data: Vec<Verified>,
+}
+
+impl Searches {
+    fn new(config: &Config) -> Self {
+        let root = match &config.disk {
+            DiskChoice::Proof => "disk that proves roothash=".to_owned(),
+            DiskChoice::Name(name) => format!("usable disk /dev/{name}"),
+            DiskChoice::Serial(serial) => format!("usable disk with serial {serial:?}"),
+        };
+        let volume = |serial: &String| {
+            Search::new(
+                format!("usable disk with serial {serial:?} for the volume"),
+                " for the volume",
+            )
+        };
+        let data = |DataDisk { name, serial, .. }: &DataDisk| {
+            Search::new(
+                format!("disk with serial {serial:?} that proves the data {name}"),
+                format!(" for the data {name}"),
+            )
+        };
+        Self {
+            root: Search::new(root, ""),
+            volume: config.volume.as_ref().map(volume),
+            data: config.data.iter().map(data).collect(),
+        }
+    }
+
+    fn all(&self) -> Vec<&Search> {
+        [&self.root].into_iter().chain(&self.volume).chain(&self.data).collect()
+    }
+
+    /// Looks for all of it: what was there the last time may have gone since. `None` when something
+    /// is missing.
+    fn look(&mut self, config: &Config, disks: &[Disk]) -> Result<Option<Found>> {
+        let mut proven = look_for_root(config, disks, &mut self.root)?.into_iter();
+        let mut root = self.root.end(proven.next());
+        let volume = match (&config.volume, &mut self.volume) {
+            (Some(serial), Some(search)) => {
+                let place = volume::look(serial, disks, root.as_ref(), search);
+                search.end(place)
+            }
+            _ => root.as_mut().and_then(|root| root.volume.take()),
+        };
+        // Each of them, so that whatever is missing is named.
+        let data: Vec<_> = config
+            .data
+            .iter()
+            .zip(&mut self.data)
+            .map(|(wanted, search)| {
+                let verified = look_for_data(wanted, disks, search);
+                search.end(verified)
+            })
+            .collect();
+        let also_proven = proven.map(|other| other.name).collect();
+        let found = root.zip(volume).zip(data.into_iter().collect());
+        Ok(found.map(|((root, volume), data)| Found { root, also_proven, volume, data }))
     }
 }
 
-fn nothing_found(config: &Config, any_seen: bool, reasons: &[(String, String)]) -> Error {
-    let what = match &config.disk {
-        DiskChoice::Proof => "no disk that proves roothash=".to_owned(),
-        DiskChoice::Name(name) => format!("no usable disk /dev/{name}"),
-        DiskChoice::Serial(serial) => format!("no usable disk with serial {serial:?}"),
+/// The disks that prove the root hash, in order.
+fn look_for_root(config: &Config, disks: &[Disk], search: &mut Search) -> Result<Vec<RootDisk>> {
+    let chosen: Vec<_> = match &config.disk {
+        DiskChoice::Proof => disks.iter().collect(),
+        DiskChoice::Name(name) => disks.iter().filter(|disk| disk.device.name == *name).collect(),
+        DiskChoice::Serial(serial) => with_serial(disks, serial, search),
     };
-    let mut message = format!("{what} within {} s", config.timeout.as_secs());
-    if !any_seen {
-        message.push_str("; no disk at all was seen: ");
-        // A look at the initramfs, only to say more.
-        message.push_str(match module::list(Path::new(MODULES)).as_deref() {
-            Ok([]) => "is its driver built into the kernel? The initramfs has no modules",
-            _ => "is its driver among the modules of the initramfs, or built into the kernel?",
-        });
+    let is_only_one = matches!(config.disk, DiskChoice::Name(_));
+    let mut proven = Vec::new();
+    for disk in chosen {
+        let name = &disk.device.name;
+        match examine(config, disk) {
+            Verdict::Proven(disk) => proven.push(*disk),
+            Verdict::Refused(error) if is_only_one => {
+                return Err(Error::new(format!("{name}: {error}")));
+            }
+            Verdict::Refused(error) => search.refuse(name, &error),
+            Verdict::NotYet(reason) => search.refuse(name, &reason),
+        }
     }
-    for (disk, reason) in reasons {
-        message.push_str("; ");
-        message.push_str(disk);
-        message.push_str(": ");
-        message.push_str(reason);
-    }
-    Error::new(message)
+    Ok(proven)
 }
 
-fn describe(disk: &RootDisk, also_proven: Vec<String>, config: &Config, report: &mut Report) {
-    let found = match config.disk {
+/// The first disk of this serial that proves the data. The serial is the host's word, and any that
+/// proves it holds the same.
+fn look_for_data(wanted: &DataDisk, disks: &[Disk], search: &mut Search) -> Option<Verified> {
+    for disk in with_serial(disks, &wanted.serial, search) {
+        match data::prove(wanted, &disk.device) {
+            Ok(verified) => return Some(verified),
+            Err(error) => search.refuse(&disk.device.name, &error),
+        }
+    }
+    None
+}
+
+/// The disks with this serial; one whose serial cannot be read is refused.
+fn with_serial<'a>(disks: &'a [Disk], serial: &str, search: &mut Search) -> Vec<&'a Disk> {
+    let mut found = Vec::new();
+    for disk in disks {
+        let name = &disk.device.name;
+        match effect(READ_SERIAL.on(&[&name]), || disk.serial()) {
+            Ok(theirs) if theirs.as_deref() == Some(serial) => found.push(disk),
+            Ok(_) => {}
+            Err(error) => search.refuse(name, &error),
+        }
+    }
+    found
+}
+
+fn describe(found: &Found, config: &Config, report: &mut Report) {
+    let Found { root, also_proven, .. } = found;
+    let found_by = match config.disk {
         DiskChoice::Proof => "proof",
         DiskChoice::Name(_) | DiskChoice::Serial(_) => "cvm.disk",
     };
-    log::info!("disk {}, proven by the root hash", disk.name);
+    log::info!("disk {}, proven by the root hash", root.name);
     if !also_proven.is_empty() {
         log::warn!(
             "{} proves it as well: {} is taken, the first by name",
             also_proven.join(", "),
-            disk.name
+            root.name
         );
     }
-    report.disk = Some(DiskFacts { name: disk.name.clone(), found_by: found, also_proven });
+    report.disk =
+        Some(DiskFacts { name: root.name.clone(), found_by, also_proven: also_proven.clone() });
     report.verity = Some(VerityFacts {
-        root_hash: hex::encode(&config.root_hash),
-        salt: hex::encode(&disk.verity.params.salt),
-        data_blocks: disk.verity.params.data_blocks,
+        root_hash: root.verity.root_hash(),
+        salt: hex::encode(&root.verity.params.salt),
+        data_blocks: root.verity.params.data_blocks,
         block_size: verity::BLOCK_SIZE,
         parameters_from: match config.verity {
             Some(_) => "command line",

@@ -2,9 +2,10 @@
 
 use crate::config::Config;
 use crate::effect::{Effect, effect};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::format::device::SECTOR;
-use crate::kernel::block;
+use crate::format::verity::HashArea;
+use crate::kernel::block::{Disk, Partition};
 use crate::stage::verity::Verity;
 
 use super::{RootDisk, VolumePlace};
@@ -26,19 +27,21 @@ pub(super) enum Verdict {
 }
 
 /// Looks whether `disk` is the one that holds the root.
-pub(super) fn examine(config: &Config, disk: &block::Disk) -> Verdict {
-    let partitions = match effect(LIST_PARTITIONS.on(&[&disk.name]), || disk.partitions()) {
+pub(super) fn examine(config: &Config, disk: &Disk) -> Verdict {
+    let name = &disk.device.name;
+    let partitions = match effect(LIST_PARTITIONS.on(&[&name]), || disk.partitions()) {
         Ok(partitions) => partitions,
         Err(error) => return Verdict::NotYet(error.to_string()),
     };
     let numbered = |number| partitions.iter().find(|partition| partition.number == number);
     let (root, verity, cocos) = match [ROOT, VERITY, COCOS].map(numbered) {
-        [Some(root), Some(verity), Some(cocos)] => (root, verity, cocos),
+        [Some(root), Some(verity), _] if config.volume.is_some() => (root, verity, None),
+        [Some(root), Some(verity), Some(cocos)] => (root, verity, Some(cocos)),
         found => {
             let missing: Vec<_> = [ROOT, VERITY, COCOS]
                 .iter()
                 .zip(found)
-                .filter(|(_, partition)| partition.is_none())
+                .filter(|(number, partition)| partition.is_none() && is_needed(**number, config))
                 .map(|(number, _)| number.to_string())
                 .collect();
             return Verdict::NotYet(if partitions.is_empty() {
@@ -48,34 +51,39 @@ pub(super) fn examine(config: &Config, disk: &block::Disk) -> Verdict {
             });
         }
     };
-    // What is written to the volume must not reach anything else.
-    if !cocos.lies_within(disk.sectors) {
-        let error = format!("partition {COCOS} does not lie within the disk");
-        return Verdict::Refused(Error::new(error));
+    if let Err(error) = cocos.map_or(Ok(()), |cocos| require_apart(cocos, disk, &partitions)) {
+        return Verdict::Refused(error);
     }
-    let others = partitions.iter().filter(|other| *other != cocos);
-    if let Some(other) = others.into_iter().find(|other| other.overlaps(cocos)) {
-        return Verdict::Refused(Error::new(format!(
-            "partitions {} and {COCOS} overlap",
-            other.number
-        )));
-    }
-    match Verity::prove(root, verity, &config.root_hash, config.verity.as_ref()) {
+    let (root, hash) = (&root.device, &verity.device);
+    match Verity::prove(root, hash, HashArea::WHOLE, &config.root_hash, config.verity.as_ref()) {
         Ok(verity) => Verdict::Proven(Box::new(RootDisk {
-            name: disk.name.clone(),
+            name: name.clone(),
             verity,
-            volume: VolumePlace {
-                disk: disk.name.clone(),
-                partition: cocos.clone(),
-                to_end: cocos.length_to_end(disk.sectors, &partitions),
-            },
+            volume: cocos.map(|cocos| VolumePlace::partition(disk, cocos, &partitions)),
         })),
         Err(error) => Verdict::Refused(error),
     }
 }
 
+/// Partition 4 is not, where the volume has a disk of its own.
+fn is_needed(number: u32, config: &Config) -> bool {
+    number != COCOS || config.volume.is_none()
+}
+
+/// What is written to the volume must not reach anything else.
+fn require_apart(cocos: &Partition, disk: &Disk, partitions: &[Partition]) -> Result<()> {
+    if !cocos.lies_within(disk.device.sectors) {
+        return Err(Error::new(format!("partition {COCOS} does not lie within the disk")));
+    }
+    let mut others = partitions.iter().filter(|other| *other != cocos);
+    match others.find(|other| other.overlaps(cocos)) {
+        Some(other) => Err(Error::new(format!("partitions {} and {COCOS} overlap", other.number))),
+        None => Ok(()),
+    }
+}
+
 /// What is wrong with a disk on which the kernel found no partition, as far as can be seen.
-fn without_partitions(disk: &block::Disk) -> String {
+fn without_partitions(disk: &Disk) -> String {
     let guess = match disk.logical_block {
         SECTOR => "is its table missing, damaged, or made for a larger disk?".to_owned(),
         bytes => format!("its sectors have {bytes} bytes, was its table made for {SECTOR}?"),

@@ -1,4 +1,4 @@
-//! Stage 4: the encrypted volume, with a key that lives for this boot.
+//! Stage 5: the encrypted volume, with a key that lives for this boot.
 //!
 //! What is written to the disk, the LUKS2 header, is never read back: tables and file system are
 //! made from what this process holds in memory. The file system's metadata and its journal stay
@@ -31,7 +31,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use self::plan::{Plan, TagPlan};
 use self::stack::Stack;
-use super::{disk::VolumePlace, in_new_root, mapping, node, open_control};
+use super::disk::{Growth, VolumePlace};
+use super::{in_new_root, mapping, node, open_control};
 use crate::config::Config;
 use crate::effect::{Effect, effect, optional};
 use crate::error::{Error, Result};
@@ -40,7 +41,7 @@ use crate::format::device::SECTOR;
 use crate::format::luks2::{self, KeyDigest};
 use crate::format::{ext4, uuid};
 use crate::kernel::blkpg;
-use crate::kernel::block::Partition;
+use crate::kernel::block::Device;
 use crate::kernel::key::VolumeKey;
 use crate::kernel::loopdev::MemoryDevice;
 use crate::kernel::mount::{self, Flags};
@@ -69,32 +70,30 @@ const MOUNT_FLAGS: Flags = Flags::NOATIME;
 /// Options of ext4(5).
 const MOUNT_OPTIONS: &str = "nobarrier,data=writeback";
 
-/// Sixteen megabytes of header, and as much again to make the rest worth its name.
-const PARTITION_MIN: u64 = 2 * luks2::DATA_OFFSET;
-
 /// What a tool has to know before it may open the LUKS2 volume: that there is no file system in it
 /// without what lay in the memory of this boot. None does.
 const REQUIREMENT: &str = "cvm-init-metadata-in-memory";
 
-/// Makes the volume on partition 4 and mounts it in the new root.
+/// Makes the volume on its partition or disk and mounts it in the new root.
 ///
 /// # Errors
-/// When the partition or the memory is too small, the kernel lacks the cipher, or a step fails.
+/// When the place or the memory is too small, the kernel lacks the cipher, or a step fails.
 pub fn provision(config: &Config, place: &VolumePlace, report: &mut Report) -> Result<()> {
-    let mut partition = place.partition.clone();
-    if let (true, Some(sectors)) = (config.grow, place.to_end) {
-        grow(place, &mut partition, sectors);
+    let mut device = place.device.clone();
+    if let (true, Some(growth)) = (config.grow, &place.growth) {
+        grow(growth, &mut device);
     }
-    if partition.bytes() < PARTITION_MIN {
+    if device.bytes() < config.volume_min {
         return Err(Error::new(format!(
-            "partition {} is too small: {} bytes, at least {PARTITION_MIN} are needed",
-            partition.name,
-            partition.bytes()
+            "{} is too small: {} bytes, at least {} are needed",
+            device.name,
+            device.bytes(),
+            config.volume_min
         )));
     }
-    let plan = Plan::new(config, &partition, guest_memory()?)?;
+    let plan = Plan::new(config, &device, guest_memory()?)?;
     let processor = ask_processor(plan.cipher);
-    let (uuid, random_numbers) = open(&plan, &partition)?;
+    let (uuid, random_numbers) = open(&plan, &device)?;
     report.processor = Some(ProcessorFacts {
         aes: processor.aes,
         memory_encryption: processor.memory_encryption,
@@ -104,21 +103,21 @@ pub fn provision(config: &Config, place: &VolumePlace, report: &mut Report) -> R
         let (node, target) = (node(mapping::VOLUME), in_new_root(MOUNT_POINT));
         mount::mount(&node, &target, "ext4", MOUNT_FLAGS, MOUNT_OPTIONS)
     })?;
-    report.volume = Some(facts(&plan, &partition, &uuid));
+    report.volume = Some(facts(&plan, &device, &uuid));
     Ok(())
 }
 
-/// Lets the partition reach the end of a disk that was grown behind its partition table, in the
+/// Lets a partition reach the end of a disk that was grown behind its partition table, in the
 /// kernel's memory only. Where that fails, the partition is as large as its table says.
-fn grow(place: &VolumePlace, partition: &mut Partition, sectors: u64) {
+fn grow(growth: &Growth, partition: &mut Device) {
+    let Growth { disk, number, start, sectors } = growth;
     let grown = optional(GROW.on(&[&partition.name]), || {
-        let (start, length) =
-            (partition.start.saturating_mul(SECTOR), sectors.saturating_mul(SECTOR));
-        blkpg::resize(&place.disk_path(), partition.number, start, length)
+        let (start, length) = (start.saturating_mul(SECTOR), sectors.saturating_mul(SECTOR));
+        blkpg::resize(disk, *number, start, length)
     });
     if grown.is_some() {
         log::info!("{} grown from {} to {sectors} sectors", partition.name, partition.sectors);
-        partition.sectors = sectors;
+        partition.sectors = *sectors;
     }
 }
 
@@ -146,9 +145,9 @@ fn guest_memory() -> Result<u64> {
 /// Makes what lies in memory, writes the header, and opens the mappings. The key is gone when this
 /// returns, but for the copy in dm-crypt that the volume is encrypted with. Returns the header's UUID,
 /// and the processor's instruction whose random numbers are in the key.
-fn open(plan: &Plan, partition: &Partition) -> Result<([u8; 16], Option<&'static str>)> {
+fn open(plan: &Plan, device: &Device) -> Result<([u8; 16], Option<&'static str>)> {
     let control = open_control()?;
-    // All that a kernel may lack is asked for first: one that does leaves the partition as it was.
+    // All that a kernel may lack is asked for first: one that does leaves the disk as it was.
     control.require_target("crypt", "DM_CRYPT")?;
     if plan.tags.is_some() {
         control.require_target("integrity", "DM_INTEGRITY")?;
@@ -158,8 +157,8 @@ fn open(plan: &Plan, partition: &Partition) -> Result<([u8; 16], Option<&'static
 
     let uuid = uuid::from_random(random()?);
     let key = effect(GENERATE_KEY, || VolumeKey::generate(plan.cipher.key_size, fill_key))?;
-    write_header(plan, partition, uuid, &key)?;
-    Stack { control: &control, plan, partition, uuid }.open(&key, metadata, tags)?;
+    write_header(plan, device, uuid, &key)?;
+    Stack { control: &control, plan, device, uuid }.open(&key, metadata, tags)?;
     Ok((uuid, key.mixed_with))
 }
 
@@ -193,7 +192,7 @@ fn memory_device(
 }
 
 /// Writes the LUKS2 header: all that a boot writes to the disk.
-fn write_header(plan: &Plan, partition: &Partition, uuid: [u8; 16], key: &VolumeKey) -> Result<()> {
+fn write_header(plan: &Plan, device: &Device, uuid: [u8; 16], key: &VolumeKey) -> Result<()> {
     let header = luks2::Header {
         uuid,
         cipher: plan.cipher.name,
@@ -205,14 +204,15 @@ fn write_header(plan: &Plan, partition: &Partition, uuid: [u8; 16], key: &Volume
     };
     let header =
         header.encode().map_err(|cause| Error::cannot(&"encode the LUKS2 header", &cause))?;
-    let name = &partition.name;
-    let device = effect(OPEN.on(&[&name]), || partition.open(OpenOptions::new().write(true)))?;
-    effect(WRITE_HEADER.on(&[&name]), || device.write_all_at(&header, 0))?;
-    effect(SYNC.on(&[&name]), || device.sync_all())
+    let name = &device.name;
+    // Whoever else used it would be written over.
+    let file = effect(OPEN.on(&[&name]), || device.claim(OpenOptions::new().write(true)))?;
+    effect(WRITE_HEADER.on(&[&name]), || file.write_all_at(&header, 0))?;
+    effect(SYNC.on(&[&name]), || file.sync_all())
 }
 
 /// What the report says of the volume, once it is mounted.
-fn facts(plan: &Plan, partition: &Partition, uuid: &[u8; 16]) -> VolumeFacts {
+fn facts(plan: &Plan, device: &Device, uuid: &[u8; 16]) -> VolumeFacts {
     let bytes = plan.pieces().bytes();
     let Plan { cipher, layout, .. } = plan;
     let tags = plan.tags.as_ref().map_or("none", TagPlan::place_name);
@@ -220,12 +220,12 @@ fn facts(plan: &Plan, partition: &Partition, uuid: &[u8; 16]) -> VolumeFacts {
         "volume of {bytes} bytes, {} with {}, tags: {tags}, on {}",
         cipher.name,
         cipher.integrity,
-        partition.name
+        device.name
     );
     VolumeFacts {
         device: node(mapping::VOLUME),
-        partition: partition.name.clone(),
-        partition_bytes: partition.bytes(),
+        partition: device.name.clone(),
+        partition_bytes: device.bytes(),
         bytes,
         uuid: uuid::hyphenated(uuid),
         cipher: cipher.name,

@@ -6,9 +6,9 @@ use crate::format::crypt::{self, Cipher, Tag};
 use crate::format::device::SECTOR;
 use crate::format::ext4::Layout;
 use crate::format::{integrity, luks2};
-use crate::kernel::block::Partition;
+use crate::kernel::block::Device;
 
-/// First sector of the partition behind its LUKS2 header.
+/// First sector behind the LUKS2 header.
 pub(super) const START: u64 = luks2::DATA_OFFSET / SECTOR;
 
 /// Bytes at the end of the volume where signature probes look. The farthest one of libblkid's, for a
@@ -51,13 +51,13 @@ pub(super) struct TagPlan {
 }
 
 impl Plan {
-    /// Plans a volume on `partition` for a guest with `memory` bytes.
+    /// Plans a volume on `device` for a guest with `memory` bytes.
     ///
     /// # Errors
-    /// When the partition or the memory is too small.
-    pub(super) fn new(config: &Config, partition: &Partition, memory: u64) -> Result<Self> {
+    /// When the device or the memory is too small.
+    pub(super) fn new(config: &Config, device: &Device, memory: u64) -> Result<Self> {
         let cipher = config.cipher;
-        let bytes = partition.sectors.saturating_sub(START).saturating_mul(SECTOR);
+        let bytes = device.sectors.saturating_sub(START).saturating_mul(SECTOR);
         let block = u64::from(crypt::SECTOR_SIZE);
         let on_disk = |tag: &Tag| integrity::blocks_with_tags(bytes, tag.size, crypt::SECTOR_SIZE);
         let tags = cipher.tag.as_ref().zip(config.tags);
@@ -70,7 +70,7 @@ impl Plan {
             most if most < blocks => {
                 log::warn!(
                     "{} has room for {} GiB of data: the volume takes {}, the most that ext4 can",
-                    partition.name,
+                    device.name,
                     blocks.saturating_mul(block) / GIB,
                     most.saturating_mul(block) / GIB
                 );
@@ -79,19 +79,19 @@ impl Plan {
             _ => blocks,
         };
         let layout = Layout::new(blocks.saturating_mul(block), metadata_max)
-            .map_err(|cause| Error::cannot(&format!("use {}", partition.name), &cause))?;
+            .map_err(|cause| Error::cannot(&format!("use {}", device.name), &cause))?;
         let tags = tags.map(|(tag, place)| {
             let bytes = integrity::tag_bytes(blocks, tag.size).unwrap_or(u64::MAX);
             TagPlan { tag, place, bytes }
         });
         let sectors = blocks.saturating_mul(block / SECTOR);
         let plan = Self { cipher, tags, sectors, layout };
-        plan.require_memory(memory, &partition.name)?;
+        plan.require_memory(memory, &device.name)?;
         Ok(plan)
     }
 
     /// Makes sure that tags and metadata leave enough of the memory.
-    fn require_memory(&self, memory: u64, partition: &str) -> Result<()> {
+    fn require_memory(&self, memory: u64, device: &str) -> Result<()> {
         let tags = self.tags.as_ref().map_or(0, TagPlan::memory_bytes);
         let metadata = self.metadata_bytes();
         if tags.saturating_add(metadata) <= memory / MEMORY_SHARE {
@@ -102,10 +102,12 @@ impl Plan {
                 "keep the tags on the disk with cvm.tags=disk, which lets the host put old sectors \
                  back"
             }
-            _ => "the volume a smaller partition (cvm.grow=no: one as small as its table says)",
+            _ => {
+                "the volume a smaller partition (cvm.grow=no: one as small as its table says) or disk"
+            }
         };
         Err(Error::new(format!(
-            "the volume on {partition} may come to take {} MiB of memory for its integrity tags and \
+            "the volume on {device} may come to take {} MiB of memory for its integrity tags and \
              {} MiB for its metadata, more than a quarter of the guest's {} MiB: give the guest more \
              memory, or {other_way}",
             tags.div_ceil(MIB),
@@ -183,8 +185,7 @@ mod tests {
         let config = Config::from_cmdline(&format!("roothash={} {words}", "0".repeat(64))).unwrap();
         let dev = Dev { major: 8, minor: 4 };
         let sectors = partition / SECTOR;
-        let partition = Partition { name: "sda4".into(), number: 4, dev, start: 2048, sectors };
-        Plan::new(&config, &partition, memory)
+        Plan::new(&config, &Device { name: "sda4".into(), dev, sectors }, memory)
     }
 
     #[test]
@@ -217,7 +218,8 @@ mod tests {
             plan("cvm.tags=disk", 2048 * GIB, 512 * MIB).unwrap_err().to_string(),
             "the volume on sda4 may come to take 1 MiB of memory for its integrity tags and 198 MiB \
              for its metadata, more than a quarter of the guest's 512 MiB: give the guest more \
-             memory, or the volume a smaller partition (cvm.grow=no: one as small as its table says)"
+             memory, or the volume a smaller partition (cvm.grow=no: one as small as its table says) or \
+             disk"
         );
         assert!(plan("", 1 << 43, 1 << 40).is_ok());
     }

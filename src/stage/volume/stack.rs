@@ -4,10 +4,10 @@
 //! cocos_crypt       metadata in memory | dm-crypt | tail in memory
 //! cocos_crypt_dif   dm-integrity: the ciphertext with its tags
 //! cocos_crypt_tags  head in memory | tags        where they lie on the disk
-//! cocos_crypt_data  the partition behind its LUKS2 header
+//! cocos_crypt_data  the partition or disk behind its LUKS2 header
 //! ```
 //!
-//! A cipher without tags lies on the partition itself.
+//! A cipher without tags lies on the partition or disk itself.
 
 use std::ffi::CStr;
 use std::slice;
@@ -20,7 +20,7 @@ use crate::format::crypt;
 use crate::format::device::{Dev, SECTOR};
 use crate::format::hex;
 use crate::format::integrity;
-use crate::kernel::block::Partition;
+use crate::kernel::block::Device;
 use crate::kernel::dm::{self, Control, Mapping, Target};
 use crate::kernel::key::{LogonKey, VolumeKey};
 use crate::kernel::loopdev::MemoryDevice;
@@ -43,7 +43,7 @@ const SWAP_BIOS: u32 = 64;
 pub(super) struct Stack<'a> {
     pub(super) control: &'a Control,
     pub(super) plan: &'a Plan,
-    pub(super) partition: &'a Partition,
+    pub(super) device: &'a Device,
     /// Of the LUKS2 header.
     pub(super) uuid: [u8; 16],
 }
@@ -61,7 +61,7 @@ impl Stack<'_> {
     ) -> Result<()> {
         let (device, start) = match (&self.plan.tags, tags) {
             (Some(plan), Some(memory)) => (self.open_integrity(plan, memory)?, 0),
-            _ => (self.partition.dev, START),
+            _ => (self.device.dev, START),
         };
         self.open_volume(key, device, start, metadata.dev())?;
         metadata.hand_over()
@@ -69,7 +69,7 @@ impl Stack<'_> {
 
     /// Opens dm-integrity, which the kernel formats because `memory` is all zeros.
     fn open_integrity(&self, plan: &TagPlan, memory: MemoryDevice) -> Result<Dev> {
-        let data = linear(self.partition.dev, START, self.plan.sectors);
+        let data = linear(self.device.dev, START, self.plan.sectors);
         let data = self.open_linear(mapping::DATA, slice::from_ref(&data))?;
         let meta = match plan.place {
             Tags::Memory => memory.dev(),
@@ -79,7 +79,7 @@ impl Stack<'_> {
                     mapping::TAGS,
                     &[
                         linear(memory.dev(), 0, integrity::META_HEAD / SECTOR),
-                        linear(self.partition.dev, start, plan.bytes / SECTOR),
+                        linear(self.device.dev, start, plan.bytes / SECTOR),
                     ],
                 )?
             }

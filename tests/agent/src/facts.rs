@@ -1,6 +1,7 @@
 //! Verbs that report what the kernel says and change nothing.
 
 use crate::verbs::{Answer, Args, Error};
+use cvm_init::kernel::block;
 use cvm_init::kernel::dm::{Control, Target};
 use rustix::fs::{FileType, major, minor};
 use serde_json::{Value, json};
@@ -189,6 +190,16 @@ fn mapping(control: &Control, disk: &Path) -> Answer {
         "table": join(&table, |target| &target.params, "\n"),
         "status": join(&status, |target| &target.params, "\n"),
     }))
+}
+
+/// Whether a disk could be had for the volume: a failure's error number says what is in the way.
+pub(crate) fn claim(args: &Args<'_>) -> Answer {
+    let name = args.text("name")?;
+    let disks = block::disks().map_err(Error::of("list the disks"))?;
+    let disk = disks.iter().find(|disk| disk.device.name == name);
+    let disk = disk.ok_or_else(|| Error::from(format!("there is no disk {name}")))?;
+    disk.device.claim(OpenOptions::new().read(true)).map_err(Error::of(format!("claim {name}")))?;
+    Ok(Value::Null)
 }
 
 /// `type` is the magic number of statfs(2); block counts are in units of `bsize` bytes.

@@ -72,6 +72,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("statfs", facts::statfs),              // path -> {type, bsize, blocks, ...}
     ("kmsg", facts::kmsg),                  // -> [{level, text}], all since boot
     ("dm", facts::dm),                      // -> [{name, uuid, kind, table, status, ...}]
+    ("claim", facts::claim),                // name of a disk, which nobody may be using
     ("keys", facts::keys),                  // -> the text of /proc/keys
     ("rootfs", rootfs::entries), // -> {type, entries: [{path, type, size}]}, left of the initramfs
     ("write", data::write),      // path, text

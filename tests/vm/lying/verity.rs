@@ -33,7 +33,7 @@ fn refusal_with(offset: u64, bytes: &[u8]) -> String {
 #[test]
 fn another_salt_does_not_prove_the_root_hash() {
     let reason = refusal_with(SALT, &[0x5b]);
-    let expected = "disk: sda: the top hash block does not match roothash=: its digest is ";
+    let expected = "disk: sda: the top hash block does not match the root hash: its digest is ";
     assert!(reason.starts_with(expected), "{reason}");
 }
 

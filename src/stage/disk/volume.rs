@@ -1,0 +1,86 @@
+//! Where the volume goes: partition 4 of the root's disk, or a disk of its own (`cvm.volume=`).
+
+use std::fs::OpenOptions;
+use std::path::PathBuf;
+
+use super::search::Search;
+use super::{RootDisk, with_serial};
+use crate::effect::{Effect, effect};
+use crate::error::{Error, Result};
+use crate::kernel::block::{Device, Disk, Partition};
+
+const LOOK_WHETHER_READ_ONLY: Effect<1> =
+    Effect::new("look-whether-read-only", "look whether {} is read-only");
+const CLAIM: Effect<1> = Effect::new("claim", "have {} for the volume alone");
+
+/// Where the volume goes. Nothing on it is ever read.
+#[derive(Debug)]
+pub struct VolumePlace {
+    /// The partition, or the whole disk.
+    pub device: Device,
+    /// How much larger it can become, if it can.
+    pub growth: Option<Growth>,
+}
+
+/// Room behind a partition, on a disk that was grown behind its partition table.
+#[derive(Debug)]
+pub struct Growth {
+    /// Node of the disk.
+    pub disk: PathBuf,
+    /// Number of the partition.
+    pub number: u32,
+    /// First sector of the partition.
+    pub start: u64,
+    /// Length in sectors that it has when it reaches the end of the disk.
+    pub sectors: u64,
+}
+
+impl VolumePlace {
+    /// A partition, which may reach the end of its disk when none of `others` stands in the way.
+    pub(super) fn partition(disk: &Disk, partition: &Partition, others: &[Partition]) -> Self {
+        let growth = partition.length_to_end(disk.device.sectors, others).map(|sectors| Growth {
+            disk: disk.device.path(),
+            number: partition.number,
+            start: partition.start,
+            sectors,
+        });
+        Self { device: partition.device.clone(), growth }
+    }
+}
+
+/// Looks for the one disk with this serial, and whether all of it can be had. What lies on it, a
+/// partition table included, is not looked at: the command line has given it up.
+pub(super) fn look(
+    serial: &str,
+    disks: &[Disk],
+    root: Option<&RootDisk>,
+    search: &mut Search,
+) -> Option<VolumePlace> {
+    let found = with_serial(disks, serial, search);
+    let [disk] = found.as_slice() else {
+        for disk in &found {
+            // The serial is the host's word: which of them is meant, nobody can say.
+            search.refuse(&disk.device.name, &"another disk has this serial, too");
+        }
+        return None;
+    };
+    match require_free(disk, root) {
+        Ok(()) => Some(VolumePlace { device: disk.device.clone(), growth: None }),
+        Err(error) => {
+            search.refuse(&disk.device.name, &error);
+            None
+        }
+    }
+}
+
+/// Makes sure that nothing is lost with the disk but what the command line has given up.
+fn require_free(disk: &Disk, root: Option<&RootDisk>) -> Result<()> {
+    let name = &disk.device.name;
+    if root.is_some_and(|root| root.name == *name) {
+        return Err(Error::new("it is the disk that holds the root"));
+    }
+    if effect(LOOK_WHETHER_READ_ONLY.on(&[&name]), || disk.is_read_only())? {
+        return Err(Error::new("it is read-only"));
+    }
+    effect(CLAIM.on(&[&name]), || disk.device.claim(OpenOptions::new().read(true))).map(drop)
+}
