@@ -123,15 +123,20 @@ attempt() {
     said=$("$@" 2>&1) || die "cannot $what: ${said##*$'\n'}"
 }
 
-# build_parser: in $parser, the program that reads a command line as PID 1 does. Under sudo there
-# may be no cargo; then the one that was built before is as good as it gets.
-build_parser() {
-    parser=$target/x86_64-unknown-linux-musl/release/cvm-cmdline
+# build_tools: in $tools, the programs of tools/, which know what PID 1 knows; in $parser, the one that
+# reads a command line. Under sudo there may be no cargo; then those that were built before are as good
+# as it gets.
+build_tools() {
+    local program
+    tools=$target/x86_64-unknown-linux-musl/release
+    parser=$tools/cvm-cmdline
     if command -v cargo >/dev/null; then
-        attempt "build cvm-cmdline" env -C "$root" cargo build --quiet --locked --release \
+        attempt "build cvm-tools" env -C "$root" cargo build --quiet --locked --release \
             --target x86_64-unknown-linux-musl --target-dir "$target" --package cvm-tools
     fi
-    need_file "$parser" "nor is there a cargo to build it; install Rust as https://rustup.rs says"
+    for program in "$parser" "$tools/cvm-disk"; do
+        need_file "$program" "nor is there a cargo to build it; install Rust as https://rustup.rs says"
+    done
 }
 
 # in_own_mounts COMMAND ARGUMENT...: what it mounts is gone when it ends, however it ends. As root

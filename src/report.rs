@@ -103,6 +103,12 @@ pub struct VerityFacts {
     pub block_size: u32,
     /// "superblock" or "command line".
     pub parameters_from: &'static str,
+    /// Kernel name of the partition that holds the data.
+    pub data: String,
+    /// Kernel name of the partition that holds the hash tree, which may be the same.
+    pub hash: String,
+    /// The block of it that the tree begins with.
+    pub hash_start: u64,
 }
 
 /// The verified root.

@@ -19,7 +19,7 @@ use cvm_init::error::Result;
 use cvm_init::format::device::Dev;
 use cvm_init::format::hex;
 use cvm_init::format::verity::{
-    BLOCK_SIZE, HASH_START, OnCorruption, Params, RootHash, SUPERBLOCK_SIZE,
+    Areas, BLOCK_SIZE, HashOffset, OnCorruption, Params, RootHash, SUPERBLOCK_SIZE,
 };
 
 use common::{Scratch, run};
@@ -33,7 +33,10 @@ const SALT: usize = 88;
 
 /// What veritysetup made, and what it said of it.
 struct Tree {
+    /// Bytes of the device that the tree lies on.
     hash_bytes: u64,
+    /// Where the hash area begins on the device of the data, if it lies there.
+    behind: Option<HashOffset>,
     superblock: [u8; SUPERBLOCK_SIZE],
     top: [u8; BLOCK_SIZE as usize],
     said: HashMap<String, String>,
@@ -48,16 +51,40 @@ impl Tree {
         }
         let (hash, file) = Scratch::sparse(&format!("verity-{name}.hash"), 0);
         let command = [&["format"], options, &[data.utf8(), hash.utf8()]].concat();
-        let said = run("veritysetup", &command)
+        Self::of(&run("veritysetup", &command), &file, None)
+    }
+
+    /// The same with the hash area behind the data, from block `start` on.
+    fn format_behind(name: &str, blocks: u64, start: u64, options: &[&str]) -> Self {
+        let (data, mut file) = Scratch::sparse(&format!("verity-{name}.both"), blocks * BLOCK);
+        fill(&mut file, blocks * BLOCK / 8);
+        let (offset, count) = ((start * BLOCK).to_string(), blocks.to_string());
+        let place = ["format", "--hash-offset", &offset, "--data-blocks", &count];
+        let command = [&place[..], options, &[data.utf8(), data.utf8()]].concat();
+        Self::of(&run("veritysetup", &command), &file, HashOffset::new(start * BLOCK))
+    }
+
+    fn of(said: &str, device: &File, behind: Option<HashOffset>) -> Self {
+        let said: HashMap<_, _> = said
             .lines()
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
             .collect();
-        let (mut superblock, mut top) = ([0; _], [0; _]);
-        file.read_exact_at(&mut superblock, 0).unwrap();
+        let hash_bytes = device.metadata().unwrap().len();
+        let mut tree = Self { hash_bytes, behind, superblock: [0; _], top: [0; _], said };
+        let areas = tree.areas(0);
+        device.read_exact_at(&mut tree.superblock, areas.hash_at()).unwrap();
         // Trees of other block sizes are shorter; they are not read this far.
-        let _ = file.read_at(&mut top, HASH_START * BLOCK).unwrap();
-        Self { hash_bytes: file.metadata().unwrap().len(), superblock, top, said }
+        let _ = device.read_at(&mut tree.top, areas.tree(true) * BLOCK).unwrap();
+        tree
+    }
+
+    /// What a boot makes of the places, for a data partition of `data_bytes` bytes.
+    fn areas(&self, data_bytes: u64) -> Areas {
+        match self.behind {
+            Some(offset) => Areas::together(self.hash_bytes, offset).unwrap(),
+            None => Areas::apart(data_bytes, self.hash_bytes),
+        }
     }
 
     fn said(&self, field: &str) -> &str {
@@ -72,7 +99,8 @@ impl Tree {
     /// Takes what the host shows, as a boot does, for a data partition of `data_bytes` bytes.
     fn take(&self, data_bytes: u64) -> Result<Params> {
         let params = Params::from_superblock(&self.superblock)?;
-        params.require_room(data_bytes, self.hash_bytes)?;
+        let areas = self.areas(data_bytes);
+        params.require_room(&areas, areas.tree(true))?;
         params.prove(&self.top, &self.root_hash())?;
         Ok(params)
     }
@@ -120,7 +148,7 @@ fn what_veritysetup_formats_is_taken_as_it_says() {
             tree.said("Salt"),
         ];
         assert_eq!(
-            params.table(data, hash, 1, &tree.root_hash(), OnCorruption::IoError, false),
+            params.table(data, (hash, 1), &tree.root_hash(), OnCorruption::IoError, false),
             fields.join(" ")
         );
         assert_eq!(params.sectors() * 512, blocks * BLOCK);
@@ -128,8 +156,55 @@ fn what_veritysetup_formats_is_taken_as_it_says() {
         let size = format!("{} [bytes]", tree.hash_bytes);
         assert_eq!(tree.said("Hash device size"), size);
         for (data, hash, fits) in [(0, 0, true), (1, 0, false), (0, 1, false)] {
-            let room = params.require_room(blocks * BLOCK - data, tree.hash_bytes - hash);
+            let areas = Areas::apart(blocks * BLOCK - data, tree.hash_bytes - hash);
+            let room = params.require_room(&areas, areas.tree(true));
             assert_eq!(room.is_ok(), fits, "{blocks} blocks: {room:?}");
+        }
+    }
+}
+
+/// The kernel's own words for it are in `tests/vm/layouts.rs`.
+#[test]
+fn a_tree_behind_the_data_is_taken_where_veritysetup_puts_it() {
+    // Directly behind the data, and behind a gap.
+    for (blocks, start) in [(2, 2), (128, 200), (129, 129), (16385, 20000)] {
+        let tree = Tree::format_behind("behind", blocks, start, &[]);
+        let params = tree.take(0).unwrap();
+        assert_eq!(params.data_blocks, blocks);
+        let size = format!("{} [bytes]", tree.hash_bytes - start * BLOCK);
+        assert_eq!(tree.said("Hash device size"), size);
+        for (less, fits) in [(0, true), (1, false)] {
+            let offset = tree.behind.unwrap();
+            let areas = Areas::together(tree.hash_bytes - less, offset).unwrap();
+            assert_eq!(params.require_room(&areas, areas.tree(true)).is_ok(), fits);
+        }
+    }
+}
+
+/// `--no-superblock`: it begins where a superblock would.
+#[test]
+fn a_tree_without_superblock_begins_with_its_area() {
+    let (salt, blocks, start) = ("00ff", 129, 150);
+    for (superblock, options) in [(true, &["--salt", salt][..]), (false, &["--no-superblock"])] {
+        let options = [options, &["--salt", salt]].concat();
+        let (both, mut file) = Scratch::sparse("verity-bare", blocks * BLOCK);
+        fill(&mut file, blocks * BLOCK / 8);
+        let (offset, count) = ((start * BLOCK).to_string(), blocks.to_string());
+        let place = ["format", "--hash-offset", &offset, "--data-blocks", &count];
+        let said =
+            run("veritysetup", &[&place[..], &options, &[both.utf8(), both.utf8()]].concat());
+        let hash = said.lines().find_map(|line| line.strip_prefix("Root hash:")).unwrap();
+        let root_hash: RootHash = hex::decode(hash.trim()).unwrap().try_into().unwrap();
+        let params = Params::new(hex::decode(salt).unwrap(), blocks).unwrap();
+        let bytes = file.metadata().unwrap().len();
+        let areas = Areas::together(bytes, HashOffset::new(start * BLOCK).unwrap()).unwrap();
+        for at in [true, false] {
+            let tree = areas.tree(at);
+            let mut top = [0; BLOCK_SIZE as usize];
+            file.read_exact_at(&mut top, tree * BLOCK).unwrap();
+            let proven = params.prove(&top, &root_hash).is_ok();
+            assert_eq!(proven, at == superblock);
+            assert!(!proven || params.require_room(&areas, tree).is_ok());
         }
     }
 }
@@ -184,9 +259,13 @@ fn what_is_made_with_other_options_is_refused_by_its_field() {
         (["--hash-block-size", "1024"], "hash block size is 1024, not 4096"),
         (["--format", "0"], "hash type is 0, not 1"),
     ] {
-        let tree = Tree::format("options", 129, false, &options);
-        let error = tree.take(129 * BLOCK).unwrap_err();
-        assert_eq!(error.to_string(), format!("verity superblock: {message}"));
+        for tree in [
+            Tree::format("options", 129, false, &options),
+            Tree::format_behind("options", 129, 129, &options),
+        ] {
+            let error = tree.take(129 * BLOCK).unwrap_err();
+            assert_eq!(error.to_string(), format!("verity superblock: {message}"));
+        }
     }
     let tree = Tree::format("hidden", 129, false, &["--hash-offset", "4096"]);
     let error = tree.take(129 * BLOCK).unwrap_err();

@@ -4,16 +4,18 @@ use std::io;
 
 use cvm_init::format::device::{Dev, SECTOR};
 use cvm_init::format::ext4;
+use cvm_init::format::gpt::{Header, Role};
 use cvm_init::format::hex;
 use cvm_init::format::program::Program;
 use cvm_init::format::verity::{
-    self, BLOCK_SIZE, HASH_START, OnCorruption, Params, SUPERBLOCK_SIZE,
+    Areas, BLOCK_SIZE, HashOffset, OnCorruption, Params, SUPERBLOCK_SIZE, data_blocks_before_tree,
 };
-use cvm_init::kernel::block::{self, Partition};
+use cvm_init::kernel::block::{self, Device, Disk, Partition};
 
 use super::{check_refusal, split_padded};
 
-/// 512 bytes of superblock, then the sizes of the data and of the hash device.
+/// 512 bytes of superblock, then the sizes of the data and of the hash device, which is also where the
+/// hash area lies behind the data.
 pub fn verity_superblock(bytes: &[u8]) {
     const DATA: Dev = Dev { major: 8, minor: 2 };
     const HASH: Dev = Dev { major: 8, minor: 3 };
@@ -28,7 +30,7 @@ pub fn verity_superblock(bytes: &[u8]) {
     assert_eq!(Params::new(params.salt.clone(), params.data_blocks).as_ref(), Ok(&params));
 
     let root_hash = [0xab; 32];
-    let table = params.table(DATA, HASH, HASH_START, &root_hash, OnCorruption::IoError, false);
+    let table = params.table(DATA, (HASH, 1), &root_hash, OnCorruption::IoError, false);
     let fields: Vec<_> = table.split(' ').collect();
     let [kind, data, hash, data_size, hash_size, blocks, start, algorithm, root, salt] = fields[..]
     else {
@@ -45,13 +47,24 @@ pub fn verity_superblock(bytes: &[u8]) {
     let (data_bytes, rest) = split_padded(rest);
     let (hash_bytes, _) = split_padded(rest);
     let (data_bytes, hash_bytes) = (u64::from_le_bytes(data_bytes), u64::from_le_bytes(hash_bytes));
-    match params.require_room(data_bytes, hash_bytes) {
+    let mapped = u128::from(params.sectors()) * u128::from(SECTOR);
+    assert_eq!(mapped / u128::from(BLOCK_SIZE), params.data_blocks.into());
+    // A superblock, and a digest of 32 bytes of each data block.
+    let tree = 4096 + u128::from(params.data_blocks) * 32;
+    let apart = Areas::apart(data_bytes, hash_bytes);
+    match params.require_room(&apart, apart.tree(true)) {
+        Ok(()) => assert!(mapped <= data_bytes.into() && tree <= hash_bytes.into()),
+        Err(error) => check_refusal(&error),
+    }
+    let Some(offset) = HashOffset::new(hash_bytes) else { return };
+    let room = Areas::together(data_bytes, offset).and_then(|areas| {
+        assert_eq!(areas.hash_at(), hash_bytes);
+        params.require_room(&areas, areas.tree(true))
+    });
+    match room {
         Ok(()) => {
-            let mapped = params.sectors().checked_mul(SECTOR).expect("its bytes can be counted");
-            assert_eq!(mapped / u64::from(BLOCK_SIZE), params.data_blocks);
-            assert!(mapped <= data_bytes);
-            // A superblock, and a digest of 32 bytes of each data block.
-            assert!(u128::from(hash_bytes) >= 4096 + u128::from(params.data_blocks) * 32);
+            assert!(mapped <= hash_bytes.into());
+            assert!(u128::from(hash_bytes) + tree <= data_bytes.into());
         }
         Err(error) => check_refusal(&error),
     }
@@ -61,14 +74,73 @@ pub fn verity_superblock(bytes: &[u8]) {
 /// What is told from the size of a disk with data and hash tree lies on it, and one block more of data
 /// would not.
 fn check_whole_disk(blocks: u64) {
+    let bytes = blocks.saturating_mul(BLOCK_SIZE.into());
     let room = |data_blocks: u64| {
         let params = Params::new(Vec::new(), data_blocks).ok()?;
-        let behind = blocks.checked_sub(data_blocks)?.saturating_mul(BLOCK_SIZE.into());
-        params.require_room(u64::MAX, behind).ok()
+        let areas = Areas::together(bytes, HashOffset::behind(data_blocks)).ok()?;
+        params.require_room(&areas, areas.tree(true)).ok()
     };
-    match verity::data_blocks_before_tree(blocks) {
+    match data_blocks_before_tree(blocks) {
         Some(data) => assert!(room(data).is_some() && room(data + 1).is_none(), "{blocks}: {data}"),
         None => assert!(room(2).is_none(), "{blocks}"),
+    }
+}
+
+/// Bytes of a header and of an entry.
+const HEADER: usize = 92;
+const ENTRY: usize = 128;
+
+/// The header of a partition table and, from byte 512 on, its entries. The checksums are set right, so
+/// that what lies behind them is reached.
+pub fn partition_table(bytes: &[u8]) {
+    let (mut sector, entries) = split_padded::<512>(bytes);
+    if let Err(error) = Header::parse(&sector) {
+        check_refusal(&error);
+    }
+    let crc = |bytes: &[u8]| {
+        !bytes.iter().fold(u32::MAX, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+                crc >> 1 ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 }
+            })
+        })
+    };
+    let [size, count] =
+        [12, 80].map(|at| u32::from_le_bytes(sector[at..at + 4].try_into().expect("four bytes")));
+    let mut all = entries.to_vec();
+    all.resize((count as usize).min(512) * ENTRY, 0);
+    sector[88..HEADER].copy_from_slice(&crc(&all).to_le_bytes());
+    sector[16..20].fill(0);
+    let header_crc = crc(&sector[..(size as usize).min(sector.len())]);
+    sector[16..20].copy_from_slice(&header_crc.to_le_bytes());
+    let header = match Header::parse(&sector) {
+        Ok(header) => header,
+        Err(error) => return check_refusal(&error),
+    };
+    assert!(sector.starts_with(b"EFI PART") && (92..=512).contains(&size));
+    assert!((1..=256).contains(&count) && header.entries_size() == all.len());
+    let first = u64::from_le_bytes(sector[72..80].try_into().expect("eight bytes"));
+    assert_eq!(header.entries_at(4096).ok(), first.checked_mul(4096));
+    // One entry short, another checksum.
+    header.entries(&[&all[..], b"x"].concat()).expect_err("a byte more");
+    let found = header.entries(&all).expect("the checksum is right");
+    let used = all.chunks(ENTRY).filter(|entry| entry[..16] != [0; 16]);
+    assert_eq!(found.len(), used.count());
+    for entry in found {
+        let stored = &all[(entry.number as usize - 1) * ENTRY..][..ENTRY];
+        assert_eq!([entry.kind[15], entry.uuid[15]], [stored[15], stored[31]]);
+        assert_eq!(entry.first.to_le_bytes(), stored[32..40]);
+        assert!(entry.name.chars().count() <= 36 && !entry.name.contains('\0'));
+        if let Some((start, sectors)) = entry.span(4096) {
+            assert!(start % 8 == 0 && sectors > 0);
+            let last = (u128::from(start) + u128::from(sectors)) / 8 - 1;
+            assert_eq!(last, entry.last.into());
+        }
+        for role in [Role::Root, Role::Tree] {
+            if let Err(error) = entry.require(role) {
+                check_refusal(&error);
+            }
+        }
+        check_refusal(&format!("it is called {:?}", entry.name));
     }
 }
 
@@ -118,7 +190,7 @@ pub fn program(bytes: &[u8]) {
     assert!(bytes.windows(name.len()).any(|window| window == name));
 }
 
-/// Lines: the sectors of the disk, then `partition dev start size` of each partition, as sysfs
+/// Lines: the sectors of the disk, then `partition dev start size label` of each partition, as sysfs
 /// shows them.
 pub fn partitions(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
@@ -130,9 +202,11 @@ pub fn partitions(bytes: &[u8]) {
     for line in lines.take(32) {
         let attributes: Vec<_> = line.split(' ').collect();
         let read = |name: &str| {
-            let at = ["partition", "dev", "start", "size"].iter().position(|known| *known == name);
+            let names = ["partition", "dev", "start", "size", "uevent"];
+            let at = names.iter().position(|known| *known == name);
             let value = at.and_then(|at| attributes.get(at)).ok_or(io::ErrorKind::NotFound)?;
-            Ok(format!("{value}\n"))
+            let prefix = if name == "uevent" { "PARTN=4\nPARTNAME=" } else { "" };
+            Ok(format!("{prefix}{value}\n"))
         };
         match Partition::from_attributes("sda", read) {
             Ok(Some(partition)) => {
@@ -140,6 +214,11 @@ pub fn partitions(bytes: &[u8]) {
                 let device = &partition.device;
                 assert_eq!(Dev::parse(&device.dev.to_string()), Some(device.dev));
                 assert_eq!(device.bytes(), device.sectors.saturating_mul(512));
+                let label = attributes.get(4).copied();
+                assert_eq!(
+                    partition.label.as_deref(),
+                    label.map(|l| l.strip_suffix('\r').unwrap_or(l))
+                );
                 found.push(partition);
             }
             Ok(None) => assert!(attributes[0].trim_end().parse::<u64>().is_err()),
@@ -175,16 +254,22 @@ fn check_growth(cocos: &Partition, disk_sectors: u64, all: &[Partition]) {
     if others().any(|other| other.overlaps(cocos)) {
         return; // such a disk is refused
     }
-    let Some(sectors) = cocos.length_to_end(disk_sectors, all) else {
-        return;
-    };
-    assert!(sectors > cocos.device.sectors);
-    let end = cocos.start.checked_add(sectors).expect("an end that is a sector");
-    assert!(end < disk_sectors, "{end} is not on a disk of {disk_sectors}");
-    let mut grown = cocos.clone();
-    grown.device.sectors = sectors;
-    for other in others() {
-        assert!(!share_a_sector(&grown, other), "{grown:?} grew over {other:?}");
+    // The backup of the table: 33 sectors of 512 bytes, or 5 of 4096.
+    for (logical_block, backup) in [(512, 33), (4096, 40)] {
+        let device =
+            Device { name: "sda".to_owned(), dev: cocos.device.dev, sectors: disk_sectors };
+        let disk = Disk { device, logical_block };
+        let Some(sectors) = cocos.length_to_end(&disk, all) else {
+            continue;
+        };
+        assert!(sectors > cocos.device.sectors);
+        let end = cocos.start.checked_add(sectors).expect("an end that is a sector");
+        assert!(end + backup <= disk_sectors, "{end} is not on a disk of {disk_sectors}");
+        let mut grown = cocos.clone();
+        grown.device.sectors = sectors;
+        for other in others() {
+            assert!(!share_a_sector(&grown, other), "{grown:?} grew over {other:?}");
+        }
     }
 }
 

@@ -79,6 +79,9 @@ fn check_round_trip(config: &Config) {
         let salt = if salt.is_empty() { "-".into() } else { hex::encode(salt) };
         words.push(format!("cvm.verity_salt={salt} cvm.verity_data_blocks={data_blocks}"));
     }
+    if let Some(offset) = config.hash_offset {
+        words.push(format!("cvm.verity_hash_offset={}", offset.bytes()));
+    }
     match &config.disk {
         DiskChoice::Proof => {}
         DiskChoice::Name(name) => words.push(format!("cvm.disk=\"/dev/{name}\"")),
@@ -95,10 +98,11 @@ fn check_round_trip(config: &Config) {
     }
     let again = Config::from_cmdline(&words.join("\t")).expect("its own values");
     let told = |config: &Config| {
-        let Config { root_hash, verity, disk, grow, timeout, log, shares, init, .. } =
-            config.clone();
+        let Config {
+            root_hash, verity, hash_offset, disk, grow, timeout, log, shares, init, ..
+        } = config.clone();
         let disks = (disk, config.volume.clone(), config.volume_min, config.data.clone());
-        (root_hash, verity, disks, grow, timeout, log, shares, init)
+        (root_hash, (verity, hash_offset), disks, grow, timeout, log, shares, init)
     };
     assert_eq!(told(&again), told(config));
 }

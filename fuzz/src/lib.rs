@@ -8,7 +8,9 @@ mod disk;
 mod guest;
 mod kernel;
 
-pub use disk::{disk_serial, ext4_superblock, partitions, program, verity_superblock};
+pub use disk::{
+    disk_serial, ext4_superblock, partition_table, partitions, program, verity_superblock,
+};
 pub use guest::{cmdline, fstab, kmsg_record, mount_tag};
 pub use kernel::{dm_answer, uevent};
 
@@ -24,6 +26,7 @@ pub const TARGETS: &[Target] = &[
     ("fstab", fstab),
     ("kmsg_record", kmsg_record),
     ("mount_tag", mount_tag),
+    ("partition_table", partition_table),
     ("partitions", partitions),
     ("program", program),
     ("uevent", uevent),

@@ -7,12 +7,12 @@ use log::LevelFilter;
 use super::Config;
 use super::values::{
     ACTIONS, DataDisk, DiskChoice, LEVELS, REACTIONS, SHARES, SYSTEMD_BOOLEANS, TAGS, Tags,
-    VOLUME_MIN, YES_NO, cipher, data, disk, one_of, root_hash, salt, shares, timeout, volume,
-    volume_min,
+    VOLUME_MIN, YES_NO, cipher, data, disk, hash_offset, one_of, root_hash, salt, shares, timeout,
+    volume, volume_min,
 };
 use crate::error::{Error, Result};
 use crate::format::fstab::Share;
-use crate::format::verity::{self, OnCorruption, RootHash};
+use crate::format::verity::{self, HashOffset, OnCorruption, RootHash};
 
 /// What the keys said, before the ones that belong together meet.
 #[derive(Default)]
@@ -20,6 +20,7 @@ pub(super) struct Given {
     root_hash: Option<RootHash>,
     verity_salt: Option<Vec<u8>>,
     verity_data_blocks: Option<u64>,
+    hash_offset: Option<HashOffset>,
     on_corruption: Option<OnCorruption>,
     disk: Option<DiskChoice>,
     volume: Option<String>,
@@ -61,6 +62,10 @@ pub(super) const KEYS: &[Key] = &[
     ("cvm.verity_data_blocks", |given, text| {
         let blocks = text.parse().map_err(|_| "not a number of blocks")?;
         given.verity_data_blocks = Some(blocks);
+        Ok(())
+    }),
+    ("cvm.verity_hash_offset", |given, text| {
+        given.hash_offset = Some(hash_offset(text)?);
         Ok(())
     }),
     ("cvm.verity_on_corruption", |given, text| {
@@ -159,6 +164,9 @@ impl Given {
                 ));
             }
         };
+        if let (Some(params), Some(offset)) = (&verity, self.hash_offset) {
+            require_behind_the_data(params, offset)?;
+        }
         let cipher_name = self.cipher.as_deref().unwrap_or(DEFAULT_CIPHER);
         let cipher = cipher(cipher_name, self.integrity.as_deref())?;
         let tags = match (&cipher.tag, self.tags) {
@@ -174,6 +182,7 @@ impl Given {
         Ok(Config {
             root_hash,
             verity,
+            hash_offset: self.hash_offset,
             on_corruption: self.on_corruption.unwrap_or_default(),
             disk: self.disk.unwrap_or(DiskChoice::Proof),
             volume: self.volume,
@@ -205,4 +214,17 @@ impl Given {
         }
         Ok(())
     }
+}
+
+/// Of a superblock's number it can only be told when the disk is there.
+fn require_behind_the_data(params: &verity::Params, offset: HashOffset) -> Result<()> {
+    if params.data_blocks <= offset.block() {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "cvm.verity_hash_offset={} lies within the data: cvm.verity_data_blocks={} are {} bytes",
+        offset.bytes(),
+        params.data_blocks,
+        params.data_blocks.saturating_mul(verity::BLOCK_SIZE.into())
+    )))
 }

@@ -15,7 +15,7 @@ use self::values::{ACTIONS, one_of};
 use crate::error::{Error, Result};
 use crate::format::crypt::Cipher;
 use crate::format::fstab::Share;
-use crate::format::verity::{self, OnCorruption, RootHash};
+use crate::format::verity::{self, HashOffset, OnCorruption, RootHash};
 use crate::kernel::power::Action;
 
 pub use self::keys::DEFAULT_TIMEOUT;
@@ -28,6 +28,8 @@ pub struct Config {
     pub root_hash: RootHash,
     /// `cvm.verity_salt=` and `cvm.verity_data_blocks=`; when given, no superblock is read.
     pub verity: Option<verity::Params>,
+    /// `cvm.verity_hash_offset=`; when given, the hash tree lies behind the root on its partition.
+    pub hash_offset: Option<HashOffset>,
     /// `cvm.verity_on_corruption=`
     pub on_corruption: OnCorruption,
     /// `cvm.disk=`
@@ -178,6 +180,7 @@ mod tests {
     const EVERY_KEY: &[&str] = &[
         "cvm.verity_salt=0a0b",
         "cvm.verity_data_blocks=77",
+        "cvm.verity_hash_offset=319488",
         "cvm.disk=serial:AB",
         "cvm.volume=serial:CD",
         "cvm.volume_min=64M",
@@ -217,7 +220,7 @@ mod tests {
         assert_eq!(config.shares, SHARES);
         assert!(!config.credentials);
         assert_eq!(config.init, "/sbin/init");
-        assert_eq!(config.verity, None);
+        assert_eq!((config.verity, config.hash_offset), (None, None));
     }
 
     #[test]
@@ -227,6 +230,7 @@ mod tests {
         let config = parse(&EVERY_KEY.join(" ")).unwrap();
         let params = verity::Params::new(vec![10, 11], 77).unwrap();
         assert_eq!(config.verity, Some(params));
+        assert_eq!(config.hash_offset.map(HashOffset::bytes), Some(78 * 4096));
         assert_eq!(config.disk, DiskChoice::Serial("AB".into()));
         assert_eq!(config.volume.as_deref(), Some("CD"));
         assert_eq!(config.volume_min, 64 << 20);
@@ -279,6 +283,31 @@ mod tests {
             (
                 "cvm.verity_salt=00",
                 "cvm.verity_salt= and cvm.verity_data_blocks= must be given together",
+            ),
+            (
+                "cvm.verity_hash_offset=4097",
+                "cvm.verity_hash_offset=4097: not a number of bytes that 4096 divides",
+            ),
+            (
+                "cvm.verity_hash_offset=0",
+                "cvm.verity_hash_offset=0: not a number of bytes that 4096 divides",
+            ),
+            (
+                "cvm.verity_hash_offset=16M",
+                "cvm.verity_hash_offset=16M: not a number of bytes that 4096 divides",
+            ),
+            (
+                "cvm.verity_hash_offset=18446744073709551616",
+                "cvm.verity_hash_offset=18446744073709551616: not a number of bytes that 4096 divides",
+            ),
+            (
+                "cvm.verity_hash_offset=4096 cvm.verity_hash_offset=4096",
+                "cvm.verity_hash_offset= is given twice",
+            ),
+            (
+                "cvm.verity_hash_offset=311296 cvm.verity_salt=- cvm.verity_data_blocks=77",
+                "cvm.verity_hash_offset=311296 lies within the data: cvm.verity_data_blocks=77 are \
+                 315392 bytes",
             ),
             ("init=sh", "init=sh: not an absolute path"),
             (
@@ -503,6 +532,20 @@ mod tests {
             let config = Config::from_cmdline(&line).unwrap();
             prop_assert_eq!(config.root_hash, hash);
             prop_assert_eq!(config.verity, Some(verity::Params { salt, data_blocks }));
+        }
+
+        #[test]
+        fn an_offset_is_taken_when_a_block_begins_there_behind_the_data(
+            offset in prop_oneof![0..20_000_u64, (0..20_u64).prop_map(|block| block * 4096)],
+            data_blocks in 2..6_u64,
+        ) {
+            let line = format!(
+                "cvm.verity_hash_offset={offset} cvm.verity_salt=- \
+                 cvm.verity_data_blocks={data_blocks}"
+            );
+            let fits = offset % 4096 == 0 && offset >= data_blocks * 4096;
+            let taken = parse(&line).ok().and_then(|config| config.hash_offset);
+            prop_assert_eq!(taken.map(HashOffset::bytes), fits.then_some(offset));
         }
     }
 }

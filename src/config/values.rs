@@ -9,13 +9,13 @@ use crate::format::crypt::{self, CIPHERS, Cipher};
 use crate::format::fstab::Share;
 use crate::format::hex;
 use crate::format::luks2;
-use crate::format::verity::{OnCorruption, Params, RootHash};
+use crate::format::verity::{BLOCK_SIZE, HashOffset, OnCorruption, Params, RootHash};
 use crate::kernel::power::Action;
 
 /// How the disk is chosen (`cvm.disk=`). Whichever it is, it must prove the root hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DiskChoice {
-    /// Any disk whose third partition proves the root hash.
+    /// Any disk that proves the root hash.
     Proof,
     /// The disk of this kernel name: `sda`.
     Name(String),
@@ -119,6 +119,11 @@ pub(super) fn salt(text: &str) -> std::result::Result<Vec<u8>, String> {
         return Ok(Vec::new());
     }
     hex::decode(text).ok_or_else(|| "not hexadecimal".into())
+}
+
+pub(super) fn hash_offset(text: &str) -> std::result::Result<HashOffset, String> {
+    let offset = text.parse().ok().and_then(HashOffset::new);
+    offset.ok_or_else(|| format!("not a number of bytes that {BLOCK_SIZE} divides"))
 }
 
 /// The cipher of this name, with this integrity or else its own.

@@ -9,9 +9,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::format::device::{Dev, SECTOR};
+use crate::format::gpt;
 
-/// Sectors of a backup GPT: header and 128 entries (UEFI specification, 5.3).
-const BACKUP_TABLE: u64 = 33;
 /// Sectors to which partitions are aligned: a megabyte, as by every partitioning tool.
 const ALIGNMENT: u64 = 2048;
 
@@ -44,6 +43,8 @@ pub struct Partition {
     pub number: u32,
     /// First sector, in sectors of 512 bytes.
     pub start: u64,
+    /// What the partition table calls it, if anything.
+    pub label: Option<String>,
 }
 
 impl Device {
@@ -84,8 +85,8 @@ impl Device {
 }
 
 impl Partition {
-    /// From its attributes in sysfs, each a line. `None` when it has no number: then it is no
-    /// partition.
+    /// From its attributes in sysfs, each a line but for `uevent`. `None` when it has no number: then
+    /// it is no partition.
     ///
     /// # Errors
     /// When the device number cannot be read, or an attribute is not what the kernel writes.
@@ -106,18 +107,21 @@ impl Partition {
             },
             number: u32::try_from(index).map_err(|_| incomplete())?,
             start: number("start").ok_or_else(incomplete)?,
+            label: read("uevent").ok().as_deref().and_then(parse_label),
         }))
     }
 
-    /// The length in sectors that it has when it reaches the end of a disk of `disk_sectors`, up
-    /// to the place of a backup partition table. `None` when it gains nothing, or when one of
-    /// `others` reaches behind its start.
+    /// The length in sectors that it has when it reaches the end of `disk`, up to the place of a
+    /// backup partition table. `None` when it gains nothing, or when one of `others` reaches behind
+    /// its start.
     #[must_use]
-    pub fn length_to_end(&self, disk_sectors: u64, others: &[Self]) -> Option<u64> {
+    pub fn length_to_end(&self, disk: &Disk, others: &[Self]) -> Option<u64> {
         if others.iter().any(|other| other != self && self.starts_before_end_of(other)) {
             return None;
         }
-        let end = disk_sectors.saturating_sub(BACKUP_TABLE) / ALIGNMENT * ALIGNMENT;
+        let backup = gpt::sectors_of_a_copy(disk.logical_block);
+        let backup = backup.saturating_mul(disk.logical_block / SECTOR);
+        let end = disk.device.sectors.saturating_sub(backup) / ALIGNMENT * ALIGNMENT;
         let length = end.checked_sub(self.start)?;
         (length > self.device.sectors).then_some(length)
     }
@@ -156,7 +160,7 @@ pub fn disks() -> io::Result<Vec<Disk>> {
         // One of several paths to a disk has no number: it is not to be used by itself
         // (`GENHD_FL_HIDDEN` in the kernel's `block/genhd.c`).
         let Some(dev) = line("dev").as_deref().and_then(Dev::parse) else { continue };
-        let logical_block = number("queue/logical_block_size").unwrap_or(SECTOR);
+        let logical_block = number("queue/logical_block_size").unwrap_or(SECTOR).max(SECTOR);
         let order = order(&name);
         disks.insert(order, Disk { device: Device { name, dev, sectors }, logical_block });
     }
@@ -164,6 +168,12 @@ pub fn disks() -> io::Result<Vec<Disk>> {
 }
 
 impl Disk {
+    /// Its node.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        Path::new("/dev").join(&self.name)
+    }
+
     /// Its partitions, in no particular order.
     ///
     /// # Errors
@@ -173,7 +183,9 @@ impl Disk {
         let mut partitions = Vec::new();
         for name in names(&disk)? {
             let dir = disk.join(&name);
-            let read = |attribute: &str| fs::read_to_string(dir.join(attribute));
+            // A label may hold any byte.
+            let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+            let read = |attribute: &str| fs::read(dir.join(attribute)).map(text);
             partitions.extend(Partition::from_attributes(&name, read)?);
         }
         Ok(partitions)
@@ -247,6 +259,12 @@ fn names(dir: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// The label in what a partition shows as `uevent` (`part_uevent` in the kernel's
+/// `block/partitions/core.c`).
+fn parse_label(lines: &str) -> Option<String> {
+    lines.lines().find_map(|line| line.strip_prefix("PARTNAME=")).map(str::to_owned)
+}
+
 fn parse_number(line: &str) -> Option<u64> {
     line.trim_end().parse().ok()
 }
@@ -258,7 +276,13 @@ mod tests {
 
     fn partition(start: u64, sectors: u64) -> Partition {
         let dev = Dev { major: 8, minor: 4 };
-        Partition { device: Device { name: "sda4".into(), dev, sectors }, number: 4, start }
+        let device = Device { name: "sda4".into(), dev, sectors };
+        Partition { device, number: 4, start, label: None }
+    }
+
+    fn disk(sectors: u64, logical_block: u64) -> Disk {
+        let dev = Dev { major: 8, minor: 0 };
+        Disk { device: Device { name: "sda".into(), dev, sectors }, logical_block }
     }
 
     #[test]
@@ -286,16 +310,36 @@ mod tests {
     fn the_last_partition_can_reach_the_end_of_a_grown_disk() {
         let (first, last) = (partition(2048, 2048), partition(4096, 2048));
         let others = [first.clone(), last.clone()];
-        // As it was made: a megabyte behind it for the backup table.
-        assert_eq!(last.length_to_end(8192, &others), None);
-        assert_eq!(last.length_to_end(8192 + 2048, &others), Some(4096));
-        assert_eq!(last.length_to_end(8192 + 2048 + 32, &others), Some(4096));
-        assert_eq!(last.length_to_end(8192 + 2048 + 33, &others), Some(6144));
-        assert_eq!(first.length_to_end(1 << 30, &others), None);
-        for sectors in [0, 32, 4096] {
-            assert_eq!(last.length_to_end(sectors, &others), None);
+        let grown = |partition: &Partition, sectors, logical_block| {
+            partition.length_to_end(&disk(sectors, logical_block), &others)
+        };
+        for (logical_block, backup) in [(512, 33), (4096, 40)] {
+            // As it was made: a megabyte behind it for the backup table.
+            assert_eq!(grown(&last, 8192, logical_block), None);
+            assert_eq!(grown(&last, 8192 + 2048, logical_block), Some(4096));
+            assert_eq!(grown(&last, 8192 + 2048 + backup - 1, logical_block), Some(4096));
+            assert_eq!(grown(&last, 8192 + 2048 + backup, logical_block), Some(6144));
+            assert_eq!(grown(&first, 1 << 30, logical_block), None);
+            for sectors in [0, 32, 4096] {
+                assert_eq!(grown(&last, sectors, logical_block), None);
+            }
+            assert!(grown(&last, u64::MAX, logical_block).is_some());
         }
-        assert!(last.length_to_end(u64::MAX, &others).is_some());
+    }
+
+    #[test]
+    fn a_label_is_that_of_the_table() {
+        let shown = "MAJOR=8\nMINOR=4\nDEVNAME=sda4\nDEVTYPE=partition\nPARTN=4\nPARTNAME=a b=c\n";
+        let partition = |uevent: &str| {
+            let read = |attribute: &str| match attribute {
+                "uevent" => Ok(uevent.to_owned()),
+                "dev" => Ok("8:4\n".to_owned()),
+                _ => Ok("4\n".to_owned()),
+            };
+            Partition::from_attributes("sda4", read).unwrap().unwrap()
+        };
+        assert_eq!(partition(shown).label.as_deref(), Some("a b=c"));
+        assert_eq!(partition("DEVNAME=sda4\n").label, None);
     }
 
     #[test]

@@ -5,12 +5,12 @@
 
 use std::path::Path;
 
-use super::verity::Verity;
+use super::verity::{HashArea, Verity};
 use super::{filesystem, mapping, node};
 use crate::config::DataDisk;
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
-use crate::format::verity::{self, HashArea, OnCorruption};
+use crate::format::verity::{self, HashOffset, OnCorruption};
 use crate::kernel::block::Device;
 use crate::kernel::mount::{self, Flags};
 use crate::report::{DataFacts, Report};
@@ -43,9 +43,8 @@ pub fn prove(wanted: &DataDisk, disk: &Device) -> Result<Verified> {
         .blocks
         .or_else(|| verity::data_blocks_before_tree(disk.bytes() / u64::from(verity::BLOCK_SIZE)));
     let blocks = blocks.ok_or_else(|| Error::new("it is too small for data with a hash tree"))?;
-    let offset = blocks.saturating_mul(verity::BLOCK_SIZE.into());
-    let at = HashArea { offset, superblock: true };
-    let verity = Verity::prove(disk, disk, at, &wanted.root_hash, None)
+    let area = HashArea::Behind(HashOffset::behind(blocks));
+    let verity = Verity::prove(disk, area, &wanted.root_hash, None)
         .map_err(|error| Error::new(format!("{error}{}", place(wanted, blocks))))?;
     // The root hash leaves it open, the command line or the size of the disk does not.
     match verity.params.data_blocks {

@@ -8,10 +8,10 @@ use std::slice;
 
 use super::open_control;
 use crate::effect::{Effect, effect};
-use crate::error::Result;
-use crate::format::device::{Dev, SECTOR};
+use crate::error::{Error, Result};
+use crate::format::device::SECTOR;
 use crate::format::hex;
-use crate::format::verity::{self, HashArea, OnCorruption, Params, RootHash};
+use crate::format::verity::{self, Areas, HashOffset, OnCorruption, Params, RootHash};
 use crate::kernel::block::Device;
 use crate::kernel::dm::{Mapping, Target};
 
@@ -21,45 +21,70 @@ const READ_SUPERBLOCK: Effect<1> =
 const READ_TOP_HASH_BLOCK: Effect<1> =
     Effect::new("read-top-hash-block", "read the top hash block of {}");
 
+/// Where the hash area lies.
+#[derive(Debug, Clone, Copy)]
+pub enum HashArea<'a> {
+    /// On a device of its own, from its start on.
+    Apart(&'a Device),
+    /// On the device of the data, behind it.
+    Behind(HashOffset),
+}
+
 /// Data and hash tree, proven.
 #[derive(Debug)]
 pub struct Verity {
-    data: Dev,
-    hash: Dev,
-    /// First block of the hash tree on its device.
-    hash_start: u64,
+    /// What holds the data.
+    pub data: Device,
+    /// What holds the hash tree.
+    pub hash: Device,
+    /// The hash block of it that the tree begins with.
+    pub tree: u64,
     root_hash: RootHash,
     /// What the hash tree was proven with.
     pub params: Params,
 }
 
 impl Verity {
-    /// Reads the parameters of the hash tree in the area `at` of `hash`, unless they are given, and
-    /// proves them by the top hash block. On one device, the data ends where that area begins.
+    /// Reads the parameters of the hash tree, unless they are given, and proves them by the top hash
+    /// block. A tree whose parameters are given may lie behind a superblock, which is not read, or
+    /// have none.
     ///
     /// # Errors
-    /// When the tree cannot be read, is none that is taken, or is another root hash's.
+    /// When the tree cannot be read, has no room, is none that is taken, or is another root hash's.
     pub fn prove(
         data: &Device,
-        hash: &Device,
-        at: HashArea,
+        area: HashArea<'_>,
         root_hash: &RootHash,
-        params: Option<&Params>,
+        given: Option<&Params>,
     ) -> Result<Self> {
+        let (hash, areas) = match area {
+            HashArea::Apart(hash) => (hash, Areas::apart(data.bytes(), hash.bytes())),
+            HashArea::Behind(offset) => (data, Areas::together(data.bytes(), offset)?),
+        };
         let device = effect(OPEN.on(&[&hash.name]), || hash.open(OpenOptions::new().read(true)))?;
-        let params = if let Some(params) = params {
+        let params = if let Some(params) = given {
             params.clone()
         } else {
-            let superblock = read_at(&device, READ_SUPERBLOCK, hash, at.offset)?;
+            let superblock = read_at(&device, READ_SUPERBLOCK, hash, areas.hash_at())?;
             Params::from_superblock(&superblock)?
         };
-        let data_bytes = if data.dev == hash.dev { at.offset } else { data.bytes() };
-        params.require_room(data_bytes, hash.bytes().saturating_sub(at.offset))?;
-        let hash_start = at.hash_start();
-        let top = hash_start.saturating_mul(verity::BLOCK_SIZE.into());
-        let top = read_at(&device, READ_TOP_HASH_BLOCK, hash, top)?;
-        params.prove(&top, root_hash)?;
-        Ok(Self { data: data.dev, hash: hash.dev, hash_start, root_hash: *root_hash, params })
+        let prove_at = |tree: u64| {
+            params.require_room(&areas, tree)?;
+            let at = tree.saturating_mul(verity::BLOCK_SIZE.into());
+            params.prove(&read_at(&device, READ_TOP_HASH_BLOCK, hash, at)?, root_hash)
+        };
+        let mut tree = areas.tree(true);
+        if let Err(error) = prove_at(tree) {
+            if given.is_none() {
+                return Err(error);
+            }
+            tree = areas.tree(false);
+            prove_at(tree).map_err(|other| {
+                Error::new(format!("{error}; and where it lies without a superblock, {other}"))
+            })?;
+        }
+        let (data, hash) = (data.clone(), hash.clone());
+        Ok(Self { data, hash, tree, root_hash: *root_hash, params })
     }
 
     /// Maps it as `name`. What is wrong with a block before the handoff ends the boot with a reason.
@@ -115,12 +140,12 @@ impl Verity {
     }
 
     fn target(&self, on_corruption: OnCorruption, on_errors: bool) -> Target {
-        let (data, hash, start) = (self.data, self.hash, self.hash_start);
+        let (data, hash) = (self.data.dev, (self.hash.dev, self.tree));
         let root_hash = &self.root_hash;
         Target {
             kind: "verity".into(),
             sectors: self.params.sectors(),
-            params: self.params.table(data, hash, start, root_hash, on_corruption, on_errors),
+            params: self.params.table(data, hash, root_hash, on_corruption, on_errors),
         }
     }
 }

@@ -8,6 +8,7 @@ mod refused;
 mod root;
 #[path = "../script/mod.rs"]
 mod script;
+mod table;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
@@ -254,9 +255,11 @@ fn an_image_can_make_its_initramfs() {
     let modules = target().join("kernel/modules");
     let built = dir.join("x86_64-unknown-linux-musl/release");
     fs::create_dir_all(&built).unwrap();
-    // There is nothing to build; what reads the command line is in the place of what does.
+    // There is nothing to build; what reads the command line, or writes the disk, is in the place of
+    // what does.
     tool_in(&dir, "cargo", "exit 0");
     tool_in(&built, "cvm-cmdline", "exit 0");
+    tool_in(&built, "cvm-disk", r#"while [ "$1" != -o ]; do shift; done; : >"$2""#);
     let command = || {
         let mut command = script("image");
         command

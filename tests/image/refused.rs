@@ -16,6 +16,13 @@ fn an_image_is_refused_by_what_is_wrong_with_its_arguments() {
         (&["--cocos-size", "much"], 2, "--cocos-size much is not a size"),
         (&["--boot", "lilo"], 2, "--boot lilo is neither grub nor uki"),
         (&["--format", "vdi"], 2, "--format vdi is neither raw nor qcow2"),
+        (&["--sector-size", "2048"], 2, "--sector-size 2048 is neither 512 nor 4096"),
+        (
+            &["--sector-size", "4096", "--cocos-size", "33554944"],
+            2,
+            "--cocos-size 33554944 is no whole number of sectors of 4096 bytes",
+        ),
+        (&["--cocos-size", "33554433"], 2, "is no whole number of sectors of 512 bytes"),
         (&["--modules", "/lib/modules"], 2, "--initramfs and --modules exclude each other"),
         (&["--append", "a\nhalt"], 2, "--append holds more than printable ASCII"),
         (
@@ -82,7 +89,6 @@ fn a_missing_tool_is_named_with_its_package() {
     let root = root(&dir);
     let (key, certificate) = key(&dir, "owner");
     for (tool, package) in [
-        ("genimage", "genimage"),
         ("mcopy", "mtools"),
         ("grub-mkimage", "grub-common"),
         ("qemu-img", "qemu-utils"),

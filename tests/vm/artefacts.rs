@@ -305,13 +305,7 @@ const DOCKER: [&str; 3] = ["docker.io", "apparmor", "busybox-static"];
 /// The same of the release that has this kernel, of which a newer one is without Docker. Its
 /// initramfs shows the launcher's files of `fw_cfg`.
 pub(crate) fn debian_image_for(scratch: &Scratch, kernel: Kernel) -> Image {
-    let mut debian_root = script("debian-root");
-    let name = kernel.suite().unwrap_or("rootfs");
-    if let Some(suite) = kernel.suite() {
-        debian_root.args(["--suite", suite]);
-        debian_root.args(DOCKER.iter().flat_map(|package| ["--exclude", package]));
-    }
-    run(&mut debian_root);
+    let root = debian_root_for(kernel);
     let initramfs = pack_for(
         kernel,
         &format!("{kernel:?}-fw-cfg"),
@@ -320,8 +314,50 @@ pub(crate) fn debian_image_for(scratch: &Scratch, kernel: Kernel) -> Image {
         &[],
         &["qemu_fw_cfg"],
     );
-    let root = target().join(format!("debian/{name}.tar"));
     debian_image_of(scratch, &kernel.image(), &initramfs, &root, "1G")
+}
+
+/// The root of the release that has this kernel. That of a newer one holds systemd-repart, which the
+/// running release has not in the form that needs no loop device.
+fn debian_root_for(kernel: Kernel) -> PathBuf {
+    let mut debian_root = script("debian-root");
+    if let Some(suite) = kernel.suite() {
+        debian_root.args(["--suite", suite, "--include", REPART]);
+        debian_root.args(DOCKER.iter().flat_map(|package| ["--exclude", package]));
+    }
+    run(&mut debian_root);
+    target().join(format!("debian/{}.tar", kernel.suite().unwrap_or("rootfs")))
+}
+
+const REPART: &str = "systemd-repart";
+
+/// How the systemd-repart of a newer release runs on this machine: its loader, where its libraries
+/// are, and the program.
+pub(crate) fn systemd_repart() -> [String; 3] {
+    static UNPACKED: OnceLock<PathBuf> = OnceLock::new();
+    let folder = UNPACKED.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("trixie-repart");
+        fs::create_dir_all(&folder).expect("the target folder is writable");
+        run(command("bsdtar")
+            .arg("-xf")
+            .arg(debian_root_for(Kernel::Trixie))
+            .arg("-C")
+            .arg(&folder)
+            .args([
+                "./usr/bin/systemd-repart",
+                "*/ld-linux-x86-64.so.2",
+                "*.so.*",
+                "*/systemd/*.so",
+            ]));
+        folder
+    });
+    let path = |name: &str| folder.join(name).display().to_string();
+    let libraries = path("usr/lib/x86_64-linux-gnu");
+    [
+        path("usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"),
+        format!("{libraries}:{libraries}/systemd"),
+        path("usr/bin/systemd-repart"),
+    ]
 }
 
 /// What such a root holds more for [`debian_image_with_tools`]: what looks at every block device

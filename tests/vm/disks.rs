@@ -1,6 +1,6 @@
 //! Where the disk may hang, and which one of several is taken.
 
-use crate::disk::{Disk, Part};
+use crate::disk::{Disk, LARGE_SECTORS, Part};
 use crate::refused::refusal;
 use crate::root::Root;
 use crate::tool::{Scratch, command, run};
@@ -153,13 +153,17 @@ fn a_disk_that_is_plugged_in_while_waited_for() {
     guest.power_off();
 }
 
+/// What QEMU makes of a disk by itself.
+const SMALL_SECTORS: &str = "logical_block_size=512";
+
 /// Boots with a disk that was grown behind its table, and fills /cocos. Says how large partition 4
 /// then is, and whether the table's backup at the old end of the disk is what it was.
 #[track_caller]
-fn partition_of_a_grown_disk(disk: &Disk, words: &str) -> (u64, bool) {
+fn partition_of_a_grown_disk(disk: &Disk, properties: &str, words: &str) -> (u64, bool) {
     let (table, backup) = (disk.table(), disk.backup_table());
-    assert_eq!(backup[32 * 512..][..8], *b"EFI PART");
-    let mut guest = Vm::of(disk).append(words).boot();
+    // Behind 128 entries of 128 bytes.
+    assert_eq!(backup[128 * 128..][..8], *b"EFI PART");
+    let mut guest = Vm::new().disk_with(disk, properties).words_of(disk).append(words).boot();
     let report = guest.report();
     let more = json!({ "path": "/cocos/full", "offset": 0, "bytes": 1 << 28, "seed": 1 });
     assert_eq!(guest.call("pattern_write", more).unwrap_err().errno, Some(ENOSPC));
@@ -173,14 +177,21 @@ fn partition_of_a_grown_disk(disk: &Disk, words: &str) -> (u64, bool) {
 fn a_grown_disk_is_used_to_its_end() {
     let disk = Disk::builder().grown(64 << 20).build();
     let all = disk.size(Part::Cocos) + (64 << 20);
-    assert_eq!(partition_of_a_grown_disk(&disk, ""), (all, false));
+    assert_eq!(partition_of_a_grown_disk(&disk, SMALL_SECTORS, ""), (all, false));
+}
+
+#[test]
+fn a_grown_disk_of_large_sectors_is_used_to_its_end() {
+    let disk = Disk::builder().sector_size(4096).grown(64 << 20).build();
+    let all = disk.size(Part::Cocos) + (64 << 20);
+    assert_eq!(partition_of_a_grown_disk(&disk, LARGE_SECTORS, ""), (all, false));
 }
 
 #[test]
 fn a_grown_disk_is_used_as_its_table_says_when_told_so() {
     let disk = Disk::builder().grown(64 << 20).build();
     let of_table = disk.size(Part::Cocos);
-    assert_eq!(partition_of_a_grown_disk(&disk, "cvm.grow=no"), (of_table, true));
+    assert_eq!(partition_of_a_grown_disk(&disk, SMALL_SECTORS, "cvm.grow=no"), (of_table, true));
 }
 
 /// The file system has as much of it as ext4 can.

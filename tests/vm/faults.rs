@@ -60,6 +60,13 @@ fn setups() -> Vec<Setup> {
             then: |_| {},
         },
         Setup {
+            name: "partitions by UUID, hash tree behind the data",
+            words: |disk| disk.place_of_tree.clone(),
+            disk: || Disk::builder().named().tree_behind().build(),
+            attach: |vm, disk, _| vm.disk(disk),
+            then: |_| {},
+        },
+        Setup {
             name: "disk plugged in late",
             words: |_| String::new(),
             disk: || Disk::builder().build(),

@@ -1,6 +1,7 @@
 //! Images of `scripts/image` started by a firmware, as a launcher without `-kernel` does.
 
 use crate::artefacts;
+use crate::disk::LARGE_SECTORS;
 use crate::guest::{Ending, Guest};
 use crate::root::Root;
 use crate::tool::{Scratch, command, run};
@@ -44,10 +45,16 @@ fn image(folder: &Scratch) -> Command {
 
 /// A VM that has this disk and nothing else to boot from.
 fn boot(folder: &Scratch, code: &str, variables: &Path) -> Guest {
+    boot_with("logical_block_size=512", folder, code, variables)
+}
+
+/// The same with these properties of the disk's device.
+fn boot_with(properties: &str, folder: &Scratch, code: &str, variables: &Path) -> Guest {
     let private = folder.join("variables.fd");
     fs::copy(variables, &private).unwrap();
     Vm::new()
         .disk_on(Bus::VirtioScsi, &folder.join("disk.img"))
+        .with(properties)
         .firmware(installed(code), &private)
         .boot()
 }
@@ -110,6 +117,16 @@ fn a_firmware_starts_grub_and_grub_the_kernel() {
     let folder = Scratch::new("grub");
     run(&mut image(&folder));
     let mut guest = boot(&folder, CODE, installed(VARIABLES));
+    check_boot(&mut guest, &folder);
+    assert!(guest.serial().contains("Welcome to GRUB!"));
+}
+
+/// Firmware, GRUB, kernel and PID 1 count in the disk's sectors.
+#[test]
+fn a_firmware_starts_an_image_for_sectors_of_4096_bytes() {
+    let folder = Scratch::new("large-sectors");
+    run(image(&folder).args(["--sector-size", "4096"]));
+    let mut guest = boot_with(LARGE_SECTORS, &folder, CODE, installed(VARIABLES));
     check_boot(&mut guest, &folder);
     assert!(guest.serial().contains("Welcome to GRUB!"));
 }

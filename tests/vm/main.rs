@@ -1,7 +1,8 @@
 //! Boots in QEMU: the real initramfs, a stock distribution kernel, disks made with the real tools.
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
-//! those. The tests are in `good`, `shares`, `beyond`, `commands`, `init`, `disks`, `data_disks`, `volume`, `volume_disk`, `tags`, `ciphers`,
+//! those. The tests are in `good`, `shares`, `beyond`, `commands`, `init`, `disks`, `layouts`, `repart`,
+//! `data_disks`, `volume`, `volume_disk`, `tags`, `ciphers`,
 //! `corruption`, `overlay`, `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`,
 //! `console`, `secrets`, `lying`, `firmware`, `debian`,
 //! `figures` and `soak`; the other modules are what a test is written with.
@@ -32,6 +33,7 @@ mod firmware;
 mod good;
 mod guest;
 mod init;
+mod layouts;
 mod lying;
 mod machine;
 mod matrix;
@@ -41,6 +43,7 @@ mod points;
 mod pressure;
 mod probes;
 mod refused;
+mod repart;
 mod root;
 mod secrets;
 mod served;

@@ -12,7 +12,8 @@ use std::sync::OnceLock;
 /// The size is a multiple of both block sizes in use and leaves room for the agent.
 const SIZE: &str = "16M";
 const SALT: &str = "5a17aa00112233445566778899aabbccddeeff00112233445566778899aabbcc";
-const UUID: &str = "c0c05000-0000-4000-8000-000000000001";
+/// Of file system and hash tree.
+pub(crate) const UUID: &str = "c0c05000-0000-4000-8000-000000000001";
 /// Any moment with a fraction: the copy of a file must carry both parts.
 const MTIME: (u64, u32) = (1_700_000_000, 123_456_789);
 

@@ -69,7 +69,12 @@ impl Vm {
 
     /// A VM that boots this disk.
     pub(crate) fn of(disk: &Disk) -> Self {
-        Self::new().disk(disk).append(&format!("roothash={}", disk.roothash))
+        Self::new().disk(disk).words_of(disk)
+    }
+
+    /// What the command line says of this disk's root.
+    pub(crate) fn words_of(self, disk: &Disk) -> Self {
+        self.append(&format!("roothash={}", disk.roothash)).append(&disk.place_of_tree)
     }
 
     pub(crate) fn kernel(mut self, kernel: Kernel) -> Self {
@@ -106,8 +111,11 @@ impl Vm {
         self
     }
 
-    /// Words more for the kernel command line.
+    /// Words more for the kernel command line, if any.
     pub(crate) fn append(mut self, words: &str) -> Self {
+        if words.is_empty() {
+            return self;
+        }
         self.append.push(' ');
         self.append.push_str(words);
         self

@@ -3,7 +3,8 @@
 //!
 //! Of several that are there at the same time and prove it, the first by name is taken: `sda`, then
 //! shorter names before longer ones, then by their letters. All of them hold the same root, and what
-//! lies on partition 4 is read of none.
+//! lies on partition 4 is read of none. Of disks whose partitions the root hash names none is taken
+//! but the only one.
 
 mod places;
 mod search;
@@ -45,6 +46,8 @@ pub struct Disks {
 struct RootDisk {
     /// Kernel name.
     name: String,
+    /// Its partitions are named by the root hash, not numbered.
+    by_uuid: bool,
     verity: Verity,
     /// Partition 4, where the volume goes there.
     volume: Option<VolumePlace>,
@@ -55,7 +58,9 @@ struct RootDisk {
 ///
 /// # Errors
 /// What is missing, and what every disk seen was refused for. At once when the root's disk is pinned
-/// by its name, which no other disk can have; another disk with the same serial may still come.
+/// by its name, which no other disk can have; another disk with the same serial may still come. At
+/// once, too, when there are two to choose from, and when the only disk is made for sectors of another
+/// size.
 pub fn find(config: &Config, report: &mut Report) -> Result<Disks> {
     // Before the first look, so that no device appears unseen between look and wait.
     let listener = effect(LISTEN, Listener::open)?;
@@ -160,19 +165,34 @@ fn look_for_root(config: &Config, disks: &[Disk], search: &mut Search) -> Result
         DiskChoice::Serial(serial) => with_serial(disks, serial, search),
     };
     let is_only_one = matches!(config.disk, DiskChoice::Name(_));
+    let is_alone = disks.len() == 1;
     let mut proven = Vec::new();
     for disk in chosen {
         let name = &disk.device.name;
+        let of_disk = |error| Error::new(format!("{name}: {error}"));
         match examine(config, disk) {
             Verdict::Proven(disk) => proven.push(*disk),
-            Verdict::Refused(error) if is_only_one => {
-                return Err(Error::new(format!("{name}: {error}")));
-            }
-            Verdict::Refused(error) => search.refuse(name, &error),
+            Verdict::Ambiguous(error) => return Err(of_disk(error)),
+            Verdict::Misfit(error) if is_alone || is_only_one => return Err(of_disk(error)),
+            Verdict::Refused(error) if is_only_one => return Err(of_disk(error)),
+            Verdict::Misfit(error) | Verdict::Refused(error) => search.refuse(name, &error),
             Verdict::NotYet(reason) => search.refuse(name, &reason),
         }
     }
+    require_no_choice(&proven)?;
     Ok(proven)
+}
+
+/// Makes sure that the root hash does not name the partitions of more than one disk.
+fn require_no_choice(proven: &[RootDisk]) -> Result<()> {
+    if proven.len() < 2 || proven.iter().all(|disk| !disk.by_uuid) {
+        return Ok(());
+    }
+    let names: Vec<_> = proven.iter().map(|disk| disk.name.as_str()).collect();
+    Err(Error::new(format!(
+        "{} each have the partitions that roothash= names: cvm.disk= says which disk is meant",
+        names.join(", ")
+    )))
 }
 
 /// The first disk of this serial that proves the data. The serial is the host's word, and any that
@@ -226,5 +246,8 @@ fn describe(found: &Found, config: &Config, report: &mut Report) {
             Some(_) => "command line",
             None => "superblock",
         },
+        data: root.verity.data.name.clone(),
+        hash: root.verity.hash.name.clone(),
+        hash_start: root.verity.tree,
     });
 }

@@ -1,21 +1,41 @@
 //! Where on a disk the root, its hash tree and the volume lie.
+//!
+//! There are two rules. What they name must prove the root hash all the same.
+//!
+//! 1. By number, as Cocos lays its disks out: 2 is the root, 3 its hash tree, and 4 the volume, which
+//!    is called `cocos` if it has a name.
+//! 2. Where that does not fit, by name: the two ends of the root hash are the UUIDs of the root and of
+//!    its hash tree (UAPI group, Discoverable Partitions Specification), and the volume is what is
+//!    called `cocos`. No type says that what is on a partition may be lost. Two of one name are an
+//!    error and never a choice.
+//!
+//! Older kernels tell no UUIDs, so the partition table is read once more. What it says this time is
+//! held against the partitions that the kernel has made of it.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 
 use crate::config::Config;
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
-use crate::format::device::SECTOR;
-use crate::format::verity::HashArea;
+use crate::format::gpt::{self, Entry, Header, Role};
+use crate::format::{uuid, verity};
 use crate::kernel::block::{Disk, Partition};
-use crate::stage::verity::Verity;
+use crate::stage::verity::{HashArea, Verity};
 
 use super::{RootDisk, VolumePlace};
 
 const LIST_PARTITIONS: Effect<1> = Effect::new("list-partitions", "list the partitions of {}");
+const READ_TABLE: Effect<1> = Effect::new("read-partition-table", "read the partition table of {}");
 
 /// Numbers of the partitions that a boot uses.
 const ROOT: u32 = 2;
 const VERITY: u32 = 3;
 const COCOS: u32 = 4;
+
+/// What the volume's partition is called.
+const LABEL: &str = "cocos";
 
 /// What a look at a disk says.
 pub(super) enum Verdict {
@@ -24,69 +44,229 @@ pub(super) enum Verdict {
     NotYet(String),
     /// It is another disk, or a forged one.
     Refused(Error),
+    /// Its table is made for sectors of another size: it will never have a partition.
+    Misfit(Error),
+    /// More than one of its partitions is what is asked for.
+    Ambiguous(Error),
+}
+
+impl From<Error> for Verdict {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// Partitions of a disk, by what they are used for.
+struct Places<'a> {
+    root: &'a Partition,
+    hash: HashArea<'a>,
+    /// Unless it has a disk of its own.
+    volume: Option<&'a Partition>,
 }
 
 /// Looks whether `disk` is the one that holds the root.
 pub(super) fn examine(config: &Config, disk: &Disk) -> Verdict {
-    let name = &disk.device.name;
-    let partitions = match effect(LIST_PARTITIONS.on(&[&name]), || disk.partitions()) {
+    let partitions = match effect(LIST_PARTITIONS.on(&[&disk.device.name]), || disk.partitions()) {
         Ok(partitions) => partitions,
         Err(error) => return Verdict::NotYet(error.to_string()),
     };
-    let numbered = |number| partitions.iter().find(|partition| partition.number == number);
-    let (root, verity, cocos) = match [ROOT, VERITY, COCOS].map(numbered) {
-        [Some(root), Some(verity), _] if config.volume.is_some() => (root, verity, None),
-        [Some(root), Some(verity), Some(cocos)] => (root, verity, Some(cocos)),
-        found => {
-            let missing: Vec<_> = [ROOT, VERITY, COCOS]
-                .iter()
-                .zip(found)
-                .filter(|(number, partition)| partition.is_none() && is_needed(**number, config))
-                .map(|(number, _)| number.to_string())
-                .collect();
-            return Verdict::NotYet(if partitions.is_empty() {
-                without_partitions(disk)
-            } else {
-                format!("it has no partition {}", missing.join(", "))
-            });
-        }
-    };
-    if let Err(error) = cocos.map_or(Ok(()), |cocos| require_apart(cocos, disk, &partitions)) {
-        return Verdict::Refused(error);
+    if partitions.is_empty() {
+        return without_partitions(disk);
     }
-    let (root, hash) = (&root.device, &verity.device);
-    match Verity::prove(root, hash, HashArea::WHOLE, &config.root_hash, config.verity.as_ref()) {
-        Ok(verity) => Verdict::Proven(Box::new(RootDisk {
-            name: name.clone(),
-            verity,
-            volume: cocos.map(|cocos| VolumePlace::partition(disk, cocos, &partitions)),
-        })),
-        Err(error) => Verdict::Refused(error),
+    let take = |places: &Places<'_>, by_uuid| take(config, disk, &partitions, places, by_uuid);
+    let misses = match by_number(config, &partitions) {
+        Ok(places) => match take(&places, false) {
+            Ok(found) => return Verdict::Proven(Box::new(found)),
+            Err(error) => Verdict::Refused(error),
+        },
+        Err(misses) => Verdict::NotYet(misses),
+    };
+    let table = match (read_table(disk), misses) {
+        (Ok(table), _) if table.iter().any(|entry| entry.uuid == root_uuid(config)) => table,
+        (Ok(_), Verdict::NotYet(misses)) => {
+            let uuid = uuid::hyphenated(&root_uuid(config));
+            return Verdict::NotYet(format!(
+                "{misses}, and none with the UUID {uuid}, the start of roothash="
+            ));
+        }
+        (Err(error), Verdict::NotYet(misses)) => {
+            return Verdict::NotYet(format!("{misses}, and no UUID of them is known: {error}"));
+        }
+        (_, misses) => return misses,
+    };
+    match by_uuid(config, disk, &partitions, &table) {
+        Ok(places) => match take(&places, true) {
+            Ok(found) => Verdict::Proven(Box::new(found)),
+            Err(error) => Verdict::Refused(error),
+        },
+        Err(verdict) => verdict,
     }
 }
 
-/// Partition 4 is not, where the volume has a disk of its own.
-fn is_needed(number: u32, config: &Config) -> bool {
-    number != COCOS || config.volume.is_none()
+/// The places of rule 1, or what misses of them.
+fn by_number<'a>(
+    config: &Config,
+    partitions: &'a [Partition],
+) -> std::result::Result<Places<'a>, String> {
+    let numbered = |number| partitions.iter().find(|partition| partition.number == number);
+    let hash = match config.hash_offset {
+        Some(offset) => Some(HashArea::Behind(offset)),
+        None => numbered(VERITY).map(|tree| HashArea::Apart(&tree.device)),
+    };
+    let (root, hash, volume) = match (numbered(ROOT), hash, numbered(COCOS)) {
+        (Some(root), Some(hash), _) if config.volume.is_some() => {
+            return Ok(Places { root, hash, volume: None });
+        }
+        (Some(root), Some(hash), Some(volume)) => (root, hash, volume),
+        (root, hash, volume) => {
+            let has_volume = volume.is_some() || config.volume.is_some();
+            let there = [(ROOT, root.is_some()), (VERITY, hash.is_some()), (COCOS, has_volume)];
+            let missing: Vec<_> = there
+                .iter()
+                .filter(|(_, is_there)| !is_there)
+                .map(|(number, _)| number.to_string())
+                .collect();
+            return Err(format!("it has no partition {}", missing.join(", ")));
+        }
+    };
+    // On a disk of two roots it may be the other one.
+    match volume.label.as_deref() {
+        None | Some(LABEL) => Ok(Places { root, hash, volume: Some(volume) }),
+        Some(label) => Err(format!("its partition {COCOS} is called {label:?}, not {LABEL:?}")),
+    }
+}
+
+/// The places of rule 2, on a disk that has a partition of the root's UUID.
+fn by_uuid<'a>(
+    config: &Config,
+    disk: &Disk,
+    partitions: &'a [Partition],
+    table: &[Entry],
+) -> std::result::Result<Places<'a>, Verdict> {
+    let [root, tree] = verity::partition_uuids(&config.root_hash);
+    let of_uuid = |uuid: [u8; 16]| {
+        let what = format!("with the UUID {}", uuid::hyphenated(&uuid));
+        only(table, &what, |entry| entry.uuid == uuid)
+    };
+    let root = of_uuid(root)?;
+    root.require(Role::Root)?;
+    let hash = if let Some(offset) = config.hash_offset {
+        HashArea::Behind(offset)
+    } else {
+        let tree = of_uuid(tree)?;
+        tree.require(Role::Tree)?;
+        HashArea::Apart(&made_of(tree, disk, partitions)?.device)
+    };
+    let volume = if config.volume.is_some() {
+        None
+    } else {
+        let volume = only(table, &format!("called {LABEL:?}"), |entry| entry.name == LABEL)?;
+        Some(made_of(volume, disk, partitions)?)
+    };
+    Ok(Places { root: made_of(root, disk, partitions)?, hash, volume })
+}
+
+/// The entry that is like this, of which there must be one.
+fn only<'a>(
+    table: &'a [Entry],
+    what: &str,
+    is: impl Fn(&Entry) -> bool,
+) -> std::result::Result<&'a Entry, Verdict> {
+    let mut found = table.iter().filter(|entry| is(entry));
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok(one),
+        (Some(one), Some(other)) => Err(Verdict::Ambiguous(Error::new(format!(
+            "it has two partitions {what}, {} and {}",
+            one.number, other.number
+        )))),
+        (None, _) => Err(Verdict::Refused(Error::new(format!("it has no partition {what}")))),
+    }
+}
+
+/// The partition that the kernel has made of an entry.
+fn made_of<'a>(entry: &Entry, disk: &Disk, partitions: &'a [Partition]) -> Result<&'a Partition> {
+    let is_same = |partition: &&Partition| {
+        partition.number == entry.number
+            && entry.span(disk.logical_block) == Some((partition.start, partition.device.sectors))
+    };
+    partitions.iter().find(is_same).ok_or_else(|| {
+        Error::new(format!("partition {} is not the one that the kernel has seen", entry.number))
+    })
+}
+
+/// Proves the root.
+fn take(
+    config: &Config,
+    disk: &Disk,
+    partitions: &[Partition],
+    places: &Places<'_>,
+    by_uuid: bool,
+) -> Result<RootDisk> {
+    if let Some(volume) = places.volume {
+        require_apart(volume, disk, partitions)?;
+    }
+    let (root, given) = (&places.root.device, config.verity.as_ref());
+    Ok(RootDisk {
+        name: disk.device.name.clone(),
+        by_uuid,
+        verity: Verity::prove(root, places.hash, &config.root_hash, given)?,
+        volume: places.volume.map(|volume| VolumePlace::partition(disk, volume, partitions)),
+    })
 }
 
 /// What is written to the volume must not reach anything else.
-fn require_apart(cocos: &Partition, disk: &Disk, partitions: &[Partition]) -> Result<()> {
-    if !cocos.lies_within(disk.device.sectors) {
-        return Err(Error::new(format!("partition {COCOS} does not lie within the disk")));
+fn require_apart(volume: &Partition, disk: &Disk, partitions: &[Partition]) -> Result<()> {
+    let number = volume.number;
+    if !volume.lies_within(disk.device.sectors) {
+        return Err(Error::new(format!("partition {number} does not lie within the disk")));
     }
-    let mut others = partitions.iter().filter(|other| *other != cocos);
-    match others.find(|other| other.overlaps(cocos)) {
-        Some(other) => Err(Error::new(format!("partitions {} and {COCOS} overlap", other.number))),
+    let mut others = partitions.iter().filter(|other| *other != volume);
+    match others.find(|other| other.overlaps(volume)) {
+        Some(other) => Err(Error::new(format!("partitions {} and {number} overlap", other.number))),
         None => Ok(()),
     }
 }
 
+fn root_uuid(config: &Config) -> [u8; 16] {
+    let [root, _] = verity::partition_uuids(&config.root_hash);
+    root
+}
+
+/// The entries of a disk's partition table.
+fn read_table(disk: &Disk) -> Result<Vec<Entry>> {
+    let sector = usize::try_from(disk.logical_block).unwrap_or(usize::MAX);
+    let header = read(disk, gpt::HEADER_AT.saturating_mul(disk.logical_block), sector)?;
+    let header = Header::parse(&header)?;
+    let entries = read(disk, header.entries_at(disk.logical_block)?, header.entries_size())?;
+    header.entries(&entries)
+}
+
 /// What is wrong with a disk on which the kernel found no partition, as far as can be seen.
-fn without_partitions(disk: &Disk) -> String {
-    let guess = match disk.logical_block {
-        SECTOR => "is its table missing, damaged, or made for a larger disk?".to_owned(),
-        bytes => format!("its sectors have {bytes} bytes, was its table made for {SECTOR}?"),
+fn without_partitions(disk: &Disk) -> Verdict {
+    const FOUND: &str = "the kernel found no partition on it";
+    let signature_at = |sector_size: u64| {
+        let at = gpt::HEADER_AT.saturating_mul(sector_size);
+        read(disk, at, gpt::SIGNATURE.len()).is_ok_and(|bytes| bytes == gpt::SIGNATURE)
     };
-    format!("the kernel found no partition on it: {guess}")
+    let own = disk.logical_block;
+    let other = gpt::SECTOR_SIZES.into_iter().find(|&size| size != own && signature_at(size));
+    match other {
+        // An older table of the other kind may still be there beside the right one.
+        Some(other) if !signature_at(own) => Verdict::Misfit(Error::new(format!(
+            "{FOUND}: its table is made for sectors of {other} bytes, but they have {own}: an image \
+             for these is made with scripts/image --sector-size {own}"
+        ))),
+        _ => Verdict::NotYet(format!(
+            "{FOUND}: is its table missing, damaged, or made for a larger disk?"
+        )),
+    }
+}
+
+/// Bytes from `at` on of the disk itself.
+fn read(disk: &Disk, at: u64, length: usize) -> Result<Vec<u8>> {
+    effect(READ_TABLE.on(&[&disk.device.name]), || {
+        let mut bytes = vec![0; length];
+        File::open(disk.device.path())?.read_exact_at(&mut bytes, at)?;
+        Ok::<_, io::Error>(bytes)
+    })
 }

@@ -1,4 +1,4 @@
-//! Where the volume goes: partition 4 of the root's disk, or a disk of its own (`cvm.volume=`).
+//! Where the volume goes: a partition of the root's disk, or a disk of its own (`cvm.volume=`).
 
 use std::fs::OpenOptions;
 use std::path::PathBuf;
@@ -38,7 +38,7 @@ pub struct Growth {
 impl VolumePlace {
     /// A partition, which may reach the end of its disk when none of `others` stands in the way.
     pub(super) fn partition(disk: &Disk, partition: &Partition, others: &[Partition]) -> Self {
-        let growth = partition.length_to_end(disk.device.sectors, others).map(|sectors| Growth {
+        let growth = partition.length_to_end(disk, others).map(|sectors| Growth {
             disk: disk.device.path(),
             number: partition.number,
             start: partition.start,

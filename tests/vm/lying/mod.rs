@@ -5,6 +5,7 @@
 mod gpt;
 mod header;
 mod io;
+mod layouts;
 mod leak;
 mod luks2;
 mod verity;
@@ -22,7 +23,7 @@ const GOES_ON: &str = "cvm.verity_on_corruption=io-error";
 
 /// A VM that boots a disk which `served` answers for.
 fn vm_of(disk: &Disk, served: &Served) -> Vm {
-    Vm::new().disk_served(served).append(&format!("roothash={}", disk.roothash))
+    Vm::new().disk_served(served).words_of(disk)
 }
 
 /// Whether a request, given by offset and length, touches some bytes of a partition.

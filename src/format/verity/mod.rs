@@ -4,39 +4,21 @@
 //!
 //! Sources: `Documentation/admin-guide/device-mapper/verity.rst`; cryptsetup's wiki, "`DMVerity`".
 
+mod areas;
+
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::format::device::{Dev, SECTOR};
+use crate::format::fields::Fields;
 use crate::format::hex;
+
+pub use self::areas::{Areas, HashOffset, data_blocks_before_tree, partition_uuids};
 
 /// Bytes in a data block and in a hash block.
 pub const BLOCK_SIZE: u32 = 4096;
 /// Bytes of the superblock that are read.
 pub const SUPERBLOCK_SIZE: usize = 512;
-/// Where the hash tree begins in a hash area with a superblock, in hash blocks: behind it.
-pub const HASH_START: u64 = 1;
-
-/// Where on its device the hash tree lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HashArea {
-    /// Bytes from the start of the device; a multiple of [`BLOCK_SIZE`].
-    pub offset: u64,
-    /// Whether it begins with a block for the superblock, be that read or not.
-    pub superblock: bool,
-}
-
-impl HashArea {
-    /// A device of its own, as `veritysetup format` makes it.
-    pub const WHOLE: Self = Self { offset: 0, superblock: true };
-
-    /// Where the hash tree begins, in hash blocks from the start of the device.
-    #[must_use]
-    pub fn hash_start(self) -> u64 {
-        let before = if self.superblock { HASH_START } else { 0 };
-        self.offset / u64::from(BLOCK_SIZE) + before
-    }
-}
 
 /// Digest of the top hash block.
 pub type RootHash = [u8; 32];
@@ -118,8 +100,8 @@ impl Params {
         if magic[..] != *MAGIC {
             return Err(unfit("magic", hex::encode(&magic), hex::encode(MAGIC)));
         }
-        fields.require_u32("version", VERSION)?;
-        fields.require_u32("hash type", HASH_TYPE)?;
+        require("version", fields.u32(), VERSION)?;
+        require("hash type", fields.u32(), HASH_TYPE)?;
         fields.take::<16>(); // uuid
         let algorithm = fields.take::<32>();
         let algorithm = String::from_utf8_lossy(&algorithm);
@@ -127,9 +109,9 @@ impl Params {
         if algorithm != ALGORITHM {
             return Err(unfit("algorithm", format!("{algorithm:?}"), ALGORITHM));
         }
-        fields.require_u32("data block size", BLOCK_SIZE)?;
-        fields.require_u32("hash block size", BLOCK_SIZE)?;
-        let data_blocks = u64::from_le_bytes(fields.take());
+        require("data block size", fields.u32(), BLOCK_SIZE)?;
+        require("hash block size", fields.u32(), BLOCK_SIZE)?;
+        let data_blocks = fields.u64();
         let salt_size = usize::from(u16::from_le_bytes(fields.take()));
         fields.take::<6>();
         let salt = fields
@@ -138,28 +120,6 @@ impl Params {
             .ok_or_else(|| unfit("salt size", salt_size, format!("at most {SALT_MAX}")))?
             .to_vec();
         Self::new(salt, data_blocks)
-    }
-
-    /// Makes sure that data and hash tree lie within their devices, given in bytes.
-    ///
-    /// # Errors
-    /// Which one is too small, and what is needed.
-    pub fn require_room(&self, data_bytes: u64, hash_bytes: u64) -> Result<()> {
-        let available = data_bytes / u64::from(BLOCK_SIZE);
-        if self.data_blocks > available {
-            return Err(Error::new(format!(
-                "verity data blocks {}, but there is room for {available}",
-                self.data_blocks
-            )));
-        }
-        let needed = HASH_START + hash_blocks(self.data_blocks);
-        let available = hash_bytes / u64::from(BLOCK_SIZE);
-        if needed > available {
-            return Err(Error::new(format!(
-                "verity hash tree of {needed} blocks, but there is room for {available}"
-            )));
-        }
-        Ok(())
     }
 
     /// Makes sure that the top hash block is the one `root_hash` stands for. Its salt takes
@@ -188,14 +148,14 @@ impl Params {
         self.data_blocks * (u64::from(BLOCK_SIZE) / SECTOR)
     }
 
-    /// The table's parameters; the hash tree begins at block `hash_start` of its device. `on_errors`: what is done about a block that does not match is done
-    /// about one that cannot be read as well, which [`ERRORS_SINCE`] can.
+    /// The table's parameters. `tree`: the hash block of `hash` that the tree begins with.
+    /// `on_errors`: what is done about a block that does not match is done about one that cannot be
+    /// read as well, which [`ERRORS_SINCE`] can.
     #[must_use]
     pub fn table(
         &self,
         data: Dev,
-        hash: Dev,
-        hash_start: u64,
+        (hash, tree): (Dev, u64),
         root_hash: &RootHash,
         on_corruption: OnCorruption,
         on_errors: bool,
@@ -213,61 +173,15 @@ impl Params {
             (OnCorruption::Panic, true) => " 2 panic_on_corruption panic_on_error",
         };
         format!(
-            "{HASH_TYPE} {data} {hash} {BLOCK_SIZE} {BLOCK_SIZE} {} {hash_start} {ALGORITHM} {} {salt}{options}",
+            "{HASH_TYPE} {data} {hash} {BLOCK_SIZE} {BLOCK_SIZE} {} {tree} {ALGORITHM} {} {salt}{options}",
             self.data_blocks,
             hex::encode(root_hash),
         )
     }
 }
 
-/// Blocks of the hash tree over so many data blocks, all levels together.
-fn hash_blocks(data_blocks: u64) -> u64 {
-    let mut level = data_blocks;
-    let mut blocks = 0;
-    while level > 1 {
-        level = level.div_ceil(1 << DIGESTS_BITS);
-        blocks += level;
-    }
-    blocks
-}
-
-/// The most data blocks that fit on a device of `blocks` with superblock and hash tree behind them:
-/// of a device that just holds all three, its data blocks. `None` where not even two fit.
-#[must_use]
-pub fn data_blocks_before_tree(blocks: u64) -> Option<u64> {
-    let has_room = |data: u64| data + HASH_START + hash_blocks(data) <= blocks;
-    // Of these two, the first has room and the second has not.
-    let (mut data, mut more) = (0, blocks.min(DATA_BLOCKS_MAX) + 1);
-    while more - data > 1 {
-        let middle = data.midpoint(more);
-        if has_room(middle) {
-            data = middle;
-        } else {
-            more = middle;
-        }
-    }
-    (data >= 2).then_some(data)
-}
-
-/// What is left of a superblock.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    /// The next `N` bytes; zeros behind the end.
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let Some((field, rest)) = self.0.split_first_chunk() else {
-            return [0; N];
-        };
-        self.0 = rest;
-        *field
-    }
-
-    fn require_u32(&mut self, what: &str, wanted: u32) -> Result<()> {
-        match u32::from_le_bytes(self.take()) {
-            found if found == wanted => Ok(()),
-            found => Err(unfit(what, found, wanted)),
-        }
-    }
+fn require(what: &str, found: u32, wanted: u32) -> Result<()> {
+    if found == wanted { Ok(()) } else { Err(unfit(what, found, wanted)) }
 }
 
 fn unfit(what: &str, found: impl std::fmt::Display, wanted: impl std::fmt::Display) -> Error {
@@ -327,50 +241,13 @@ mod tests {
     }
 
     #[test]
-    fn data_and_tree_must_fit() {
-        // 1000 data blocks, 8 + 1 hash blocks, a superblock
-        let params = Params::from_superblock(&superblock()).unwrap();
-        let block = u64::from(BLOCK_SIZE);
-        assert!(params.require_room(1000 * block, 10 * block).is_ok());
-        let data = params.require_room(1000 * block - 1, 10 * block);
-        assert_eq!(
-            data.unwrap_err().to_string(),
-            "verity data blocks 1000, but there is room for 999"
-        );
-        let hash = params.require_room(1000 * block, 10 * block - 1);
-        assert_eq!(
-            hash.unwrap_err().to_string(),
-            "verity hash tree of 10 blocks, but there is room for 9"
-        );
-    }
-
-    #[test]
-    fn a_tree_begins_behind_its_superblock() {
-        assert_eq!(HashArea::WHOLE.hash_start(), 1);
-        assert_eq!(HashArea { offset: 256 * 4096, superblock: true }.hash_start(), 257);
-        assert_eq!(HashArea { offset: 256 * 4096, superblock: false }.hash_start(), 256);
-    }
-
-    /// As `veritysetup format --hash-offset` makes it of 256 blocks: a superblock, two hash blocks and
-    /// the top one.
-    #[test]
-    fn data_blocks_are_told_from_the_size_of_all() {
-        assert_eq!(data_blocks_before_tree(260), Some(256));
-        assert_eq!(data_blocks_before_tree(4), Some(2));
-        for blocks in 0..4 {
-            assert_eq!(data_blocks_before_tree(blocks), None);
-        }
-        assert_eq!(data_blocks_before_tree(u64::MAX), Some(DATA_BLOCKS_MAX));
-    }
-
-    #[test]
     fn the_table_is_the_one_that_the_kernel_shows() {
         let dev = |minor| Dev { major: 8, minor };
         let root_hash = [0xab; 32];
         let hex = "ab".repeat(32);
         let table = |salt: &[u8], on_corruption, on_errors| {
             let params = Params::new(salt.to_vec(), 1000).unwrap();
-            params.table(dev(2), dev(3), 1, &root_hash, on_corruption, on_errors)
+            params.table(dev(2), (dev(3), 1), &root_hash, on_corruption, on_errors)
         };
         let start = format!("1 8:2 8:3 4096 4096 1000 1 sha256 {hex}");
         for (on_corruption, salt, end, end_on_errors) in [
@@ -392,6 +269,9 @@ mod tests {
             assert_eq!(table(salt, on_corruption, false), format!("{start} {end}"));
             assert_eq!(table(salt, on_corruption, true), format!("{start} {end_on_errors}"));
         }
+        let params = Params::new(vec![1], 1000).unwrap();
+        let behind = params.table(dev(2), (dev(2), 1001), &root_hash, OnCorruption::IoError, false);
+        assert_eq!(behind, format!("1 8:2 8:2 4096 4096 1000 1001 sha256 {hex} 01"));
     }
 
     proptest! {
@@ -421,42 +301,6 @@ mod tests {
                 data_blocks,
             });
             prop_assert_eq!(taken, expected);
-        }
-
-        #[test]
-        fn what_has_room_lies_within_its_devices(
-            data_blocks in prop_oneof![2..100_000_u64, 2..=DATA_BLOCKS_MAX],
-            data_bytes: u64,
-            hash_bytes: u64,
-        ) {
-            let params = Params::new(Vec::new(), data_blocks).unwrap();
-            let (data, hash) = (data_bytes / 4096, hash_bytes / 4096);
-            // Each level has a digest in the next one for each of its blocks, 128 in a block.
-            let levels = std::iter::successors(Some(data_blocks), |&level| {
-                (level > 1).then(|| level / 128 + u64::from(level % 128 > 0))
-            });
-            let fits = data_blocks <= data && HASH_START + levels.skip(1).sum::<u64>() <= hash;
-            prop_assert_eq!(params.require_room(data_bytes, hash_bytes).is_ok(), fits);
-        }
-
-        #[test]
-        fn a_device_that_just_holds_data_and_tree_tells_where_the_data_ends(
-            data_blocks in prop_oneof![2..100_000_u64, 2..=DATA_BLOCKS_MAX],
-            more in 0..3_u64,
-        ) {
-            let all = data_blocks + HASH_START + hash_blocks(data_blocks);
-            prop_assert_eq!(data_blocks_before_tree(all), Some(data_blocks));
-            let before = data_blocks_before_tree(all - 1);
-            prop_assert!(before.is_none_or(|blocks| blocks < data_blocks), "{:?}", before);
-            let found = data_blocks_before_tree(all + more).unwrap();
-            prop_assert!((data_blocks..=data_blocks + more).contains(&found));
-        }
-
-        #[test]
-        fn no_size_of_a_device_panics(blocks: u64) {
-            if let Some(data) = data_blocks_before_tree(blocks) {
-                prop_assert!(data < blocks);
-            }
         }
     }
 }

@@ -1,0 +1,22 @@
+# The disk: which parts it has, and what its partition table says of them.
+# shellcheck shell=bash disable=SC2154  # variables of scripts/image
+
+# Types of partitions: that of the firmware's, and that of any data of Linux.
+esp_type=c12a7328-f81f-11d2-ba4b-00a0c93ec93b
+linux_type=0fc63daf-8483-4772-8e79-3d69d8477de4
+
+# as_uuid HEX: the first 32 digits of a hash, spelled as a UUID.
+as_uuid() {
+    printf '%s-%s-%s-%s-%s' "${1:0:8}" "${1:8:4}" "${1:12:4}" "${1:16:4}" "${1:20:12}"
+}
+
+# assemble FILE: the parts in $tree behind a table. The root and its hash tree are named by the root
+# hash, by which cvm-init and systemd know them; and different images can be told apart by it.
+assemble() {
+    attempt "assemble ${1##*/}" "$tools/cvm-disk" --sector-size "$sector_size" \
+        --uuid "$(as_uuid "$salt")" -o "$1" \
+        "efi:$esp_type:$(as_uuid "${salt:32}"):$tree/efi.vfat" \
+        "root:$linux_type:$(as_uuid "$roothash"):$tree/rootfs.ext4" \
+        "verity:$linux_type:$(as_uuid "${roothash:32}"):$tree/rootfs.verity" \
+        "cocos:$linux_type:$(as_uuid "${salt:16}"):=$(bytes "$cocos_size")"
+}
