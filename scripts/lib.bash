@@ -124,17 +124,17 @@ attempt() {
 }
 
 # build_tools: in $tools, the programs of tools/, which know what PID 1 knows; in $parser, the one that
-# reads a command line. Under sudo there may be no cargo; then those that were built before are as good
-# as it gets.
+# reads a command line, and in $judge the one that looks at a root. Under sudo there may be no cargo;
+# then those that were built before are as good as it gets.
 build_tools() {
     local program
     tools=$target/x86_64-unknown-linux-musl/release
-    parser=$tools/cvm-cmdline
+    parser=$tools/cvm-cmdline judge=$tools/cvm-rootfs
     if command -v cargo >/dev/null; then
         attempt "build cvm-tools" env -C "$root" cargo build --quiet --locked --release \
             --target x86_64-unknown-linux-musl --target-dir "$target" --package cvm-tools
     fi
-    for program in "$parser" "$tools/cvm-disk"; do
+    for program in "$parser" "$judge" "$tools/cvm-disk"; do
         need_file "$program" "nor is there a cargo to build it; install Rust as https://rustup.rs says"
     done
 }

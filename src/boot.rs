@@ -58,14 +58,14 @@ fn run() -> Result<Infallible> {
     effect::set_limit(config.timeout);
     stage(&mut report, Stage::Platform, |_| platform::prepare())?;
     let disks = stage(&mut report, Stage::Disk, |report| disk::find(&config, report))?;
-    let init = stage(&mut report, Stage::Root, |report| root::open(&config, &disks.root, report))?;
+    let root = stage(&mut report, Stage::Root, |report| root::open(&config, &disks.root, report))?;
     stage(&mut report, Stage::Data, |report| data::open(&disks.data, report))?;
     stage(&mut report, Stage::Volume, |report| volume::provision(&config, &disks.volume, report))?;
-    stage(&mut report, Stage::Runtime, |report| runtime::prepare(&config, report))?;
+    stage(&mut report, Stage::Runtime, |report| runtime::prepare(&config, root.kind, report))?;
     enter(Stage::Handoff);
     disks.root.guard(mapping::ROOT, config.on_corruption)?;
     data::guard(&disks.data, config.on_corruption)?;
-    handoff::switch_root(&init, config.credentials, start, report)
+    handoff::switch_root(&root.init, config.credentials, start, report)
 }
 
 /// Runs one stage and notes its time.

@@ -118,6 +118,8 @@ pub struct RootFacts {
     pub device: PathBuf,
     /// Size of the mapping.
     pub bytes: u64,
+    /// "ext4", "erofs" or "squashfs".
+    pub file_system: &'static str,
 }
 
 /// Further verified data.

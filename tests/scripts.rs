@@ -439,7 +439,7 @@ fn a_kernel_without_9p_is_named_so_and_packed() {
 
 #[test]
 fn only_the_modules_of_the_ciphers_asked_for_are_packed() {
-    let list = "[aes-gcm-random]\ntop\n[chacha20-random]\nlone\n[]\n?bottom\n";
+    let list = "[cipher aes-gcm-random]\ntop\n[cipher chacha20-random]\nlone\n[]\n?bottom\n";
     let packed = |ciphers: &[&str]| -> Vec<String> {
         let dir = scratch("ciphers");
         run(initramfs(&dir, list).args(ciphers));
@@ -458,6 +458,30 @@ fn only_the_modules_of_the_ciphers_asked_for_are_packed() {
             initramfs(&dir, list).args(["--cipher", unknown]),
             2,
             &format!("--cipher {unknown} is not one of aes-gcm-random aegis128-random"),
+        );
+    }
+}
+
+#[test]
+fn only_the_modules_of_the_file_systems_asked_for_are_packed() {
+    let list = "[root-format erofs]\nlone\n[root-format squashfs]\ntop\n[]\n?bottom\n";
+    let packed = |formats: &[&str]| -> Vec<String> {
+        let dir = scratch("formats");
+        run(initramfs(&dir, list).args(formats.iter().flat_map(|format| ["--root-format", format])));
+        let entries = entries(&dir.join("rootfs.cpio.gz")).into_iter();
+        entries.filter_map(|entry| Some(entry.split_once(" modules/0")?.1.to_owned())).collect()
+    };
+    let none = ["0-000-bottom.ko"];
+    assert_eq!(packed(&[]), none);
+    assert_eq!(packed(&["ext4"]), none);
+    assert_eq!(packed(&["erofs"]), ["0-000-bottom.ko", "0-001-lone.ko"]);
+    assert_eq!(packed(&["erofs", "squashfs"]).len(), 4);
+    for unknown in ["xfs", "", "aes-gcm-random"] {
+        let dir = scratch("formats");
+        refuses(
+            initramfs(&dir, list).args(["--root-format", unknown]),
+            2,
+            &format!("--root-format {unknown} is not one of ext4 erofs squashfs"),
         );
     }
 }
@@ -484,6 +508,13 @@ fn a_kernel_is_held_against_the_options_that_a_boot_needs() {
         look(folder, &without_aegis).args(["--cipher", "aegis128-random"]),
         1,
         "it lacks CRYPTO_AEGIS128 (",
+    );
+    let without_erofs = stock.replace("CONFIG_EROFS_FS=m\n", "");
+    run(look(folder, &without_erofs).args(["--root-format", "squashfs"]));
+    refuses(
+        look(folder, &without_erofs).args(["--root-format", "erofs"]),
+        1,
+        "it lacks EROFS_FS (",
     );
     refuses(
         &mut look(

@@ -3,10 +3,10 @@
 use std::io;
 
 use cvm_init::format::device::{Dev, SECTOR};
-use cvm_init::format::ext4;
 use cvm_init::format::gpt::{Header, Role};
 use cvm_init::format::hex;
 use cvm_init::format::program::Program;
+use cvm_init::format::rootfs::{FileSystem, Kind, START_BYTES};
 use cvm_init::format::verity::{
     Areas, BLOCK_SIZE, HashOffset, OnCorruption, Params, SUPERBLOCK_SIZE, data_blocks_before_tree,
 };
@@ -144,25 +144,41 @@ pub fn partition_table(bytes: &[u8]) {
     }
 }
 
-/// The first 2048 bytes of a file system.
-pub fn ext4_superblock(bytes: &[u8]) {
-    let (start, _) = split_padded::<{ ext4::SUPERBLOCK_END }>(bytes);
-    let is_ext4 =
-        start[0x438..0x43a] == [0x53, 0xef] && start[0x418] <= 6 && start[0x419..0x41c] == [0; 3];
-    assert_eq!(ext4::needs_recovery(&start), start[0x460] & 4 != 0);
-    let other = match (&start[..4], &start[0x400..0x404]) {
-        (b"hsqs", _) => Some("squashfs"),
-        (_, [0xe2, 0xe1, 0xf5, 0xe0]) => Some("EROFS"),
-        _ => None,
+/// The first 2048 bytes of a file system, then the number of blocks that are verified.
+pub fn root_start(bytes: &[u8]) {
+    let (start, rest) = split_padded::<START_BYTES>(bytes);
+    let verified = u64::from_le_bytes(split_padded(rest).0);
+    let u32_at = |at: usize| u32::from_le_bytes(*start[at..].first_chunk().expect("four bytes"));
+    let is_ext4 = start[0x438..0x43a] == [0x53, 0xef] && u32_at(0x418) <= 6;
+    let is_erofs = u32_at(0x400) == 0xe0f5_e1e2;
+    let is_squashfs = start.starts_with(b"hsqs");
+    let found = match FileSystem::recognize(&start, "the root") {
+        Ok(found) => found,
+        Err(error) => return check_refusal(&error),
     };
-    assert_eq!(ext4::other_file_system(&start), other);
-    match ext4::block_size(&start) {
-        Some(size) => {
-            assert!(is_ext4 && size.is_power_of_two());
-            assert_eq!(size.ilog2(), 10 + u32::from(start[0x418]));
+    // One at a time, with blocks that dm-verity can carry.
+    let (its, others, blocks) = match found.kind {
+        Kind::Ext4 => (is_ext4, is_erofs || is_squashfs, u64::from(u32_at(0x404))),
+        Kind::Erofs => (is_erofs, is_ext4 || is_squashfs, u64::from(u32_at(0x424))),
+        Kind::Squashfs => {
+            let used = u64::from(u32_at(44)) << 32 | u64::from(u32_at(40));
+            (is_squashfs, is_ext4 || is_erofs, used / 4096 + u64::from(used % 4096 > 0))
         }
-        None => assert!(!is_ext4),
+    };
+    assert!(its && !others, "{found:?}");
+    let is_4096 = match found.kind {
+        Kind::Ext4 => u32_at(0x418) == 2 && u32_at(0x460) & 4 == 0,
+        Kind::Erofs => start[0x40c] == 12,
+        Kind::Squashfs => u32_at(12).is_power_of_two() && u32_at(12) >= 4096,
+    };
+    assert!(is_4096, "{found:?}");
+    // An upper half counts where a feature says so.
+    assert!(found.blocks == blocks || found.blocks & 0xffff_ffff == blocks, "{found:?}");
+    assert_eq!(found.require_blocks(verified, "verified", "it").is_ok(), found.blocks <= verified);
+    if let Err(error) = found.require_some_kernel("the root") {
+        check_refusal(&error);
     }
+    check_refusal(&found);
 }
 
 /// A file that exec is to run.

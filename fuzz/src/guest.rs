@@ -72,6 +72,8 @@ fn check_round_trip(config: &Config) {
         format!("cvm.grow={}", if config.grow { "yes" } else { "no" }),
         format!("init=\"{}\"", config.init),
     ];
+    let kinds: Vec<_> = config.root_kinds.iter().map(|kind| kind.name()).collect();
+    words.push(format!("rootfstype={}", kinds.join(",")));
     let tags: Vec<_> = config.shares.iter().map(|share| share.tag).collect();
     words
         .push(format!("cvm.shares={}", if tags.is_empty() { "no".into() } else { tags.join(",") }));
@@ -99,10 +101,20 @@ fn check_round_trip(config: &Config) {
     let again = Config::from_cmdline(&words.join("\t")).expect("its own values");
     let told = |config: &Config| {
         let Config {
-            root_hash, verity, hash_offset, disk, grow, timeout, log, shares, init, ..
+            root_hash,
+            verity,
+            hash_offset,
+            disk,
+            root_kinds,
+            grow,
+            timeout,
+            log,
+            shares,
+            init,
+            ..
         } = config.clone();
         let disks = (disk, config.volume.clone(), config.volume_min, config.data.clone());
-        (root_hash, (verity, hash_offset), disks, grow, timeout, log, shares, init)
+        (root_hash, (verity, hash_offset), disks, root_kinds, grow, timeout, log, shares, init)
     };
     assert_eq!(told(&again), told(config));
 }
@@ -129,11 +141,12 @@ pub fn fstab(bytes: &[u8]) {
         };
         let mounted: Vec<_> =
             SHARES[..count].iter().map(|share| (*share, options(share))).collect();
-        let new = fstab::generate(&old, "/dev/mapper/root_verity", &mounted, share::HARDENING);
+        let root = fstab::Root { device: "/dev/mapper/root_verity", kind: "squashfs" };
+        let new = fstab::generate(&old, root, &mounted, share::HARDENING);
         let whole = new.text.strip_suffix('\n').expect("a line feed at its end");
         let lines: Vec<_> = whole.split('\n').filter(|line| !line.starts_with('#')).collect();
         let [root, shares @ ..] = &lines[..] else { panic!("no line: {new:?}") };
-        assert_eq!(*root, "/dev/mapper/root_verity / ext4 ro,defaults 0 0");
+        assert_eq!(*root, "/dev/mapper/root_verity / squashfs ro,defaults 0 0");
         assert_eq!(shares.len(), count, "{new:?}");
         for (line, (share, options)) in shares.iter().zip(&mounted) {
             let (tag, target) = (share.tag, share.target);

@@ -9,7 +9,7 @@ mod guest;
 mod kernel;
 
 pub use disk::{
-    disk_serial, ext4_superblock, partition_table, partitions, program, verity_superblock,
+    disk_serial, partition_table, partitions, program, root_start, verity_superblock,
 };
 pub use guest::{cmdline, fstab, kmsg_record, mount_tag};
 pub use kernel::{dm_answer, uevent};
@@ -22,13 +22,13 @@ pub const TARGETS: &[Target] = &[
     ("cmdline", cmdline),
     ("disk_serial", disk_serial),
     ("dm_answer", dm_answer),
-    ("ext4_superblock", ext4_superblock),
     ("fstab", fstab),
     ("kmsg_record", kmsg_record),
     ("mount_tag", mount_tag),
     ("partition_table", partition_table),
     ("partitions", partitions),
     ("program", program),
+    ("root_start", root_start),
     ("uevent", uevent),
     ("verity_superblock", verity_superblock),
 ];

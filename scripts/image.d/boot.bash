@@ -37,13 +37,17 @@ read_kernel() {
 }
 
 # check_modules FILE WHERE: stop when the modules of an initramfs are another kernel's. One that
-# others have packed may hold them in another way; then nothing is known.
+# others have packed may hold them in another way; then nothing is known. Nor is it whether what is no
+# module is built in.
 check_modules() {
-    local made_for
+    local made_for names
     made_for=$(bsdtar -xOqf "$1" '*modules/*.ko' 2>/dev/null |
         grep -aoE 'vermagic=[^ ]+' | awk -F= 'NR == 1 { print $2 }') || true
     [[ ! $release || ! $made_for || $release == "$made_for" ]] ||
         die "cannot boot $kernel with the modules of $2: the kernel is $release, they are for $made_for"
+    names=$(bsdtar -tf "$1" '*modules/*.ko*' 2>/dev/null) || true
+    [[ ! $names || $names =~ [/-]$root_format\.ko ]] ||
+        note "warning: $2 has no module $root_format: a kernel that has it not built in will not mount the root; scripts/initramfs --root-format $root_format packs it"
 }
 
 # divide_append: the words of --append into $append_words and, from the first -- outside quotes on,

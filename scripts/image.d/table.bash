@@ -16,7 +16,7 @@ assemble() {
     attempt "assemble ${1##*/}" "$tools/cvm-disk" --sector-size "$sector_size" \
         --uuid "$(as_uuid "$salt")" -o "$1" \
         "efi:$esp_type:$(as_uuid "${salt:32}"):$tree/efi.vfat" \
-        "root:$linux_type:$(as_uuid "$roothash"):$tree/rootfs.ext4" \
+        "root:$linux_type:$(as_uuid "$roothash"):$tree/$rootfs_file" \
         "verity:$linux_type:$(as_uuid "${roothash:32}"):$tree/rootfs.verity" \
         "cocos:$linux_type:$(as_uuid "${salt:16}"):=$(bytes "$cocos_size")"
 }

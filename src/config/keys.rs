@@ -7,11 +7,12 @@ use log::LevelFilter;
 use super::Config;
 use super::values::{
     ACTIONS, DataDisk, DiskChoice, LEVELS, REACTIONS, SHARES, SYSTEMD_BOOLEANS, TAGS, Tags,
-    VOLUME_MIN, YES_NO, cipher, data, disk, hash_offset, one_of, root_hash, salt, shares, timeout,
-    volume, volume_min,
+    VOLUME_MIN, YES_NO, cipher, data, disk, hash_offset, one_of, root_hash, root_kinds, salt,
+    shares, timeout, volume, volume_min,
 };
 use crate::error::{Error, Result};
 use crate::format::fstab::Share;
+use crate::format::rootfs::Kind;
 use crate::format::verity::{self, HashOffset, OnCorruption, RootHash};
 
 /// What the keys said, before the ones that belong together meet.
@@ -26,6 +27,7 @@ pub(super) struct Given {
     volume: Option<String>,
     volume_min: Option<u64>,
     data: Vec<DataDisk>,
+    root_kinds: Option<Vec<Kind>>,
     cipher: Option<String>,
     integrity: Option<String>,
     tags: Option<Tags>,
@@ -90,6 +92,10 @@ pub(super) const KEYS: &[Key] = &[
             return Err(format!("the name {} is given twice", data.name));
         }
         given.data.push(data);
+        Ok(())
+    }),
+    ("rootfstype", |given, text| {
+        given.root_kinds = Some(root_kinds(text)?);
         Ok(())
     }),
     ("cvm.cipher", |given, text| {
@@ -188,6 +194,7 @@ impl Given {
             volume: self.volume,
             volume_min: self.volume_min.unwrap_or(VOLUME_MIN),
             data: self.data,
+            root_kinds: self.root_kinds.unwrap_or_else(|| Kind::ALL.to_vec()),
             cipher,
             tags,
             grow: self.grow.unwrap_or(true),

@@ -15,6 +15,7 @@ use self::values::{ACTIONS, one_of};
 use crate::error::{Error, Result};
 use crate::format::crypt::Cipher;
 use crate::format::fstab::Share;
+use crate::format::rootfs::Kind;
 use crate::format::verity::{self, HashOffset, OnCorruption, RootHash};
 use crate::kernel::power::Action;
 
@@ -40,6 +41,8 @@ pub struct Config {
     pub volume_min: u64,
     /// `cvm.data=`, as often as it is given.
     pub data: Vec<DataDisk>,
+    /// `rootfstype=`, the kernel's own key: what the root's file system may be.
+    pub root_kinds: Vec<Kind>,
     /// `cvm.cipher=` and `cvm.integrity=`
     pub cipher: &'static Cipher,
     /// `cvm.tags=`; none where the cipher has no tags.
@@ -185,6 +188,7 @@ mod tests {
         "cvm.volume=serial:CD",
         "cvm.volume_min=64M",
         "cvm.data=models:serial:EF:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff@77",
+        "rootfstype=squashfs",
         "cvm.cipher=aes-gcm-random",
         "cvm.integrity=aead",
         "cvm.tags=disk",
@@ -212,6 +216,7 @@ mod tests {
         assert_eq!(config.root_hash[..3], [0x00, 0x11, 0x22]);
         assert_eq!(config.disk, DiskChoice::Proof);
         assert_eq!((config.volume, config.volume_min, config.data), (None, 32 << 20, Vec::new()));
+        assert_eq!(config.root_kinds, Kind::ALL);
         assert_eq!((config.cipher.name, config.cipher.integrity), ("aes-gcm-random", "aead"));
         assert_eq!(config.tags, Some(Tags::Memory));
         assert_eq!(config.on_corruption, OnCorruption::Restart);
@@ -241,6 +246,7 @@ mod tests {
             blocks: Some(77),
         };
         assert_eq!(config.data, [data]);
+        assert_eq!(config.root_kinds, [Kind::Squashfs]);
         assert_eq!(config.tags, Some(Tags::Disk));
         assert_eq!(config.on_corruption, OnCorruption::Panic);
         assert!(!config.grow);
@@ -310,6 +316,7 @@ mod tests {
                  315392 bytes",
             ),
             ("init=sh", "init=sh: not an absolute path"),
+            ("rootfstype=ext4 rootfstype=ext4", "rootfstype= is given twice"),
             (
                 "cvm.shares=certs_share,",
                 "cvm.shares=certs_share,: neither \"no\" nor a list of certs_share, env_share",
@@ -385,6 +392,24 @@ mod tests {
     fn shares_are_asked_for_by_their_tags() {
         assert_eq!(parse("cvm.shares=no").unwrap().shares, []);
         assert_eq!(parse("cvm.shares=env_share,certs_share").unwrap().shares.len(), 2);
+    }
+
+    #[test]
+    fn the_kernels_own_list_narrows_what_the_root_may_be() {
+        let kinds = |list: &str| parse(&format!("rootfstype={list}")).unwrap().root_kinds;
+        assert_eq!(kinds("ext4"), [Kind::Ext4]);
+        assert_eq!(kinds("erofs,ext4"), [Kind::Erofs, Kind::Ext4]);
+        // Of the initramfs.
+        assert_eq!(kinds("erofs,tmpfs"), [Kind::Erofs]);
+        assert_eq!(kinds("ramfs"), Kind::ALL);
+        for (list, wrong) in
+            [("xfs", "xfs"), ("ext4,", ""), ("ext4,ext3", "ext3"), ("Ext4", "Ext4")]
+        {
+            assert_eq!(
+                refusal(&format!("rootfstype={list}")),
+                format!("rootfstype={list}: {wrong:?} is not one of ext4, erofs, squashfs")
+            );
+        }
     }
 
     #[test]

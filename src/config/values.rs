@@ -9,6 +9,7 @@ use crate::format::crypt::{self, CIPHERS, Cipher};
 use crate::format::fstab::Share;
 use crate::format::hex;
 use crate::format::luks2;
+use crate::format::rootfs::Kind;
 use crate::format::verity::{BLOCK_SIZE, HashOffset, OnCorruption, Params, RootHash};
 use crate::kernel::power::Action;
 
@@ -99,6 +100,9 @@ pub(super) const VOLUME_MIN: u64 = 2 * luks2::DATA_OFFSET;
 /// The longest name in `cvm.data=`: with what goes before and behind it, it has to fit in the names of
 /// the device-mapper (127 bytes).
 const DATA_NAME_MAX: usize = 32;
+
+/// What the kernel's own `rootfstype=` says of the initramfs (`init_rootfs` in its `init/do_mounts.c`).
+const OF_THE_INITRAMFS: &[&str] = &["tmpfs", "ramfs"];
 
 /// The longest `cvm.timeout=`, in seconds: an hour.
 const TIMEOUT_MAX: u64 = 3600;
@@ -221,6 +225,21 @@ pub(super) fn shares(text: &str) -> std::result::Result<Vec<Share>, String> {
         let tags: Vec<_> = SHARES.iter().map(|share| share.tag).collect();
         format!("neither \"no\" nor a list of {}", tags.join(", "))
     })
+}
+
+/// Of the root; a list may hold what is said of the initramfs as well.
+pub(super) fn root_kinds(text: &str) -> std::result::Result<Vec<Kind>, String> {
+    let names = text.split(',').filter(|name| !OF_THE_INITRAMFS.contains(name));
+    let kind = |name: &str| Kind::ALL.iter().find(|kind| kind.name() == name).copied();
+    let kinds: Vec<_> = names
+        .map(|name| {
+            kind(name).ok_or_else(|| {
+                let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+                format!("{name:?} is not one of {}", known.join(", "))
+            })
+        })
+        .collect::<std::result::Result<_, _>>()?;
+    Ok(if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds })
 }
 
 pub(super) fn timeout(text: &str) -> std::result::Result<Duration, String> {

@@ -12,5 +12,6 @@ pub mod hex;
 pub mod integrity;
 pub mod luks2;
 pub mod program;
+pub mod rootfs;
 pub mod uuid;
 pub mod verity;

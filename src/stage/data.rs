@@ -86,7 +86,7 @@ pub fn open(data: &[Verified], report: &mut Report) -> Result<()> {
         verity.open(&mapping)?;
         let file_system = filesystem::look(&whose, &mapping, verity)?;
         make_dir(&target)?;
-        filesystem::mount(&whose, &mapping, file_system, &target, MOUNT_FLAGS)?;
+        filesystem::mount(&whose, &mapping, &file_system, &target, MOUNT_FLAGS)?;
         log::info!("data {name} on {disk}, verified and mounted read-only");
         report.data.push(DataFacts {
             name: name.clone(),

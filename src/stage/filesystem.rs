@@ -8,8 +8,8 @@ use std::path::Path;
 use super::node;
 use super::verity::Verity;
 use crate::effect::{Effect, effect};
-use crate::error::{Error, Result};
-use crate::format::{ext4, verity};
+use crate::error::Result;
+use crate::format::rootfs::{FileSystem, START_BYTES};
 use crate::kernel::mount::{self, Flags};
 
 const READ_SUPERBLOCK: Effect<1> = Effect::new("read-superblock", "read {}'s superblock");
@@ -22,54 +22,38 @@ const MOUNT: Effect<2> = Effect::new("mount-verified", "mount {} on {}");
 ///
 /// # Errors
 /// When it cannot be read, or what is wrong with it where the kernel would say EINVAL.
-pub fn look(whose: &str, mapping: &str, verity: &Verity) -> Result<&'static str> {
-    let verified = verity.params.data_blocks;
+pub fn look(whose: &str, mapping: &str, verity: &Verity) -> Result<FileSystem> {
     let start = effect(READ_SUPERBLOCK.on(&[&whose]), || {
-        let mut start = [0; ext4::SUPERBLOCK_END];
+        let mut start = [0; START_BYTES];
         File::open(node(mapping))?.read_exact_at(&mut start, 0)?;
         Ok::<_, io::Error>(start)
     })?;
-    // dm-verity's device has the hash block size as its logical block size.
-    match ext4::block_size(&start) {
-        Some(size) if size == verity::BLOCK_SIZE => {
-            require_clean(whose, &start)?;
-            match ext4::blocks(&start) {
-                Some(blocks) if blocks > verified => Err(Error::new(format!(
-                    "{whose}'s ext4 has {blocks} blocks, but only {verified} are verified"
-                ))),
-                _ => Ok("ext4"),
-            }
-        }
-        Some(size) => Err(Error::new(format!(
-            "{whose}'s ext4 has blocks of {size} bytes, dm-verity needs {}: \
-             make it with mke2fs -b {}",
-            verity::BLOCK_SIZE,
-            verity::BLOCK_SIZE
-        ))),
-        None => Err(Error::new(match ext4::other_file_system(&start) {
-            Some(other) => format!("{whose} is {other}, not ext4: make it with mke2fs -t ext4"),
-            None => format!("{whose} is no ext4 file system"),
-        })),
-    }
+    let file_system = FileSystem::recognize(&start, whose)?;
+    file_system.require_blocks(verity.params.data_blocks, "verified", whose)?;
+    Ok(file_system)
 }
 
 /// Mounts it on `target`, read-only and with `flags`.
 ///
 /// # Errors
-/// The kernel's.
-pub fn mount(whose: &str, mapping: &str, kind: &str, target: &str, flags: Flags) -> Result<()> {
+/// The kernel's, and what it has to have for this file system.
+pub fn mount(
+    whose: &str,
+    mapping: &str,
+    file_system: &FileSystem,
+    target: &str,
+    flags: Flags,
+) -> Result<()> {
+    let kind = file_system.kind.name();
     effect(MOUNT.on(&[&whose, &target]), || {
-        mount::mount(&node(mapping), Path::new(target), kind, flags | Flags::RDONLY, "")
+        mount::mount(&node(mapping), Path::new(target), kind, flags | Flags::RDONLY, "").map_err(
+            |error| {
+                io::Error::other(format!(
+                    "{} (it is {file_system}; scripts/initramfs --root-format {kind} packs what is \
+                     a module)",
+                    io::Error::from(error)
+                ))
+            },
+        )
     })
-}
-
-/// The kernel replays no journal on a device that it cannot write to.
-fn require_clean(whose: &str, start: &[u8; ext4::SUPERBLOCK_END]) -> Result<()> {
-    if !ext4::needs_recovery(start) {
-        return Ok(());
-    }
-    Err(Error::new(format!(
-        "{whose}'s ext4 was not unmounted, and its journal cannot be replayed here: run e2fsck -fp \
-         on it before its hash tree is made"
-    )))
 }

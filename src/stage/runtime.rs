@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::effect::{Effect, effect, optional};
 use crate::error::{Error, Result};
 use crate::format::fstab::{self, Share};
+use crate::format::rootfs::Kind;
 use crate::kernel::mount::{self, Flags};
 use crate::kernel::{share, tree};
 use crate::report::Report;
@@ -79,11 +80,11 @@ const SETTINGS_TEXT: &str = "\
 DefaultEnvironment=SYSTEMD_EFI_OPTIONS=
 ";
 
-/// Mounts and fills what the new root needs.
+/// Mounts and fills what the new root needs, whose own file system is `root`.
 ///
 /// # Errors
 /// When the root lacks a mount point, or a step fails that is not optional.
-pub fn prepare(config: &Config, report: &mut Report) -> Result<()> {
+pub fn prepare(config: &Config, root: Kind, report: &mut Report) -> Result<()> {
     make_dirs(NEW_ROOT, VOLUME_DIRS)?;
     for (target, options) in TMPFS {
         effect(MOUNT_TMPFS.on(&[&target]), || {
@@ -110,7 +111,7 @@ pub fn prepare(config: &Config, report: &mut Report) -> Result<()> {
     make_dirs("/", &[RUN_DIR])?;
     // Where there is none, tools find none, as the image build decided.
     if let Some(fstab) = fstab {
-        cover_fstab(&fstab, &mounted)?;
+        cover_fstab(&fstab, root, &mounted)?;
     }
     write_rules(config)?;
     make_dirs("/", SETTINGS_DIRS)?;
@@ -198,10 +199,10 @@ fn is_empty(directory: &str) -> bool {
 }
 
 /// The root is read-only, so the new fstab covers the old one.
-fn cover_fstab(old: &str, mounted: &[(Share, String)]) -> Result<()> {
-    let root = node(mapping::ROOT);
-    let fstab::New { text, dropped } =
-        fstab::generate(old, &root.to_string_lossy(), mounted, share::HARDENING);
+fn cover_fstab(old: &str, root: Kind, mounted: &[(Share, String)]) -> Result<()> {
+    let device = node(mapping::ROOT);
+    let root = fstab::Root { device: &device.to_string_lossy(), kind: root.name() };
+    let fstab::New { text, dropped } = fstab::generate(old, root, mounted, share::HARDENING);
     for line in dropped {
         log::warn!("{FSTAB}: not in force: {line}");
     }

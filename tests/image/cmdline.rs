@@ -129,7 +129,7 @@ fn a_line_without_console_gets_one_warning() {
 }
 
 /// An initramfs with a module for this kernel.
-fn initramfs_for(dir: &Path, release: &str) {
+pub(crate) fn initramfs_for(dir: &Path, release: &str) {
     let modules = dir.join("modules");
     fs::create_dir_all(&modules).unwrap();
     let module = format!("a module\0vermagic={release} SMP mod_unload \0\n");

@@ -4,6 +4,7 @@
 
 mod cmdline;
 mod efi;
+mod formats;
 mod refused;
 mod root;
 #[path = "../script/mod.rs"]
@@ -260,6 +261,7 @@ fn an_image_can_make_its_initramfs() {
     tool_in(&dir, "cargo", "exit 0");
     tool_in(&built, "cvm-cmdline", "exit 0");
     tool_in(&built, "cvm-disk", r#"while [ "$1" != -o ]; do shift; done; : >"$2""#);
+    tool_in(&built, "cvm-rootfs", "exit 0");
     let command = || {
         let mut command = script("image");
         command
@@ -278,17 +280,18 @@ fn an_image_can_make_its_initramfs() {
     refuses(&mut command(), 1, "cvm-init: no such file; build it with 'cargo build --release'");
     assert_empty(&dir.join("out"));
     fs::write(built.join("cvm-init"), "the init").unwrap();
-    for (append, cipher) in [
-        ("quiet", "aes-gcm-random"),
+    for (append, cipher, format) in [
+        ("quiet", "aes-gcm-random", "ext4"),
         // Without its modules the boot would end.
-        ("cvm.cipher=aegis128-random quiet", "aegis128-random"),
+        ("cvm.cipher=aegis128-random quiet", "aegis128-random", "ext4"),
+        ("quiet", "aes-gcm-random", "erofs"),
     ] {
-        run(command().args(["--append", append]));
+        run(command().args(["--append", append, "--root-format", format]));
         run(script("initramfs")
             .env("CARGO_TARGET_DIR", &*dir)
             .arg("--kernel-modules")
             .arg(&modules)
-            .args(["--cipher", cipher, "-o"])
+            .args(["--cipher", cipher, "--root-format", format, "-o"])
             .arg(dir.join("expected")));
         run(tool("cmp").arg(dir.join("expected")).arg(dir.join("out/rootfs.cpio.gz")));
     }

@@ -1,7 +1,7 @@
 //! The root: what it is made of, and what no guest could boot.
 
-use std::fs::{self, File};
-use std::os::unix::fs::{FileExt as _, symlink};
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::script::{assert_empty, refuses, run, scratch, tool};
@@ -48,13 +48,14 @@ fn an_image_is_refused_by_what_is_wrong_with_its_root() {
     refuses(
         &mut image(&dir, &small),
         1,
-        "its ext4 has 1024-byte blocks, dm-verity needs 4096; make it with mke2fs -b 4096",
+        "small.ext4 as root: the root's ext4 has blocks of 1024 bytes, dm-verity needs 4096: make it \
+         with mke2fs -b 4096",
     );
     fs::write(dir.join("no archive"), "x".repeat(5000)).unwrap();
     refuses(
         &mut image(&dir, &dir.join("no archive")),
         1,
-        "it is not an ext4, nor can it be unpacked",
+        "it is no file system that is known, nor can it be unpacked",
     );
     refuses(&mut image(&dir, &dir.join("nowhere")), 1, "nowhere: no such file");
     fs::remove_dir(root.join("tmp")).unwrap();
@@ -92,35 +93,51 @@ fn an_ext4_that_cannot_be_mounted_read_only_is_refused_with_what_mends_it() {
     };
     // As one has that was copied while it was mounted.
     let ready = spoil("feature needs_recovery");
-    let mends = format!("e2fsck -p '{}'", ready.display());
-    refuses(&mut image(&dir, &ready), 1, &format!("read-only it gets none; run {mends}"));
-    run(tool("e2fsck").arg("-p").arg(&ready));
+    refuses(
+        &mut image(&dir, &ready),
+        1,
+        "its journal cannot be replayed here: run e2fsck -fp on it",
+    );
+    run(tool("e2fsck").arg("-fp").arg(&ready));
     run(&mut image(&dir, &ready));
     let ready = spoil("set_super_value journal_dev 0x801");
-    refuses(&mut image(&dir, &ready), 1, "its journal is on another device; run tune2fs -O");
+    let why = "has its journal on another device: run tune2fs -O ^has_journal on it";
+    refuses(&mut image(&dir, &ready), 1, why);
+    run(tool("tune2fs").args(["-f", "-O", "^has_journal"]).arg(&ready));
+    run(&mut image(&dir, &ready));
     // A feature that only a kernel of somebody's has.
     let ready = spoil("set_super_value feature_incompat 0x12c2");
-    refuses(&mut image(&dir, &ready), 1, "its feature dirdata is none of Linux");
+    refuses(&mut image(&dir, &ready), 1, "the root's ext4 has dirdata, which no Linux has");
+    let ready = spoil("set_super_value feature_incompat 0x80002c2");
+    refuses(&mut image(&dir, &ready), 1, "the root's ext4 has FEATURE_I27, which no Linux has");
+}
+
+/// As far as blkid looks.
+fn luks_header() -> Vec<u8> {
+    let header = cvm_init::format::luks2::Header {
+        uuid: [1; 16],
+        cipher: "aes-gcm-random",
+        integrity: Some("aead"),
+        requirement: None,
+        sector_size: 4096,
+        digest: cvm_init::format::luks2::KeyDigest::new(&[2; 32], [3; 32]),
+        checksum_salts: [[4; 64], [5; 64]],
+    };
+    let mut bytes = header.encode().unwrap();
+    bytes.resize(16 << 20, 0);
+    bytes
 }
 
 #[test]
 fn another_file_system_or_a_disk_is_called_what_it_is() {
     let dir = scratch("kinds");
     root(&dir);
-    for (kind, magics) in [
-        ("erofs", &[(1024, &[0xe2, 0xe1, 0xf5, 0xe0][..]), (1036, &[12])][..]),
-        ("squashfs", &[(0, b"hsqs"), (28, &[4])]),
-    ] {
-        let path = dir.join(kind);
-        let file = File::create(&path).unwrap();
-        file.set_len(1 << 20).unwrap();
-        for (at, bytes) in magics {
-            file.write_all_at(bytes, *at).unwrap();
-        }
-        refuses(&mut image(&dir, &path), 1, &format!("it holds {kind}, not an ext4"));
-    }
+    let luks = dir.join("luks");
+    fs::write(&luks, luks_header()).unwrap();
+    let not = "not ext4, erofs, squashfs; give its files as a folder or a tar";
+    refuses(&mut image(&dir, &luks), 1, &format!("it holds crypto_LUKS, {not}"));
     run(&mut image(&dir, &dir.join("root")));
-    refuses(&mut image(&dir, &dir.join("out/disk.img")), 1, "it holds gpt, not an ext4");
+    refuses(&mut image(&dir, &dir.join("out/disk.img")), 1, &format!("it holds gpt, {not}"));
 }
 
 #[test]

@@ -131,6 +131,19 @@ fn pack_for(
     without: &[&str],
     with: &[&str],
 ) -> PathBuf {
+    let with: Vec<_> = with.iter().flat_map(|module| ["--extra-module", module]).collect();
+    let choice = [&["--cipher", cipher][..], &with].concat();
+    pack_choice(kernel, name, init, &choice, without)
+}
+
+/// The same with what else options of `scripts/initramfs` choose.
+fn pack_choice(
+    kernel: Kernel,
+    name: &str,
+    init: &Path,
+    choice: &[&str],
+    without: &[&str],
+) -> PathBuf {
     let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let list = tmp.join(format!("{name}.modules"));
     let all = fs::read_to_string(Path::new(TREE).join("initramfs/modules"))
@@ -149,8 +162,8 @@ fn pack_for(
         .arg(init)
         .arg("--modules-list")
         .arg(list)
-        .args(["--cipher", cipher])
-        .args([AGENT_MODULE].iter().chain(with).flat_map(|module| ["--extra-module", module]))
+        .args(["--extra-module", AGENT_MODULE])
+        .args(choice)
         .arg("-o")
         .arg(&archive));
     archive
@@ -240,6 +253,16 @@ pub(crate) fn initramfs_of(kernel: Kernel, cipher: &str) -> PathBuf {
     // Who wants the same one waits until it is there.
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     let pack = || pack_for(kernel, &name, &binaries().init, cipher, &[], &[]);
+    made.entry(name.clone()).or_insert_with(pack).clone()
+}
+
+/// The same with every file system that a root can be, but the modules named, made once a test run.
+pub(crate) fn initramfs_of_formats(kernel: Kernel, without: &[&str]) -> PathBuf {
+    static MADE: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let name = format!("{kernel:?}-formats-{}", without.join("-"));
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let choice = ["--root-format", "erofs", "--root-format", "squashfs"];
+    let pack = || pack_choice(kernel, &name, &binaries().init, &choice, without);
     made.entry(name.clone()).or_insert_with(pack).clone()
 }
 

@@ -80,7 +80,7 @@ fn a_disk_and_its_root_hash_are_enough() {
     check_mappings(&mut guest);
     check_fresh_volume(&mut guest);
     check_writable_places(&mut guest);
-    check_copy_of_cocos_init(&mut guest);
+    check_copy_of_cocos_init(&mut guest, Root::standard());
     check_nothing_is_left_behind(&mut guest);
     check_kernel_log(&mut guest);
     guest.power_off();
@@ -136,10 +136,16 @@ fn check_options_of_the_volume(guest: &mut Guest) {
 
 #[track_caller]
 pub(crate) fn check_fstab(guest: &mut Guest, shares: &[&str]) {
+    check_fstab_of("ext4", guest, shares);
+}
+
+/// Of a root with this file system.
+#[track_caller]
+pub(crate) fn check_fstab_of(kind: &str, guest: &mut Guest, shares: &[&str]) {
     let fstab = guest.read("/etc/fstab");
     let (comments, lines): (Vec<_>, Vec<_>) = fstab.lines().partition(|line| line.starts_with('#'));
-    let root = "/dev/mapper/root_verity / ext4 ro,defaults 0 0";
-    assert_eq!(lines, [&[root], shares].concat());
+    let root = format!("/dev/mapper/root_verity / {kind} ro,defaults 0 0");
+    assert_eq!(lines, [&[root.as_str()], shares].concat());
     assert!(comments.iter().any(|comment| comment.contains("/cocos")), "{fstab}");
 }
 
@@ -149,6 +155,7 @@ fn check_report(guest: &mut Guest, disk: &Disk) {
     assert_eq!(report["disk"], json!({ "name": "sda", "found_by": "proof", "also_proven": [] }));
     assert_eq!(report["verity"]["root_hash"], disk.roothash);
     assert_eq!(report["root"]["bytes"], disk.size(Part::Root));
+    assert_eq!(report["root"]["file_system"], "ext4");
     let volume = &report["volume"];
     assert_eq!(volume["partition"], "sda4");
     assert_eq!(volume["partition_bytes"], disk.size(Part::Cocos));
@@ -264,8 +271,8 @@ fn check_writable_places(guest: &mut Guest) {
 }
 
 /// Everything that the root's `/cocos_init` has, with every attribute.
-fn check_copy_of_cocos_init(guest: &mut Guest) {
-    for node in &Root::standard().nodes {
+pub(crate) fn check_copy_of_cocos_init(guest: &mut Guest, root: &Root) {
+    for node in &root.nodes {
         let path = format!("/{}", node.path);
         if !path.starts_with("/cocos_init/") {
             continue;

@@ -5,7 +5,7 @@
 //! `data_disks`, `volume`, `volume_disk`, `tags`, `ciphers`,
 //! `corruption`, `overlay`, `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`,
 //! `console`, `secrets`, `lying`, `firmware`, `debian`,
-//! `figures` and `soak`; the other modules are what a test is written with.
+//! `formats`, `figures` and `soak`; the other modules are what a test is written with.
 
 #![expect(
     clippy::unwrap_used,
@@ -30,6 +30,7 @@ mod disks;
 mod faults;
 mod figures;
 mod firmware;
+mod formats;
 mod good;
 mod guest;
 mod init;

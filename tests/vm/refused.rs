@@ -207,16 +207,6 @@ fn a_root_whose_journal_is_to_be_replayed() {
 }
 
 #[test]
-fn a_root_of_another_file_system() {
-    let mut superblock = [0; 1024];
-    superblock[..4].copy_from_slice(&[0xe2, 0xe1, 0xf5, 0xe0]);
-    assert_eq!(
-        refusal_of_root(1024, &superblock),
-        "root: the root is EROFS, not ext4: make it with mke2fs -t ext4"
-    );
-}
-
-#[test]
 fn a_root_whose_first_block_is_not_what_was_hashed() {
     let disk = Disk::builder().patch(Part::Root, 1024 + 0x38, b"!").build();
     let vm = Vm::of(&disk).append(PINNED);

@@ -3,10 +3,11 @@
 
 use crate::artefacts;
 use crate::tool::{Scratch, command, run};
+use serde_json::json;
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// The size is a multiple of both block sizes in use and leaves room for the agent.
@@ -107,10 +108,29 @@ fn standard_nodes() -> Vec<Node> {
     nodes
 }
 
+/// A file system, and the options of what makes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Ext4,
+    Erofs(&'static [&'static str]),
+    Squashfs(&'static [&'static str]),
+}
+
+impl Format {
+    /// As the kernel has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Erofs(_) => "erofs",
+            Self::Squashfs(_) => "squashfs",
+        }
+    }
+}
+
 /// A root file system and its hash tree.
 pub(crate) struct Root {
     pub(crate) nodes: Vec<Node>,
-    /// `rootfs.ext4` and `rootfs.verity`.
+    /// `rootfs.ext4` or another one, and `rootfs.verity`.
     pub(crate) data: PathBuf,
     pub(crate) tree: PathBuf,
     pub(crate) roothash: String,
@@ -121,6 +141,7 @@ pub(crate) struct Root {
 
 pub(crate) struct Builder {
     nodes: Vec<Node>,
+    format: Format,
     block_size: u32,
     size: &'static str,
     salt: String,
@@ -129,6 +150,18 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
+    /// Another one than ext4.
+    pub(crate) fn format(mut self, format: Format) -> Self {
+        self.format = format;
+        if let Format::Squashfs(_) = format {
+            // It has whole seconds.
+            for node in &mut self.nodes {
+                node.mtime.1 = 0;
+            }
+        }
+        self
+    }
+
     /// More options of mke2fs.
     pub(crate) fn options(mut self, options: &[&'static str]) -> Self {
         self.options.extend(options);
@@ -173,10 +206,10 @@ impl Builder {
 
     pub(crate) fn build(self) -> Root {
         let scratch = Scratch::new("root");
-        let (data, tree) = (scratch.join("rootfs.ext4"), scratch.join("rootfs.verity"));
+        let data = scratch.join(&format!("rootfs.{}", self.format.name()));
+        let tree = scratch.join("rootfs.verity");
         let files = scratch.join("files");
         fs::create_dir(&files).unwrap();
-        let mut edits = String::new();
         for node in &self.nodes {
             let path = files.join(&node.path);
             match &node.kind {
@@ -185,26 +218,24 @@ impl Builder {
                 Kind::Symlink(target) => symlink(target, &path),
             }
             .unwrap_or_else(|e| panic!("cannot make {} of the root: {e}", node.path));
-            edits += &edit(node);
         }
-        run(command("mke2fs")
-            .args(["-q", "-t", "ext4", "-m", "0", "-U", UUID, "-b", &self.block_size.to_string()])
-            .args(&self.options)
-            .args(["-E", "root_owner=0:0", "-d"])
-            .args([&files, &data])
-            .arg(self.size));
-        let script = scratch.join("edits");
-        fs::write(&script, edits).unwrap();
-        let debugfs =
-            command("debugfs").args(["-w", "-f"]).args([&script, &data]).output().unwrap();
-        // It ends with status 0 whatever failed; its first line of complaint is its version.
-        let complaints = String::from_utf8_lossy(&debugfs.stderr);
-        assert!(complaints.lines().count() <= 1, "debugfs: {complaints}");
-        run(command("e2fsck").arg("-fn").arg(&data));
+        match self.format {
+            Format::Ext4 => self.make_ext4(&scratch, &files, &data),
+            Format::Erofs(options) => {
+                let make: Vec<_> = ["mkfs.erofs"].iter().chain(options).copied().collect();
+                self.make_by(&scratch, &files, &make, &[&data, &files]);
+            }
+            Format::Squashfs(options) => {
+                let all = ["mksquashfs", "-noappend", "-no-progress", "-quiet"];
+                let make: Vec<_> = all.iter().chain(options).copied().collect();
+                self.make_by(&scratch, &files, &make, &[&files, &data]);
+            }
+        }
         let file = File::options().write(true).open(&data).unwrap();
         for (offset, bytes) in &self.patches {
             file.write_all_at(bytes, *offset).unwrap();
         }
+        file.set_len(file.metadata().unwrap().len().next_multiple_of(4096)).unwrap();
         let report = run(command("veritysetup")
             .args(["format", "--salt", &self.salt, "--uuid", UUID])
             .args([&data, &tree]));
@@ -223,6 +254,65 @@ impl Builder {
         }
     }
 }
+
+impl Builder {
+    fn make_ext4(&self, scratch: &Scratch, files: &Path, data: &Path) {
+        run(command("mke2fs")
+            .args(["-q", "-t", "ext4", "-m", "0", "-U", UUID, "-b", &self.block_size.to_string()])
+            .args(&self.options)
+            .args(["-E", "root_owner=0:0", "-d"])
+            .args([files, data])
+            .arg(self.size));
+        let script = scratch.join("edits");
+        fs::write(&script, self.nodes.iter().map(edit).collect::<String>()).unwrap();
+        let debugfs =
+            command("debugfs").args(["-w", "-f"]).args([script.as_path(), data]).output().unwrap();
+        // It ends with status 0 whatever failed; its first line of complaint is its version.
+        let complaints = String::from_utf8_lossy(&debugfs.stderr);
+        assert!(complaints.lines().count() <= 1, "debugfs: {complaints}");
+        run(command("e2fsck").arg("-fn").arg(data));
+    }
+
+    /// By a tool that packs a folder as it finds it: fakeroot shows it what the host cannot set.
+    fn make_by(&self, scratch: &Scratch, files: &Path, make: &[&str], paths: &[&Path]) {
+        let nodes: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|node| {
+                let Node { path, kind, mode, owner, mtime, xattrs } = node;
+                let is_link = matches!(kind, Kind::Symlink(_));
+                let mtime = u128::from(mtime.0) * 1_000_000_000 + u128::from(mtime.1);
+                json!({
+                    "path": files.join(path), "link": is_link, "mode": mode, "owner": owner,
+                    "mtime": u64::try_from(mtime).expect("a time of these centuries"),
+                    "xattrs": xattrs,
+                })
+            })
+            .collect();
+        let description = scratch.join("nodes.json");
+        fs::write(&description, json!(nodes).to_string()).unwrap();
+        run(command("fakeroot")
+            .args(["python3", "-c", AS_DESCRIBED])
+            .arg(&description)
+            .args(make)
+            .args(paths));
+    }
+}
+
+/// Makes files what a description says, the last first, so that a folder's time stays, and then runs
+/// what packs them.
+const AS_DESCRIBED: &str = r#"
+import json, os, sys
+for node in reversed(json.load(open(sys.argv[1]))):
+    path = node["path"]
+    os.chown(path, *node["owner"], follow_symlinks=False)
+    if not node["link"]:
+        os.chmod(path, node["mode"])
+        for name, value in node["xattrs"]:
+            os.setxattr(path, name, value.encode())
+    os.utime(path, ns=(node["mtime"],) * 2, follow_symlinks=False)
+os.execvp(sys.argv[2], sys.argv[2:])
+"#;
 
 /// The debugfs commands that make a node what its description says.
 fn edit(node: &Node) -> String {
@@ -252,6 +342,7 @@ impl Root {
     pub(crate) fn builder() -> Builder {
         Builder {
             nodes: standard_nodes(),
+            format: Format::Ext4,
             block_size: 4096,
             size: SIZE,
             salt: SALT.to_owned(),

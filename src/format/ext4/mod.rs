@@ -47,11 +47,9 @@ mod inode;
 mod journal;
 mod layout;
 mod output;
-mod probe;
 mod superblock;
 
 pub use layout::{BLOCK_BYTES, Layout, LayoutError, MAX_BYTES, MIN_BYTES};
-pub use probe::{SUPERBLOCK_END, block_size, blocks, needs_recovery, other_file_system};
 
 use output::Output;
 
