@@ -61,7 +61,7 @@ fn run() -> Result<Infallible> {
     let root = stage(&mut report, Stage::Root, |report| root::open(&config, &disks.root, report))?;
     stage(&mut report, Stage::Data, |report| data::open(&disks.data, report))?;
     stage(&mut report, Stage::Volume, |report| volume::provision(&config, &disks.volume, report))?;
-    stage(&mut report, Stage::Runtime, |report| runtime::prepare(&config, root.kind, report))?;
+    stage(&mut report, Stage::Runtime, |report| runtime::prepare(&config, &root, report))?;
     enter(Stage::Handoff);
     disks.root.guard(mapping::ROOT, config.on_corruption)?;
     data::guard(&disks.data, config.on_corruption)?;

@@ -487,6 +487,42 @@ fn only_the_modules_of_the_file_systems_asked_for_are_packed() {
 }
 
 #[test]
+fn what_only_some_boots_need_is_packed_when_asked_for() {
+    run(&mut script("kernel"));
+    let kernel = target().join("kernel");
+    let packed = |words: &[&str]| {
+        let dir = scratch("with");
+        fs::write(dir.join("init"), "the init").unwrap();
+        run(script("initramfs")
+            .arg("--kernel-modules")
+            .arg(kernel.join("modules"))
+            .arg("--init")
+            .arg(dir.join("init"))
+            .args(words)
+            .arg("-o")
+            .arg(dir.join("rootfs.cpio.gz")));
+        entries(&dir.join("rootfs.cpio.gz"))
+    };
+    let (without, with) = (packed(&[]), packed(&["--with", "overlay"]));
+    assert!(!without.iter().any(|entry| entry.ends_with("-overlay.ko")), "{without:?}");
+    assert_eq!(with.iter().filter(|entry| entry.ends_with("-overlay.ko")).count(), 1, "{with:?}");
+    assert_eq!(with.len(), without.len() + 1);
+
+    let dir = scratch("with");
+    let stock = fs::read_to_string(kernel.join("config")).unwrap();
+    fs::write(dir.join("config"), stock.replace("CONFIG_OVERLAY_FS=m\n", "")).unwrap();
+    let mut look = script("initramfs");
+    look.arg("--kernel-modules").arg(kernel.join("modules"));
+    look.arg("--kernel-config").arg(dir.join("config"));
+    run(&mut look);
+    refuses(look.args(["--with", "overlay"]), 1, "it lacks OVERLAY_FS (");
+    for unknown in ["aes-gcm-random", ""] {
+        let why = format!("--with {unknown} is not one of overlay");
+        refuses(initramfs(&dir, "top\n").args(["--with", unknown]), 2, &why);
+    }
+}
+
+#[test]
 fn a_kernel_is_held_against_the_options_that_a_boot_needs() {
     run(&mut script("kernel"));
     let stock = fs::read_to_string(target().join("kernel/config")).unwrap();

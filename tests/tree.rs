@@ -227,16 +227,14 @@ fn a_name_that_is_taken_is_refused() {
     fs::create_dir(pair.to.join("dir")).unwrap();
     let error = tree::copy(&pair.from, &pair.to).unwrap_err().to_string();
     let dir = pair.from.join("dir");
-    let expected = format!("cannot copy {}: File exists (os error 17)", dir.display());
-    assert_eq!(error, expected);
+    assert_eq!(error, "cannot copy dir: File exists (os error 17)");
 
     fs::remove_dir(&dir).unwrap();
     let file = pair.from.join("file");
     fs::write(&file, "new").unwrap();
     symlink(&victim, pair.to.join("file")).unwrap();
     let error = tree::copy(&pair.from, &pair.to).unwrap_err().to_string();
-    let expected = format!("cannot copy {}: File exists (os error 17)", file.display());
-    assert_eq!(error, expected);
+    assert_eq!(error, "cannot copy file: File exists (os error 17)");
     assert_eq!(fs::read(&victim).unwrap(), b"untouched");
 }
 

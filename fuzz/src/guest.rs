@@ -1,8 +1,9 @@
 //! Texts: the command line, what the shares are called, the fstab, and what is logged of all that.
 
-use cvm_init::config::{Config, DataDisk, DiskChoice, Lines, SHARES};
-use cvm_init::format::fstab::{self, Share};
+use cvm_init::config::{Config, DataDisk, DiskChoice, Lines, MOUNT_POINTS, Medium, SHARES};
+use cvm_init::format::fstab::{self, Mount};
 use cvm_init::format::hex;
+use cvm_init::format::tmpfs;
 use cvm_init::format::verity::Params;
 use cvm_init::kernel::{kmsg, mount, share};
 
@@ -42,6 +43,15 @@ pub fn cmdline(bytes: &[u8]) {
 fn check_values(config: &Config) {
     assert!(config.init.starts_with('/'));
     assert!((1..=3600).contains(&config.timeout.as_secs()));
+    for (number, directory) in config.overlay.iter().enumerate() {
+        let apart = |other: &str| {
+            let (directory, other) = (format!("{directory}/"), format!("{other}/"));
+            !directory.starts_with(&other) && !other.starts_with(&directory)
+        };
+        assert!(directory.starts_with('/') && !directory.ends_with('/'), "{directory:?}");
+        assert!(MOUNT_POINTS.iter().all(|place| apart(place)), "{directory:?}");
+        assert!(config.overlay[..number].iter().all(|other| apart(other)), "{directory:?}");
+    }
     if let Some(params) = &config.verity {
         assert_eq!(Params::new(params.salt.clone(), params.data_blocks).as_ref(), Ok(params));
     }
@@ -77,6 +87,16 @@ fn check_round_trip(config: &Config) {
     let tags: Vec<_> = config.shares.iter().map(|share| share.tag).collect();
     words
         .push(format!("cvm.shares={}", if tags.is_empty() { "no".into() } else { tags.join(",") }));
+    for (key, medium) in [("cvm.tmp", config.tmp), ("cvm.var", config.var)] {
+        words.extend(medium.map(|medium| match medium {
+            Medium::Volume => format!("{key}=volume"),
+            Medium::Memory(None) => format!("{key}=memory"),
+            Medium::Memory(Some(size)) => format!("{key}=memory:{size}"),
+        }));
+    }
+    if !config.overlay.is_empty() {
+        words.push(format!("\"cvm.overlay={}\"", config.overlay.join(",")));
+    }
     if let Some(Params { salt, data_blocks }) = &config.verity {
         let salt = if salt.is_empty() { "-".into() } else { hex::encode(salt) };
         words.push(format!("cvm.verity_salt={salt} cvm.verity_data_blocks={data_blocks}"));
@@ -110,11 +130,16 @@ fn check_round_trip(config: &Config) {
             timeout,
             log,
             shares,
+            tmp,
+            var,
+            overlay,
             init,
             ..
         } = config.clone();
         let disks = (disk, config.volume.clone(), config.volume_min, config.data.clone());
-        (root_hash, (verity, hash_offset), disks, root_kinds, grow, timeout, log, shares, init)
+        let places = (tmp, var, overlay);
+        let root = (root_hash, verity, hash_offset, root_kinds);
+        (root, disks, grow, timeout, log, shares, places, init)
     };
     assert_eq!(told(&again), told(config));
 }
@@ -134,46 +159,51 @@ pub fn mount_tag(bytes: &[u8]) {
 pub fn fstab(bytes: &[u8]) {
     let old = String::from_utf8_lossy(bytes);
     mount_options(&old);
-    for count in 0..=SHARES.len() {
-        let options = |share: &Share| {
-            let line = share.line_of(&old);
-            line.and_then(|line| line.options).unwrap_or(share::OPTIONS).to_owned()
-        };
-        let mounted: Vec<_> =
-            SHARES[..count].iter().map(|share| (*share, options(share))).collect();
+    let shares = SHARES.iter().map(|share| (share.mount(), share::OPTIONS));
+    let places = ["/tmp", "/var", "/run"].map(|place| (Mount::tmpfs(place), "defaults"));
+    let all: Vec<_> = shares
+        .chain(places)
+        .map(|(mount, default)| {
+            let options = mount.line_of(&old).and_then(|line| line.options);
+            options.into_iter().for_each(mount_options);
+            (mount, options.unwrap_or(default).to_owned())
+        })
+        .collect();
+    for count in 0..=all.len() {
+        let mounted = &all[..count];
         let root = fstab::Root { device: "/dev/mapper/root_verity", kind: "squashfs" };
-        let new = fstab::generate(&old, root, &mounted, share::HARDENING);
+        let new = fstab::generate(&old, root, mounted);
         let whole = new.text.strip_suffix('\n').expect("a line feed at its end");
         let lines: Vec<_> = whole.split('\n').filter(|line| !line.starts_with('#')).collect();
-        let [root, shares @ ..] = &lines[..] else { panic!("no line: {new:?}") };
+        let [root, lines @ ..] = &lines[..] else { panic!("no line: {new:?}") };
         assert_eq!(*root, "/dev/mapper/root_verity / squashfs ro,defaults 0 0");
-        assert_eq!(shares.len(), count, "{new:?}");
-        for (line, (share, options)) in shares.iter().zip(&mounted) {
-            let (tag, target) = (share.tag, share.target);
-            let hardening = share::HARDENING;
-            assert_eq!(*line, format!("{tag} {target} 9p {options},{hardening} 0 0"));
+        assert_eq!(lines.len(), count, "{new:?}");
+        for (line, (mount, options)) in lines.iter().zip(mounted) {
+            assert!(line.ends_with(&format!(" {options} 0 0")), "{line:?}");
+            // A line of its own, which says the same when it is read again.
+            let read = mount.line_of(line).and_then(|line| line.options);
+            assert!(options.contains("noauto") || read == Some(options), "{line:?}");
         }
         assert!(new.dropped.len() <= old.split('\n').count());
-    }
-    for share in SHARES {
-        if let Some(options) = share.line_of(&old).and_then(|line| line.options) {
-            mount_options(options);
-        }
     }
 }
 
 /// What is left for the file system has nothing in it that mount(2) takes as a flag, and what is
 /// said behind all else is in force.
 fn mount_options(options: &str) {
-    let Ok((_, data)) = mount::parse_options(options, share::OWN_OPTIONS) else { return };
-    assert_eq!(
-        mount::parse_options(&data, share::OWN_OPTIONS),
-        Ok((mount::Flags::empty(), data.clone()))
-    );
-    let hardened = format!("{options},{}", share::HARDENING);
-    let (flags, same) = mount::parse_options(&hardened, share::OWN_OPTIONS).expect("as before");
-    assert!(flags.contains(share::FLAGS));
-    assert_eq!(same, data);
+    type Hardening = (fn(&str) -> bool, &'static str, mount::Flags);
+    let all: [Hardening; 2] = [
+        (share::is_own, share::HARDENING, share::FLAGS),
+        (tmpfs::is_own, "nosuid,nodev", mount::Flags::NOSUID.union(mount::Flags::NODEV)),
+    ];
+    for (is_own, hardening, flags) in all {
+        let Ok((_, data)) = mount::parse_options(options, is_own) else { continue };
+        assert_eq!(mount::parse_options(&data, is_own), Ok((mount::Flags::empty(), data.clone())));
+        let hardened = format!("{options},{hardening}");
+        let (all, same) = mount::parse_options(&hardened, is_own).expect("as before");
+        assert!(all.contains(flags));
+        assert_eq!(same, data);
+    }
 }
 
 /// A severity, then a message.

@@ -8,9 +8,7 @@ mod disk;
 mod guest;
 mod kernel;
 
-pub use disk::{
-    disk_serial, partition_table, partitions, program, root_start, verity_superblock,
-};
+pub use disk::{disk_serial, partition_table, partitions, program, root_start, verity_superblock};
 pub use guest::{cmdline, fstab, kmsg_record, mount_tag};
 pub use kernel::{dm_answer, uevent};
 

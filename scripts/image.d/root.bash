@@ -35,21 +35,93 @@ check_kind() {
 # check_root FILE CONTENT: stop at what would only show when the guest boots. CONTENT is where its files
 # are looked at: a folder, or an ext4.
 check_root() {
-    local entry
     attempt "use $rootfs as root" "$judge" "$1"
     [[ $root_format != ext4 ]] || dumpe2fs -f -h "$1" >/dev/null 2>&1 ||
         die "cannot use $rootfs as root: dumpe2fs cannot read it; try e2fsck -p '$rootfs'"
-    # /sbin may be a link on the way; where init itself points is only known in the guest.
-    for entry in "" sbin/init dev proc sys run tmp var cocos; do
-        look_at "/$entry" "$2"
-        case $entry:$kind in
-            *:) die "cannot use $rootfs as root: it has no /$entry, and read-only it will not get one" ;;
-            sbin/init:* | *:directory) ;;
-            # A link would lead astray: its target would be looked up in the initramfs.
-            *) die "cannot use $rootfs as root: its /$entry is no directory to mount on" ;;
-        esac
-    done
+    # Where init itself points is only known in the guest.
+    look_at /sbin/init "$2"
+    [[ $kind ]] || die "cannot use $rootfs as root: it has no /sbin/init, and read-only it will not get one"
+    check_places "$2"
     check_identity "$2"
+}
+
+# check_places CONTENT: stop where a boot could not mount: on what is missing or no directory, behind a link
+# to nothing or into what will be another file system, on places that lie in each other.
+check_places() {
+    local place other wanted all=(/cocos /dev /proc /run /sys /tmp /var "${overlays[@]}")
+    local -A end_of=()
+    places=()
+    for place in "${all[@]}"; do
+        find_end "$place" "$1"
+        [[ $end ]] || die "cannot use $rootfs as root: it has no $place, and read-only it will not get one"
+        [[ $kind == directory ]] || die "cannot use $rootfs as root: its $place is no directory to mount on"
+        end_of[$place]=$end
+    done
+    for place in "${all[@]}"; do
+        for other in "${all[@]}"; do
+            [[ $place == "$other" || ${end_of[$place]}/ != "${end_of[$other]}"/* ]] ||
+                die "cannot use $rootfs as root: its $place lies in its $other, where another file system is mounted"
+        done
+    done
+    for place in "${all[@]:0:7}"; do
+        places+=("${end_of[$place]}")
+    done
+    # What is there in many a root, and mounted over then.
+    for place in "${all[@]}" /etc/fstab /cocos_init "${share_places[@]}"; do
+        find_end "$place" "$1"
+        [[ $place == /etc/fstab ]] && wanted=regular || wanted=directory
+        [[ ! $end || $kind == "$wanted" ]] ||
+            die "cannot use $rootfs as root: its $place is of type $kind, not $wanted"
+        [[ ${end_of[$place]-} || " ${places[*]} " != *" ${end:-?} "* ]] ||
+            die "cannot use $rootfs as root: its $place is $end, where another file system is mounted"
+    done
+}
+
+# find_end PATH CONTENT: where PATH leads through the links of a root in $end, nothing when it is not
+# there, and its type in $kind. Stops at a link to nothing, and at what lies below one of $places.
+find_end() {
+    local here='' name by place followed=0
+    # The next name last, each with the link that has it.
+    local -a ahead=() by_of=()
+    push_names "$1" ''
+    end=
+    while ((${#ahead[@]})); do
+        name=${ahead[-1]} by=${by_of[-1]}
+        unset 'ahead[-1]' 'by_of[-1]'
+        if [[ $name == .. ]]; then
+            here=${here%/*}
+            continue
+        fi
+        here+=/$name
+        for place in "${places[@]}"; do
+            [[ $here != "$place"/* ]] ||
+                die "cannot use $rootfs as root: its $1 leads to $here, which lies below $place, where another file system is mounted"
+        done
+        look_at "$here" "$2"
+        if [[ $kind == symlink ]]; then
+            ((++followed <= 40)) || die "cannot use $rootfs as root: its $1 leads through too many links"
+            by=$here
+            here=${here%/*}
+            [[ $link != /* ]] || here=
+            push_names "$link" "$by"
+        elif [[ ! $kind ]]; then
+            [[ ! $by ]] || die "cannot use $rootfs as root: its $by is a link to nothing"
+            return 0
+        fi
+    done
+    end=${here:-/}
+    look_at "$end" "$2"
+}
+
+# push_names PATH LINK: for find_end, the names in PATH.
+push_names() {
+    local names i
+    IFS=/ read -ra names <<<"$1"
+    for ((i = ${#names[@]} - 1; i >= 0; i--)); do
+        [[ ${names[i]} != @(|.) ]] || continue
+        ahead+=("${names[i]}")
+        by_of+=("$2")
+    done
 }
 
 # check_identity CONTENT: systemd wants a file to put an identity of this boot over.
@@ -74,8 +146,10 @@ look_at() {
         return
     fi
     stat=$(debugfs -R "stat \"$1\"" "$2" 2>/dev/null) || true
-    kind=$(sed -n 's/^Inode:.*Type: *\([a-z]*\).*/\1/p' <<<"$stat")
+    kind=$(sed -n 's/^Inode:.*Type: *\([A-Za-z]*\).*/\1/p' <<<"$stat")
     link=$(sed -n 's/^Fast link dest: "\(.*\)"$/\1/p' <<<"$stat")
+    # What is too long for the inode is in a block of its own.
+    [[ $kind != symlink || $link ]] || link=$(debugfs -R "cat \"$1\"" "$2" 2>/dev/null)
 }
 
 # look_into DIR PATH: the same in a folder, where links lead as they will in the root.

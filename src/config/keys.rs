@@ -6,9 +6,9 @@ use log::LevelFilter;
 
 use super::Config;
 use super::values::{
-    ACTIONS, DataDisk, DiskChoice, LEVELS, REACTIONS, SHARES, SYSTEMD_BOOLEANS, TAGS, Tags,
-    VOLUME_MIN, YES_NO, cipher, data, disk, hash_offset, one_of, root_hash, root_kinds, salt,
-    shares, timeout, volume, volume_min,
+    ACTIONS, DataDisk, DiskChoice, LEVELS, Medium, REACTIONS, SHARES, SYSTEMD_BOOLEANS, TAGS, Tags,
+    VOLUME_MIN, YES_NO, cipher, data, disk, hash_offset, medium, one_of, overlay, root_hash,
+    root_kinds, salt, shares, timeout, volume, volume_min,
 };
 use crate::error::{Error, Result};
 use crate::format::fstab::Share;
@@ -35,6 +35,9 @@ pub(super) struct Given {
     timeout: Option<Duration>,
     log: Option<LevelFilter>,
     shares: Option<Vec<Share>>,
+    tmp: Option<Medium>,
+    var: Option<Medium>,
+    overlay: Option<Vec<String>>,
     credentials: Option<bool>,
     init: Option<String>,
     begins: bool,
@@ -128,6 +131,18 @@ pub(super) const KEYS: &[Key] = &[
         given.shares = Some(shares(text)?);
         Ok(())
     }),
+    ("cvm.tmp", |given, text| {
+        given.tmp = Some(medium(text)?);
+        Ok(())
+    }),
+    ("cvm.var", |given, text| {
+        given.var = Some(medium(text)?);
+        Ok(())
+    }),
+    ("cvm.overlay", |given, text| {
+        given.overlay = Some(overlay(text)?);
+        Ok(())
+    }),
     ("systemd.import_credentials", |given, text| {
         given.credentials = Some(one_of(text, SYSTEMD_BOOLEANS)?);
         Ok(())
@@ -201,6 +216,9 @@ impl Given {
             timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
             log: self.log.unwrap_or(LevelFilter::Info),
             shares: self.shares.unwrap_or_else(|| SHARES.to_vec()),
+            tmp: self.tmp,
+            var: self.var,
+            overlay: self.overlay.unwrap_or_default(),
             credentials: self.credentials.unwrap_or(false),
             init: self.init.unwrap_or_else(|| "/sbin/init".to_owned()),
         })

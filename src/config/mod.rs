@@ -20,7 +20,7 @@ use crate::format::verity::{self, HashOffset, OnCorruption, RootHash};
 use crate::kernel::power::Action;
 
 pub use self::keys::DEFAULT_TIMEOUT;
-pub use self::values::{DataDisk, DiskChoice, SHARES, Tags};
+pub use self::values::{DataDisk, DiskChoice, MOUNT_POINTS, Medium, SHARES, Tags};
 
 /// Everything that a boot is told from outside.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +55,12 @@ pub struct Config {
     pub log: LevelFilter,
     /// `cvm.shares=`
     pub shares: Vec<Share>,
+    /// `cvm.tmp=`; none where the root's fstab has a say.
+    pub tmp: Option<Medium>,
+    /// `cvm.var=`; none where the root's fstab has a say.
+    pub var: Option<Medium>,
+    /// `cvm.overlay=`: directories of the root, none of which lies in another or in a mount point.
+    pub overlay: Vec<String>,
     /// `systemd.import_credentials=`, systemd's own key: whether the root may take credentials from
     /// the firmware, which are the host's words.
     pub credentials: bool,
@@ -176,6 +182,7 @@ fn words(cmdline: &str) -> impl Iterator<Item = String> {
 mod tests {
     use super::*;
     use crate::format::hex;
+    use crate::format::tmpfs::Size;
     use proptest::prelude::*;
 
     const HASH: &str = "roothash=00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
@@ -198,6 +205,9 @@ mod tests {
         "cvm.timeout=5",
         "cvm.log=debug",
         "cvm.shares=env_share",
+        "cvm.tmp=volume",
+        "cvm.var=memory:64M",
+        "cvm.overlay=/etc,/usr/local",
         "systemd.import_credentials=on",
         "init=/bin/other",
     ];
@@ -223,6 +233,8 @@ mod tests {
         assert!(config.grow);
         assert_eq!(config.timeout, Duration::from_secs(30));
         assert_eq!(config.shares, SHARES);
+        assert_eq!((config.tmp, config.var), (None, None));
+        assert!(config.overlay.is_empty());
         assert!(!config.credentials);
         assert_eq!(config.init, "/sbin/init");
         assert_eq!((config.verity, config.hash_offset), (None, None));
@@ -253,6 +265,9 @@ mod tests {
         assert_eq!(config.timeout, Duration::from_secs(5));
         assert_eq!(config.log, LevelFilter::Debug);
         assert_eq!(config.shares, SHARES[1..]);
+        assert_eq!(config.tmp, Some(Medium::Volume));
+        assert_eq!(config.var, Some(Medium::Memory(Some(Size::Bytes(64 << 20)))));
+        assert_eq!(config.overlay, ["/etc", "/usr/local"]);
         assert!(config.credentials);
         assert_eq!(config.init, "/bin/other");
     }
@@ -317,6 +332,13 @@ mod tests {
             ),
             ("init=sh", "init=sh: not an absolute path"),
             ("rootfstype=ext4 rootfstype=ext4", "rootfstype= is given twice"),
+            (
+                "cvm.tmp=memory:0",
+                "cvm.tmp=memory:0: neither volume nor memory nor memory:SIZE, with a SIZE such as \
+                 512M or 50%",
+            ),
+            ("cvm.var=volume cvm.var=volume", "cvm.var= is given twice"),
+            ("cvm.overlay=/etc,/etc", "cvm.overlay=/etc,/etc: /etc is named twice"),
             (
                 "cvm.shares=certs_share,",
                 "cvm.shares=certs_share,: neither \"no\" nor a list of certs_share, env_share",

@@ -10,6 +10,7 @@ use crate::format::fstab::Share;
 use crate::format::hex;
 use crate::format::luks2;
 use crate::format::rootfs::Kind;
+use crate::format::tmpfs::Size;
 use crate::format::verity::{BLOCK_SIZE, HashOffset, OnCorruption, Params, RootHash};
 use crate::kernel::power::Action;
 
@@ -52,6 +53,21 @@ pub const SHARES: &[Share] = &[
     Share { tag: "certs_share", target: "/etc/certs" },
     Share { tag: "env_share", target: "/etc/cocos" },
 ];
+
+/// What a place is that must be writable although the root is not (`cvm.tmp=`, `cvm.var=`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    /// Memory, at most so much of it where a size is given.
+    Memory(Option<Size>),
+    /// The encrypted volume.
+    Volume,
+}
+
+/// Directories of the root that every boot mounts on. The root is read-only, so they cannot be made.
+pub const MOUNT_POINTS: &[&str] = &["/cocos", "/dev", "/proc", "/run", "/sys", "/tmp", "/var"];
+
+/// What a boot has made writable in any case, where the root has it.
+const SCRIPTS: &str = "/cocos_init";
 
 pub(super) const TAGS: &[(&str, Tags)] = &[("memory", Tags::Memory), ("disk", Tags::Disk)];
 
@@ -242,6 +258,54 @@ pub(super) fn root_kinds(text: &str) -> std::result::Result<Vec<Kind>, String> {
     Ok(if kinds.is_empty() { Kind::ALL.to_vec() } else { kinds })
 }
 
+pub(super) fn medium(text: &str) -> std::result::Result<Medium, String> {
+    let medium = match text.split_once(':') {
+        None if text == "memory" => Some(Medium::Memory(None)),
+        None if text == "volume" => Some(Medium::Volume),
+        Some(("memory", size)) => Size::parse(size).map(|size| Medium::Memory(Some(size))),
+        _ => None,
+    };
+    medium.ok_or_else(|| {
+        "neither volume nor memory nor memory:SIZE, with a SIZE such as 512M or 50%".into()
+    })
+}
+
+pub(super) fn overlay(text: &str) -> std::result::Result<Vec<String>, String> {
+    let mut directories: Vec<&str> = Vec::new();
+    for directory in text.split(',') {
+        if !is_plain_path(directory) {
+            return Err("not a list of absolute paths such as /etc,/opt".into());
+        }
+        let taken = MOUNT_POINTS.iter().chain([&SCRIPTS]);
+        if let Some(place) = taken.into_iter().find(|place| lies_in(directory, place)) {
+            return Err(format!("{directory} lies in {place}, over which a boot mounts"));
+        }
+        if directories.contains(&directory) {
+            return Err(format!("{directory} is named twice"));
+        }
+        for &other in &directories {
+            for (inner, outer) in [(directory, other), (other, directory)] {
+                if lies_in(inner, outer) {
+                    return Err(format!("{inner} lies in {outer}"));
+                }
+            }
+        }
+        directories.push(directory);
+    }
+    Ok(directories.into_iter().map(str::to_owned).collect())
+}
+
+/// Whether a path names what lies below the root, and in one way only: no name is empty, `.` or `..`.
+fn is_plain_path(path: &str) -> bool {
+    path.strip_prefix('/').is_some_and(|names| {
+        names.split('/').all(|name| !["", ".", ".."].contains(&name) && !name.contains('\0'))
+    })
+}
+
+fn lies_in(path: &str, directory: &str) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 pub(super) fn timeout(text: &str) -> std::result::Result<Duration, String> {
     match text.parse() {
         Ok(seconds @ 1..=TIMEOUT_MAX) => Ok(Duration::from_secs(seconds)),
@@ -319,6 +383,50 @@ mod tests {
         fn sizes_are_counted_in_powers_of_1024(count in 1..1_u64 << 20, unit in 0..5_usize) {
             let (letter, power) = [("", 0), ("K", 1), ("M", 2), ("G", 3), ("T", 4)][unit];
             prop_assert_eq!(size(&format!("{count}{letter}")), Some(count << (10 * power)));
+
+    #[test]
+    fn a_place_is_memory_of_some_size_or_the_volume() {
+        for (text, wanted) in [
+            ("volume", Medium::Volume),
+            ("memory", Medium::Memory(None)),
+            ("memory:1", Medium::Memory(Some(Size::Bytes(1)))),
+            ("memory:2G", Medium::Memory(Some(Size::Bytes(2 << 30)))),
+            ("memory:60%", Medium::Memory(Some(Size::Percent(60)))),
+        ] {
+            assert_eq!(medium(text), Ok(wanted), "{text}");
+        }
+        for text in
+            ["", "disk", "volume:1G", "memory:", "memory:0", "memory:0%", "memory:M", "memory:1X"]
+        {
+            assert!(
+                medium(text).unwrap_err().starts_with("neither volume nor memory nor "),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_overlay_is_for_directories_apart_from_each_other_and_from_the_mount_points() {
+        assert_eq!(overlay("/etc"), Ok(vec!["/etc".to_owned()]));
+        assert_eq!(overlay("/a:b,/etc/x,/etcetera,/variable").unwrap().len(), 4);
+        for text in
+            ["", "/", "etc", "/etc/", "//etc", "/etc,", "/etc/../opt", "/./etc", "/a,,/b", "/a\0"]
+        {
+            let refusal = "not a list of absolute paths such as /etc,/opt";
+            assert_eq!(overlay(text).unwrap_err(), refusal, "{text:?}");
+        }
+        for place in MOUNT_POINTS.iter().chain([&SCRIPTS]) {
+            for directory in [(*place).to_owned(), format!("{place}/below")] {
+                let refusal = format!("{directory} lies in {place}, over which a boot mounts");
+                assert_eq!(overlay(&format!("/etc,{directory}")).unwrap_err(), refusal);
+            }
+        }
+        for (text, refusal) in [
+            ("/etc,/opt,/etc", "/etc is named twice"),
+            ("/etc,/etc/ssl", "/etc/ssl lies in /etc"),
+            ("/usr/lib,/opt,/usr", "/usr/lib lies in /usr"),
+        ] {
+            assert_eq!(overlay(text).unwrap_err(), refusal);
         }
     }
 }

@@ -13,5 +13,6 @@ pub mod integrity;
 pub mod luks2;
 pub mod program;
 pub mod rootfs;
+pub mod tmpfs;
 pub mod uuid;
 pub mod verity;

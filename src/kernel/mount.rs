@@ -1,13 +1,18 @@
 //! Mounts, as values that tables are made of.
 //!
-//! Source: mount(2).
+//! Sources: mount(2); `open_tree` and `move_mount` in the kernel's `fs/namespace.c`.
 
 use std::ffi::CString;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, mkdirat, stat};
+use rustix::fs::{CWD, FileType, Mode, mkdirat, stat};
 use rustix::io::{Errno, Result};
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::{
+    MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree,
+};
 
 pub use rustix::mount::MountFlags as Flags;
 
@@ -84,16 +89,16 @@ const GENERIC: &[(&str, Generic)] = {
 };
 
 /// Parts the options of an fstab's line (fstab(5)) into flags and what the file system is given; of
-/// two that contradict each other, the later one counts. `own` are the names of the file system's own
-/// options.
+/// two that contradict each other, the later one counts. `is_own` says of an option whether the file
+/// system has it.
 ///
 /// # Errors
 /// The first option that nobody knows: passed over, it would be one that was asked for and is not in
 /// force.
-pub fn parse_options<'a>(
-    options: &'a str,
-    own: &[&str],
-) -> std::result::Result<(Flags, String), &'a str> {
+pub fn parse_options(
+    options: &str,
+    is_own: fn(&str) -> bool,
+) -> std::result::Result<(Flags, String), &str> {
     let mut flags = Flags::empty();
     let mut data = Vec::new();
     for option in options.split(',').filter(|option| !option.is_empty()) {
@@ -105,7 +110,7 @@ pub fn parse_options<'a>(
             Some(Generic::Data) => data.push(option),
             Some(Generic::Userspace) => {}
             None if name.starts_with("x-") || name.starts_with("X-") => {}
-            None if own.contains(&name) => data.push(option),
+            None if is_own(option) => data.push(option),
             _ => return Err(option),
         }
     }
@@ -122,20 +127,57 @@ pub fn mount(source: &Path, target: &Path, kind: &str, flags: Flags, data: &str)
     rustix::mount::mount(source, target, kind, flags, data)
 }
 
-/// Makes `target` show what `source` holds.
+/// Changes a file system that is mounted at `target`, and the flags of that mount. What `data` does
+/// not name stays as it is.
 ///
 /// # Errors
 /// Those of mount(2).
-pub fn bind(source: &Path, target: &Path) -> Result<()> {
-    rustix::mount::mount_bind(source, target)
+pub fn remount(target: &Path, flags: Flags, data: &str) -> Result<()> {
+    let data = CString::new(data).map_err(|_| Errno::INVAL)?;
+    rustix::mount::mount_remount(target, flags, data.as_c_str())
+}
+
+/// Makes `target` show what `source` is, and sets flags of that mount where there are any. The times of
+/// access are kept as at the source.
+///
+/// # Errors
+/// Those of `open_tree`, `move_mount` and mount(2).
+pub fn bind(source: &File, target: &File, flags: Flags) -> Result<()> {
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = open_tree(source, "", clone)?;
+    let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&tree, "", target, "", both)?;
+    if flags.is_empty() {
+        return Ok(());
+    }
+    // What is open is the new mount itself, wherever it has come to lie.
+    remount(&path_of(&tree), flags | Flags::BIND, "")
 }
 
 /// Moves a mount with all below it.
 ///
 /// # Errors
-/// Those of mount(2).
-pub fn relocate(from: &Path, to: &Path) -> Result<()> {
-    rustix::mount::mount_move(from, to)
+/// Those of `move_mount`; EINVAL when nothing is mounted at `from`.
+pub fn relocate(from: &Path, to: &File) -> Result<()> {
+    move_mount(CWD, from, to, "", MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH)
+}
+
+/// A path of what is open, for calls that take no descriptor. It needs /proc.
+#[must_use]
+pub fn path_of(file: &impl AsRawFd) -> PathBuf {
+    Path::new("/proc/self/fd").join(file.as_raw_fd().to_string())
+}
+
+/// Whether the kernel has a file system of this type, built in or by a module that is loaded.
+///
+/// # Errors
+/// When /proc/filesystems cannot be read.
+pub fn is_known(kind: &str) -> io::Result<bool> {
+    // A type stands behind "nodev" or nothing, and a tab (proc(5)).
+    let known = fs::read_to_string("/proc/filesystems")?;
+    Ok(known.lines().any(|line| line.rsplit('\t').next() == Some(kind)))
 }
 
 /// Takes a mount out of sight at once, and lets go of it as soon as nobody uses it.
@@ -151,7 +193,7 @@ pub fn detach(target: &Path) -> Result<()> {
 /// # Errors
 /// ENOTDIR when something else is there; those of mkdir(2).
 pub fn ensure_dir(path: &Path, mode: u32) -> Result<()> {
-    match mkdirat(rustix::fs::CWD, path, Mode::from_raw_mode(mode)) {
+    match mkdirat(CWD, path, Mode::from_raw_mode(mode)) {
         Err(Errno::EXIST) => match FileType::from_raw_mode(stat(path)?.st_mode) {
             FileType::Directory => Ok(()),
             _ => Err(Errno::NOTDIR),
@@ -164,19 +206,21 @@ pub fn ensure_dir(path: &Path, mode: u32) -> Result<()> {
 mod tests {
     use super::*;
 
-    const OWN: &[&str] = &["trans", "cache", "noxattr"];
+    fn own(option: &str) -> bool {
+        ["trans=virtio", "cache=mmap", "noxattr"].contains(&option)
+    }
 
     #[test]
     fn an_fstab_lines_options_are_parted() {
         assert_eq!(
             parse_options(
                 "defaults,trans=virtio,ro,nofail,x-systemd.automount,cache=mmap,noexec,context=a:b",
-                OWN
+                own
             ),
             Ok((Flags::RDONLY | Flags::NOEXEC, "trans=virtio,cache=mmap,context=a:b".to_owned()))
         );
-        assert_eq!(parse_options("defaults", OWN), Ok((Flags::empty(), String::new())));
-        assert_eq!(parse_options("", OWN), Ok((Flags::empty(), String::new())));
+        assert_eq!(parse_options("defaults", own), Ok((Flags::empty(), String::new())));
+        assert_eq!(parse_options("", own), Ok((Flags::empty(), String::new())));
     }
 
     /// As mount(8) lists them.
@@ -189,7 +233,7 @@ mod tests {
                        loud owner ro rw sync user nouser users nosymfollow comment=a x-a X-b=c"
                 .split_whitespace()
         {
-            let (_, data) = parse_options(option, OWN).unwrap();
+            let (_, data) = parse_options(option, own).unwrap();
             assert_eq!(data, "", "{option}");
         }
         for (option, flag) in [
@@ -198,20 +242,27 @@ mod tests {
             ("dirsync", Flags::DIRSYNC),
             ("nosuid", Flags::NOSUID),
         ] {
-            assert_eq!(parse_options(option, OWN), Ok((flag, String::new())));
+            assert_eq!(parse_options(option, own), Ok((flag, String::new())));
         }
     }
 
     #[test]
     fn the_later_of_two_options_counts() {
-        assert_eq!(parse_options("suid,nosuid", OWN), Ok((Flags::NOSUID, String::new())));
-        assert_eq!(parse_options("ro,rw", OWN), Ok((Flags::empty(), String::new())));
+        assert_eq!(parse_options("suid,nosuid", own), Ok((Flags::NOSUID, String::new())));
+        assert_eq!(parse_options("ro,rw", own), Ok((Flags::empty(), String::new())));
+    }
+
+    #[test]
+    fn file_systems_are_known_by_their_whole_names() {
+        assert!(is_known("proc").unwrap());
+        assert!(!is_known("pro").unwrap());
+        assert!(!is_known("nodev").unwrap());
     }
 
     #[test]
     fn an_option_that_nobody_knows_is_named() {
-        for option in ["ro\r", "nosuid=1", "remount", "bind", "colour=red", "Ro"] {
-            assert_eq!(parse_options(&format!("trans=virtio,{option},ro"), OWN), Err(option));
+        for option in ["ro\r", "nosuid=1", "remount", "bind", "colour=red", "Ro", "trans=paper"] {
+            assert_eq!(parse_options(&format!("trans=virtio,{option},ro"), own), Err(option));
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::kernel::mount::{self, Flags};
 pub const OPTIONS: &str = "trans=virtio,version=9p2000.L,cache=mmap,nofail";
 
 /// Names of the options that 9P itself has.
-pub const OWN_OPTIONS: &[&str] = &[
+const OWN_OPTIONS: &[&str] = &[
     "access",
     "afid",
     "aname",
@@ -41,6 +41,12 @@ pub const OWN_OPTIONS: &[&str] = &[
     "version",
     "wfdno",
 ];
+
+/// Whether an option is one that 9P itself has.
+#[must_use]
+pub fn is_own(option: &str) -> bool {
+    OWN_OPTIONS.contains(&option.split('=').next().unwrap_or_default())
+}
 
 /// What holds for every share, whoever mounts it: nothing in it is run, is a device, or leads out of
 /// it.
@@ -83,9 +89,9 @@ mod tests {
 
     #[test]
     fn an_fstab_says_what_is_mounted() {
-        let (flags, data) = mount::parse_options(HARDENING, OWN_OPTIONS).unwrap();
+        let (flags, data) = mount::parse_options(HARDENING, is_own).unwrap();
         assert_eq!((flags, data.as_str()), (FLAGS, ""));
-        let (flags, data) = mount::parse_options(OPTIONS, OWN_OPTIONS).unwrap();
+        let (flags, data) = mount::parse_options(OPTIONS, is_own).unwrap();
         assert_eq!(
             (flags, data.as_str()),
             (Flags::empty(), "trans=virtio,version=9p2000.L,cache=mmap")

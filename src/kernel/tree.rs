@@ -20,37 +20,45 @@ use crate::error::{Error, Result};
 const XATTR_MAX: usize = 64 * 1024;
 
 /// Copies what `from` holds into the directory `to`, with owners, modes, times, links, device
-/// nodes and extended attributes; `to` itself gets those of `from`.
+/// nodes and extended attributes; `to` itself gets those of `from`. Neither path ends in a link.
 ///
 /// # Errors
-/// The first file that could not be copied, by name. `to` is then incomplete.
+/// The first file that could not be copied, by its name in `from`. `to` is then incomplete.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
-    Copy::default().directory(from, to)
+    Copy { root: from, linked: BTreeMap::new() }.directory(from, to)
 }
 
-#[derive(Default)]
-struct Copy {
+struct Copy<'a> {
+    root: &'a Path,
     /// First copy of each file that has several names, by its device and inode number.
     linked: BTreeMap<(u64, u64), PathBuf>,
 }
 
-impl Copy {
+impl Copy<'_> {
     fn directory(&mut self, from: &Path, to: &Path) -> Result<()> {
-        for entry in fs::read_dir(from).map_err(cannot_copy(from))? {
-            let entry = entry.map_err(cannot_copy(from))?;
+        for entry in fs::read_dir(from).map_err(self.cannot_copy(from))? {
+            let entry = entry.map_err(self.cannot_copy(from))?;
             let (from, to) = (entry.path(), to.join(entry.file_name()));
-            let kind = entry.file_type().map_err(cannot_copy(&from))?;
+            let kind = entry.file_type().map_err(self.cannot_copy(&from))?;
             if kind.is_dir() {
                 mkdirat(CWD, &to, Mode::RWXU)
                     .map_err(io::Error::from)
-                    .map_err(cannot_copy(&from))?;
+                    .map_err(self.cannot_copy(&from))?;
                 self.directory(&from, &to)?;
             } else {
-                self.file(&from, &to).map_err(cannot_copy(&from))?;
+                self.file(&from, &to).map_err(self.cannot_copy(&from))?;
             }
         }
         // Last, because each new entry changes the directory's times.
-        attributes(from, to).map_err(cannot_copy(from))
+        copy_attributes(from, to).map_err(self.cannot_copy(from))
+    }
+
+    fn cannot_copy(&self, path: &Path) -> impl Fn(io::Error) -> Error {
+        let name = path.strip_prefix(self.root).unwrap_or(path).to_owned();
+        move |cause| match name.to_str() {
+            Some("") => Error::cannot(&"copy the directory itself", &cause),
+            _ => Error::cannot(&format!("copy {}", name.display()), &cause),
+        }
     }
 
     /// Copies anything but a directory.
@@ -74,7 +82,7 @@ impl Copy {
             let kind = FileType::from_raw_mode(metadata.mode());
             rustix::fs::mknodat(CWD, to, kind, Mode::RUSR, metadata.rdev())?;
         }
-        attributes(from, to)
+        copy_attributes(from, to)
     }
 }
 
@@ -96,14 +104,13 @@ fn content(mut from: &File, mut to: &File, size: u64) -> io::Result<()> {
     }
 }
 
-fn cannot_copy(path: &Path) -> impl Fn(io::Error) -> Error {
-    move |cause| Error::cannot(&format!("copy {}", path.display()), &cause)
-}
-
 /// Gives `to` the owner, extended attributes, mode and times of `from`, in this order: a change
 /// of owner clears set-user-ID bits and capabilities, an ACL may clear the set-group-ID bit, a mode
-/// may forbid to write, attributes too, and any change sets a time.
-fn attributes(from: &Path, to: &Path) -> io::Result<()> {
+/// may forbid to write, attributes too, and any change sets a time. A link is not followed.
+///
+/// # Errors
+/// When one of them cannot be read, or be kept where `to` is.
+pub fn copy_attributes(from: &Path, to: &Path) -> io::Result<()> {
     let metadata = fs::symlink_metadata(from)?;
     lchown(to, Some(metadata.uid()), Some(metadata.gid()))?;
     extended_attributes(from, to)?;

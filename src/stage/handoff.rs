@@ -14,7 +14,7 @@ use rustix::fs::{FsWord, fstatfs};
 use rustix::process::{chdir, chroot};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-use super::{NEW_ROOT, in_new_root, root::init::Init, runtime::RUN_DIR, teardown};
+use super::{NEW_ROOT, directory_in_new_root, root::init::Init, runtime::RUN_DIR, teardown};
 use crate::effect::{Effect, effect, optional};
 use crate::error::{Error, Result};
 use crate::kernel::exec::exec;
@@ -73,11 +73,14 @@ pub fn switch_root(
 ) -> Result<Infallible> {
     let began = Instant::now();
     for mount in MOVED {
-        effect(MOVE.on(&[&mount]), || mount::relocate(Path::new(mount), &in_new_root(mount)))?;
+        effect(MOVE.on(&[&mount]), || {
+            let place = directory_in_new_root(mount)?;
+            Ok::<_, io::Error>(mount::relocate(Path::new(mount), &place)?)
+        })?;
     }
     let initramfs = teardown::keep_initramfs(effect(OPEN_INITRAMFS, || File::open("/"))?);
     effect(ENTER_NEW_ROOT, || chdir(NEW_ROOT))?;
-    effect(MOVE_ROOT, || mount::relocate(Path::new("."), Path::new("/")))?;
+    effect(MOVE_ROOT, || mount::relocate(Path::new("."), initramfs))?;
     effect(CHANGE_ROOT, || chroot("."))?;
     effect(ENTER_ROOT, || chdir("/"))?;
     require_initramfs(initramfs)?;

@@ -13,9 +13,8 @@ pub mod teardown;
 pub mod verity;
 pub mod volume;
 
-use std::fs::{self, File, Metadata};
+use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -23,6 +22,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use crate::effect::{Effect, effect};
 use crate::error::Result;
 use crate::kernel::dm::Control;
+use crate::kernel::mount::{self, Flags};
 
 /// Where the new root is mounted until it becomes `/`.
 pub const NEW_ROOT: &str = "/root";
@@ -60,9 +60,9 @@ pub mod mapping {
     }
 }
 
-/// The path that the absolute `path` of the new root has for now.
-fn in_new_root(path: &str) -> PathBuf {
-    Path::new(NEW_ROOT).join(path.trim_start_matches('/'))
+/// The path that the absolute `path` of the new root has for now, where none of it is a link.
+fn in_new_root(path: &Path) -> PathBuf {
+    Path::new(NEW_ROOT).join(path.strip_prefix("/").unwrap_or(path))
 }
 
 /// Opens the absolute `path` as the new root will see it, where its links lead included: to nothing
@@ -73,17 +73,21 @@ fn open_in_new_root(path: &str, flags: OFlags) -> io::Result<File> {
     Ok(openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?.into())
 }
 
-/// A path of what is open, for calls that take no descriptor. It needs /proc.
-fn path_of(file: &File) -> PathBuf {
-    Path::new("/proc/self/fd").join(file.as_raw_fd().to_string())
+/// The directory of that name, to mount on or to look into.
+fn directory_in_new_root(path: &str) -> io::Result<File> {
+    open_in_new_root(path, OFlags::PATH | OFlags::DIRECTORY)
 }
 
-/// What `path` is, links not followed; `None` when it is not there.
-fn metadata(path: &Path) -> io::Result<Option<Metadata>> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        outcome => outcome.map(Some),
-    }
+/// Mounts a file system of type `kind` on the directory of that name.
+fn mount_in_new_root(
+    source: &Path,
+    target: &str,
+    kind: &str,
+    flags: Flags,
+    data: &str,
+) -> io::Result<()> {
+    let place = directory_in_new_root(target)?;
+    Ok(mount::mount(source, &mount::path_of(&place), kind, flags, data)?)
 }
 
 /// Where the device-mapper is controlled.

@@ -60,6 +60,9 @@ fn an_image_is_refused_by_what_is_wrong_with_its_root() {
     refuses(&mut image(&dir, &dir.join("nowhere")), 1, "nowhere: no such file");
     fs::remove_dir(root.join("tmp")).unwrap();
     symlink("var", root.join("tmp")).unwrap();
+    refuses(&mut image(&dir, &root), 1, "its /tmp lies in its /var, where another file system");
+    fs::remove_file(root.join("tmp")).unwrap();
+    fs::write(root.join("tmp"), "").unwrap();
     refuses(&mut image(&dir, &root), 1, "its /tmp is no directory to mount on");
     fs::remove_file(root.join("tmp")).unwrap();
     fs::create_dir(root.join("tmp")).unwrap();
@@ -68,6 +71,68 @@ fn an_image_is_refused_by_what_is_wrong_with_its_root() {
     fs::remove_file(root.join("sbin/init")).unwrap();
     refuses(&mut image(&dir, &root), 1, "it has no /sbin/init");
     assert_empty(&dir.join("out"));
+}
+
+/// As `stage/root/places.rs` does it in the guest.
+#[test]
+fn links_are_followed_in_the_root_and_refused_where_they_lead_astray() {
+    let dir = scratch("links");
+    let root = root(&dir);
+    let linked = |name: &str, target: &str| {
+        let path = root.join(name);
+        let _ = fs::remove_file(&path);
+        let _ = fs::remove_dir(&path);
+        symlink(target, path).unwrap();
+    };
+    // Absolute, relative, by way of another one, and too long to lie in an inode.
+    let long = format!("private/{}", "long/".repeat(20));
+    fs::create_dir_all(root.join(&long)).unwrap();
+    fs::create_dir_all(root.join("usr/etc/static")).unwrap();
+    fs::write(root.join("usr/etc/static/fstab"), "").unwrap();
+    fs::rename(root.join("etc/machine-id"), root.join("usr/etc/machine-id")).unwrap();
+    linked("etc", "/usr/etc");
+    linked("tmp", &format!("../{long}"));
+    linked("usr/etc/fstab", "/etc/static/fstab");
+    linked("usr/etc/certs", "../../usr/etc/static");
+    run(image(&dir, &root).args(["--append", "cvm.overlay=/etc"]));
+
+    let refused = |name: &str, target: &str, words: &str, why: &str| {
+        linked(name, target);
+        refuses(image(&dir, &root).args(["--append", words]), 1, why);
+        fs::remove_file(root.join(name)).unwrap();
+    };
+    for (name, target, why) in [
+        ("usr/etc/fstab", "nowhere", "its /usr/etc/fstab is a link to nothing"),
+        (
+            "usr/etc/fstab",
+            "/run/fstab",
+            "its /etc/fstab leads to /run/fstab, which lies below /run",
+        ),
+        ("usr/etc/fstab", "static", "its /etc/fstab is of type directory, not regular"),
+        ("usr/etc/certs", "/proc/self/root", "its /etc/certs leads to /proc/self, which lies"),
+        ("usr/etc/cocos", "../../tmp/../x", "its /usr/etc/cocos is a link to nothing"),
+        ("usr/etc/certs", "/tmp", "/long, where another file system is mounted"),
+        ("cocos_init", "cocos_init", "its /cocos_init leads through too many links"),
+        ("cocos_init", "/bin/a", "its /cocos_init is of type regular, not directory"),
+    ] {
+        refused(name, target, "quiet", why);
+    }
+    // A share that is not asked for has no place.
+    linked("usr/etc/cocos", "nowhere");
+    run(image(&dir, &root).args(["--append", "cvm.shares=certs_share"]));
+    fs::remove_file(root.join("usr/etc/cocos")).unwrap();
+    for (words, why) in [
+        ("cvm.overlay=/srv", "it has no /srv, and read-only it will not get one"),
+        ("cvm.overlay=/bin/a", "its /bin/a is no directory to mount on"),
+        ("cvm.overlay=/etc,/usr", "its /etc lies in its /usr, where another file system is"),
+        ("cvm.overlay=/private", "its /tmp lies in its /private, where another file system is"),
+        ("cvm.overlay=/var/lib", "/var/lib lies in /var, over which a boot mounts"),
+    ] {
+        refuses(image(&dir, &root).args(["--append", words]), 1, why);
+    }
+    linked("opt", "/run/opt");
+    let why = "its /opt is a link to nothing";
+    refuses(image(&dir, &root).args(["--append", "cvm.overlay=/opt"]), 1, why);
 }
 
 /// The root as an ext4 with a journal.

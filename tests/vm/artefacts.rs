@@ -175,17 +175,20 @@ pub(crate) fn initramfs() -> PathBuf {
     DEFAULT.get_or_init(|| pack("default", &binaries().init, DEFAULT_CIPHER, &[])).clone()
 }
 
-/// The same with the fault build: `src/fault.rs` says what can be asked of it. In a folder of its
-/// own, so that the two builds do not take turns.
+/// The fault build: `src/fault.rs` says what can be asked of it. In a folder of its own, so that the
+/// two builds do not take turns.
+fn fault_build() -> &'static Path {
+    static INIT: OnceLock<PathBuf> = OnceLock::new();
+    INIT.get_or_init(|| {
+        let folder = target().join("fault");
+        build(&["-p", "cvm-init", "--features", "fault"], &folder)("cvm-init")
+    })
+}
+
+/// The same with the fault build.
 pub(crate) fn initramfs_with_faults() -> PathBuf {
     static FAULTS: OnceLock<PathBuf> = OnceLock::new();
-    FAULTS
-        .get_or_init(|| {
-            let folder = target().join("fault");
-            let init = build(&["-p", "cvm-init", "--features", "fault"], &folder)("cvm-init");
-            pack("faults", &init, DEFAULT_CIPHER, &[])
-        })
-        .clone()
+    FAULTS.get_or_init(|| pack("faults", fault_build(), DEFAULT_CIPHER, &[])).clone()
 }
 
 /// The same for a kernel that lacks the modules named.
@@ -235,6 +238,25 @@ pub(crate) fn initramfs_with_overlay() -> PathBuf {
     static OVERLAY: OnceLock<PathBuf> = OnceLock::new();
     OVERLAY
         .get_or_init(|| pack_with("overlay", &binaries().init, DEFAULT_CIPHER, &[], &["overlay"]))
+        .clone()
+}
+
+/// The same for another kernel, made for `cvm.overlay=`.
+pub(crate) fn initramfs_for_overlays_of(kernel: Kernel) -> PathBuf {
+    if kernel == Kernel::Running {
+        return initramfs_with_overlay();
+    }
+    let name = format!("{kernel:?}-overlay");
+    pack_for(kernel, &name, &binaries().init, DEFAULT_CIPHER, &[], &["overlay"])
+}
+
+/// The fault build with it.
+pub(crate) fn initramfs_with_faults_and_overlay() -> PathBuf {
+    static OVERLAY: OnceLock<PathBuf> = OnceLock::new();
+    OVERLAY
+        .get_or_init(|| {
+            pack_with("faults-overlay", fault_build(), DEFAULT_CIPHER, &[], &["overlay"])
+        })
         .clone()
 }
 
@@ -295,6 +317,7 @@ const DEBIAN_IMAGE: &str = r#"
     units=$4/root/etc/systemd/system
     cp "$3" "$units/agent.service"
     ln -s ../agent.service "$units/multi-user.target.wants/agent.service"
+    [ -z "${FSTAB-}" ] || printf '%s' "$FSTAB" >"$4/root/etc/fstab"
     exec "$5" --rootfs "$4/root" "${@:6}"
 "#;
 
@@ -320,6 +343,21 @@ fn write_volume_with_tags_elsewhere(folder: &Path) {
 pub(crate) fn debian_image(scratch: &Scratch) -> Image {
     run(&mut script("debian-root"));
     debian_image_of(scratch, &kernel(), &initramfs(), &target().join("debian/rootfs.tar"), "1G")
+}
+
+/// The same with another fstab, and with words more on its command line, `cvm.overlay=` among them.
+pub(crate) fn debian_image_with_fstab(scratch: &Scratch, fstab: &str, words: &str) -> Image {
+    run(&mut script("debian-root"));
+    let root = target().join("debian/rootfs.tar");
+    let initramfs = initramfs_with_overlay();
+    let more = More { fstab, words: &format!("{WORDS} {words}") };
+    debian_image_of_more(scratch, &kernel(), &initramfs, &root, "1G", &more)
+}
+
+/// What an image has that others have not.
+struct More<'a> {
+    fstab: &'a str,
+    words: &'a str,
 }
 
 /// What a root of another release need not hold.
@@ -409,6 +447,19 @@ fn debian_image_of(
     root: &Path,
     cocos_size: &str,
 ) -> Image {
+    // For a firmware that starts it.
+    let more = More { fstab: "", words: WORDS };
+    debian_image_of_more(scratch, kernel, initramfs, root, cocos_size, &more)
+}
+
+fn debian_image_of_more(
+    scratch: &Scratch,
+    kernel: &Path,
+    initramfs: &Path,
+    root: &Path,
+    cocos_size: &str,
+    more: &More<'_>,
+) -> Image {
     let unit = scratch.join("agent.service");
     fs::write(&unit, AGENT_UNIT).expect("the folder is ours");
     let folder = scratch.join("image");
@@ -429,6 +480,7 @@ fn debian_image_of(
     fs::write(&unclosed, UNCLOSED_TEXT).expect("the folder is ours");
     fs::set_permissions(&unclosed, fs::Permissions::from_mode(0o755)).expect("the file is ours");
     run(command("fakeroot")
+        .env("FSTAB", more.fstab)
         .args(["bash", "-euc", DEBIAN_IMAGE, "-"])
         .arg(root)
         .arg(&beside)
@@ -439,8 +491,7 @@ fn debian_image_of(
         .arg(kernel)
         .arg("--initramfs")
         .arg(initramfs)
-        // For a firmware that starts it.
-        .args(["--append", WORDS, "--cocos-size", cocos_size, "-o"])
+        .args(["--append", more.words, "--cocos-size", cocos_size, "-o"])
         .arg(&folder));
     Image {
         disk: folder.join("disk.img"),

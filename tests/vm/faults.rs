@@ -1,11 +1,13 @@
 //! The fault matrix: boots of the fault build in which one effect fails, fails when it is done,
 //! panics or never returns. Each ends with one line of reason, nothing left, and the machine off.
 
+use crate::artefacts;
 use crate::data::Data;
 use crate::disk::{Disk, Part};
 use crate::guest::Guest;
 use crate::matrix::{Kind, Row, Setup, print, run};
 use crate::points::{Point, points, sites};
+use crate::root::{Node, Root};
 use crate::tool::Scratch;
 use crate::vm::{Bus, Vm};
 use crate::volume_disk::blank;
@@ -64,6 +66,19 @@ fn setups() -> Vec<Setup> {
             words: |disk| disk.place_of_tree.clone(),
             disk: || Disk::builder().named().tree_behind().build(),
             attach: |vm, disk, _| vm.disk(disk),
+            then: |_| {},
+        },
+        Setup {
+            name: "writable places",
+            words: |_| "cvm.tmp=volume cvm.overlay=/etc".to_owned(),
+            disk: || {
+                let fstab = Node::file("etc/fstab", "tmpfs /run tmpfs size=25%,mode=755\n");
+                Disk::builder().root(&Root::builder().with(fstab).build()).build()
+            },
+            attach: |vm, disk, host| {
+                let initramfs = artefacts::initramfs_with_faults_and_overlay();
+                vm.initramfs(initramfs).disk(disk).share("certs_share", host)
+            },
             then: |_| {},
         },
         Setup {
@@ -151,6 +166,8 @@ const SLICE: &[(Kind, &str)] = &[
     (Kind::Fail, "bind:/cocos/docker#1"),
     (Kind::Late, "mount-share:certs_share#1"),
     (Kind::Stall, "copy:/cocos_init#1"),
+    (Kind::Late, "mount-overlay:/etc#1"),
+    (Kind::Panic, "remount:/run#1"),
     (Kind::Late, "move:/proc#1"),
     (Kind::Panic, "change-root#1"),
     (Kind::Fail, "run:/sbin/init#1"),

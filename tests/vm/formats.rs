@@ -3,7 +3,7 @@
 
 use crate::artefacts::{Kernel, initramfs_of_formats};
 use crate::disk::{Disk, Part};
-use crate::good::{check_copy_of_cocos_init, check_fstab_of, mounts};
+use crate::good::{TMP_LINE, check_copy_of_cocos_init, check_fstab_of, mounts};
 use crate::guest::Guest;
 use crate::refused::{PINNED, refusal, refusal_that_writes_nothing};
 use crate::root::{Builder, Format, Node, Root};
@@ -53,7 +53,7 @@ fn check(guest: &mut Guest, root: &Root, format: Format) {
     let kind = format.name();
     let mounts = mounts(guest);
     assert_eq!(mounts[0], format!("/ {kind} /dev/mapper/root_verity / ro,relatime"));
-    check_fstab_of(kind, guest, &[]);
+    check_fstab_of(kind, guest, &[TMP_LINE]);
     let report = guest.report();
     assert_eq!(report["root"]["file_system"], kind);
     assert_eq!(report["root"]["bytes"], root.data_blocks * 4096);

@@ -49,6 +49,8 @@ const TMPFS: &[(&str, u64)] = &[("/run", 20), ("/tmp", 25), ("/var", 25)];
 
 const STAGES: &[&str] =
     &["config", "platform", "disk", "root", "data", "volume", "runtime", "handoff"];
+/// What the root's own fstab says of /tmp, which stays.
+pub(crate) const TMP_LINE: &str = "tmpfs /tmp tmpfs mode=1777,nosuid,nodev 0 0";
 
 #[test]
 fn a_disk_and_its_root_hash_are_enough() {
@@ -75,7 +77,7 @@ fn a_disk_and_its_root_hash_are_enough() {
     assert_eq!(mounts(&mut guest), MOUNTS);
     check_options_of_the_volume(&mut guest);
     // Of a share that is not on offer it says nothing: nobody mounts one that comes later.
-    check_fstab(&mut guest, &[]);
+    check_fstab(&mut guest, &[TMP_LINE]);
     check_report(&mut guest, &disk);
     check_mappings(&mut guest);
     check_fresh_volume(&mut guest);
@@ -135,17 +137,17 @@ fn check_options_of_the_volume(guest: &mut Guest) {
 }
 
 #[track_caller]
-pub(crate) fn check_fstab(guest: &mut Guest, shares: &[&str]) {
-    check_fstab_of("ext4", guest, shares);
+pub(crate) fn check_fstab(guest: &mut Guest, more: &[&str]) {
+    check_fstab_of("ext4", guest, more);
 }
 
 /// Of a root with this file system.
 #[track_caller]
-pub(crate) fn check_fstab_of(kind: &str, guest: &mut Guest, shares: &[&str]) {
+pub(crate) fn check_fstab_of(kind: &str, guest: &mut Guest, more: &[&str]) {
     let fstab = guest.read("/etc/fstab");
     let (comments, lines): (Vec<_>, Vec<_>) = fstab.lines().partition(|line| line.starts_with('#'));
     let root = format!("/dev/mapper/root_verity / {kind} ro,defaults 0 0");
-    assert_eq!(lines, [&[root.as_str()], shares].concat());
+    assert_eq!(lines, [&[root.as_str()], more].concat());
     assert!(comments.iter().any(|comment| comment.contains("/cocos")), "{fstab}");
 }
 

@@ -2,7 +2,7 @@
 //! processor, its firmware's tables, and what is plugged in.
 
 use crate::disk::{Disk, Part};
-use crate::good::{check_fstab, mounts};
+use crate::good::{TMP_LINE, check_fstab, mounts};
 use crate::guest::{Ending, Guest};
 use crate::served::{Hold, Lie, On, Served};
 use crate::tool::Scratch;
@@ -175,7 +175,7 @@ fn a_share_that_comes_after_the_boot_stays_away() {
     while guest.ask("run", json!({ "command": tag }))["stdout"] != "env_share\0" {
         assert!(start.elapsed() < LIMIT, "the share does not come");
     }
-    check_fstab(&mut guest, &[]);
+    check_fstab(&mut guest, &[TMP_LINE]);
     volume_check::run(&mut guest, "busybox mount -a -t 9p");
     assert_eq!(mounts(&mut guest), before);
     // It is there, for who means to have it.

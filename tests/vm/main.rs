@@ -3,7 +3,7 @@
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
 //! those. The tests are in `good`, `shares`, `beyond`, `commands`, `init`, `disks`, `layouts`, `repart`,
 //! `data_disks`, `volume`, `volume_disk`, `tags`, `ciphers`,
-//! `corruption`, `overlay`, `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`,
+//! `corruption`, `overlay`, `writable`, `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`,
 //! `console`, `secrets`, `lying`, `firmware`, `debian`,
 //! `formats`, `figures` and `soak`; the other modules are what a test is written with.
 
@@ -60,4 +60,5 @@ mod volume;
 mod volume_check;
 mod volume_disk;
 mod workloads;
+mod writable;
 mod writers;

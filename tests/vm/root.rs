@@ -197,10 +197,20 @@ impl Builder {
         self
     }
 
+    /// Leaves out a directory with all that it holds.
+    pub(crate) fn without_all_of(mut self, path: &str) -> Self {
+        let below = format!("{path}/");
+        self.nodes.retain(|node| node.path != path && !node.path.starts_with(&below));
+        self
+    }
+
     /// Puts a node in, in place of one with the same path.
     pub(crate) fn with(mut self, node: Node) -> Self {
-        self = self.without(&node.path);
-        self.nodes.push(node);
+        // In its place, so that a directory stays before what it holds.
+        match self.nodes.iter_mut().find(|old| old.path == node.path) {
+            Some(old) => *old = node,
+            None => self.nodes.push(node),
+        }
         self
     }
 

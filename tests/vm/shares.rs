@@ -1,9 +1,9 @@
 //! 9P shares: what of the verified root the host may cover with them, and how they are mounted.
 
 use crate::disk::Disk;
-use crate::good::{check_fstab, mounts};
+use crate::good::{TMP_LINE, check_fstab, mounts};
 use crate::guest::Guest;
-use crate::refused::refusal;
+use crate::refused::refusal_that_writes_nothing;
 use crate::root::{Node, Root};
 use crate::tool::Scratch;
 use crate::vm::Vm;
@@ -110,7 +110,7 @@ fn the_command_line_says_which_shares_there_are() {
 fn the_command_line_can_say_that_there_are_no_shares() {
     let (_host, mut guest) = offering(Root::standard(), "cvm.shares=no");
     assert_eq!(shares(&mut guest), [""; 0]);
-    check_fstab(&mut guest, &[]);
+    check_fstab(&mut guest, &[TMP_LINE]);
     guest.power_off();
 }
 
@@ -119,8 +119,8 @@ fn an_option_that_nobody_knows_ends_the_boot() {
     let fstab = "certs_share /etc/certs 9p trans=virtio,read-only 0 0\n";
     let disk = Disk::builder().root(&root_with([Node::file("etc/fstab", fstab)])).build();
     assert_eq!(
-        refusal(Vm::of(&disk)),
-        "runtime: /etc/fstab: nobody knows the option \"read-only\" of the share certs_share"
+        refusal_that_writes_nothing(Vm::of(&disk), &disk),
+        "root: /etc/fstab: nobody knows the option \"read-only\" of the share certs_share"
     );
 }
 

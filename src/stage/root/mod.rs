@@ -1,12 +1,16 @@
 //! Stage 3: the verified root, read-only.
 
 pub mod init;
+pub mod mounts;
+mod places;
+mod way;
 
 use std::path::Path;
 
 use self::init::Init;
+use self::mounts::Mounts;
 use super::verity::Verity;
-use super::{NEW_ROOT, filesystem, in_new_root, mapping, metadata, node};
+use super::{NEW_ROOT, filesystem, mapping, node};
 use crate::config::Config;
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
@@ -15,22 +19,21 @@ use crate::kernel::mount::{self, Flags};
 use crate::report::{Report, RootFacts};
 
 const MAKE_DIR: Effect<1> = Effect::new("make-dir", "make {}");
-const FIND: Effect<1> = Effect::new("find", "find {} in the root");
+const LIST_FILE_SYSTEMS: Effect<0> =
+    Effect::new("list-file-systems", "list the kernel's file systems");
 
 /// What messages call it.
 const NAME: &str = "the root";
 
-/// Directories of the root that are mounted on: it is read-only, so they cannot be made. What the
-/// root has below them is out of sight when init is run.
-const MOUNT_POINTS: &[&str] = &["/cocos", "/dev", "/proc", "/run", "/sys", "/tmp", "/var"];
-
-/// The root, mounted on [`NEW_ROOT`].
+/// What later stages have to know of the root.
 #[derive(Debug)]
 pub struct Root {
     /// Its file system.
     pub kind: Kind,
-    /// What the machine is handed to.
+    /// The program that the machine is handed to.
     pub init: Init,
+    /// What is mounted in it beside what is mounted in every root.
+    pub mounts: Mounts,
 }
 
 /// Opens the root and mounts it on [`NEW_ROOT`].
@@ -45,15 +48,18 @@ pub fn open(config: &Config, verity: &Verity, report: &mut Report) -> Result<Roo
     require_asked_for(kind, &config.root_kinds)?;
     effect(MAKE_DIR.on(&[&NEW_ROOT]), || mount::ensure_dir(Path::new(NEW_ROOT), 0o755))?;
     filesystem::mount(NAME, mapping::ROOT, &file_system, NEW_ROOT, Flags::empty())?;
-    require_mount_points()?;
-    let init = Init::find(&config.init)?;
+    // All that can be wrong with it is told while nothing else is made yet.
+    let places = places::find(config)?;
+    let init = Init::find(&config.init, &places)?;
+    let mounts = Mounts::find(config, &places)?;
+    require_overlay(config)?;
     log::info!("root verified and mounted read-only, {kind}");
     report.root = Some(RootFacts {
         device: node(mapping::ROOT),
         bytes: verity.bytes(),
         file_system: kind.name(),
     });
-    Ok(Root { kind, init })
+    Ok(Root { kind, init, mounts })
 }
 
 fn require_asked_for(kind: Kind, asked: &[Kind]) -> Result<()> {
@@ -64,14 +70,13 @@ fn require_asked_for(kind: Kind, asked: &[Kind]) -> Result<()> {
     Err(Error::new(format!("the root is {kind}, but rootfstype= is {}", names.join(","))))
 }
 
-/// Makes sure that the root has what later stages mount on, while nothing else is made yet.
-fn require_mount_points() -> Result<()> {
-    for path in MOUNT_POINTS {
-        // A link would lead astray: its target would be looked up in the initramfs.
-        let found = effect(FIND.on(&[&path]), || metadata(&in_new_root(path)))?;
-        if !found.is_some_and(|metadata| metadata.is_dir()) {
-            return Err(Error::new(format!("the root has no directory {path} to mount on")));
-        }
+/// The one file system beside the root's that not every boot needs.
+fn require_overlay(config: &Config) -> Result<()> {
+    if config.overlay.is_empty() || effect(LIST_FILE_SYSTEMS, || mount::is_known("overlay"))? {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::new(
+        "the kernel has no overlay file system for cvm.overlay= (kernel option OVERLAY_FS; \
+         scripts/initramfs --with overlay packs it where it is a module)",
+    ))
 }

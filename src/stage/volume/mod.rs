@@ -32,7 +32,7 @@ use rustix::time::{ClockId, clock_gettime};
 use self::plan::{Plan, TagPlan};
 use self::stack::Stack;
 use super::disk::{Growth, VolumePlace};
-use super::{in_new_root, mapping, node, open_control};
+use super::{mapping, mount_in_new_root, node, open_control};
 use crate::config::Config;
 use crate::effect::{Effect, effect, optional};
 use crate::error::{Error, Result};
@@ -44,7 +44,7 @@ use crate::kernel::blkpg;
 use crate::kernel::block::Device;
 use crate::kernel::key::VolumeKey;
 use crate::kernel::loopdev::MemoryDevice;
-use crate::kernel::mount::{self, Flags};
+use crate::kernel::mount::Flags;
 use crate::kernel::processor::{self, Processor};
 use crate::report::{ProcessorFacts, Report, VolumeFacts};
 
@@ -100,8 +100,7 @@ pub fn provision(config: &Config, place: &VolumePlace, report: &mut Report) -> R
         random_numbers,
     });
     effect(MOUNT.on(&[&MOUNT_POINT]), || {
-        let (node, target) = (node(mapping::VOLUME), in_new_root(MOUNT_POINT));
-        mount::mount(&node, &target, "ext4", MOUNT_FLAGS, MOUNT_OPTIONS)
+        mount_in_new_root(&node(mapping::VOLUME), MOUNT_POINT, "ext4", MOUNT_FLAGS, MOUNT_OPTIONS)
     })?;
     report.volume = Some(facts(&plan, &device, &uuid));
     Ok(())

@@ -33,6 +33,18 @@ pub(crate) fn hold(args: &Args<'_>) -> Answer {
     Ok(Value::Null)
 }
 
+pub(crate) fn remove(args: &Args<'_>) -> Answer {
+    let path = args.text("path")?;
+    fs::remove_file(path).map_err(Error::of(format!("remove {path}")))?;
+    Ok(Value::Null)
+}
+
+pub(crate) fn rename(args: &Args<'_>) -> Answer {
+    let (from, to) = (args.text("from")?, args.text("to")?);
+    fs::rename(from, to).map_err(Error::of(format!("rename {from} to {to}")))?;
+    Ok(Value::Null)
+}
+
 pub(crate) fn mkdir(args: &Args<'_>) -> Answer {
     let path = args.text("path")?;
     fs::create_dir_all(path).map_err(Error::of(format!("make directory {path}")))?;

@@ -79,6 +79,8 @@ const VERBS: &[(&str, Verb)] = &[
     ("hold", data::hold),        // path: opened, and kept open for good
     ("flush", data::flush),      // path of a device: what it was given goes to the disk
     ("mkdir", data::mkdir),      // path, parents too
+    ("remove", data::remove),    // path of a file
+    ("rename", data::rename),    // from, to
     ("pattern_write", data::pattern_write), // path, offset, bytes, seed, direct
     ("pattern_read", data::pattern_read), // the same -> the first offset that differs, or null
     ("bytes", data::bytes),      // path, offset, bytes -> hexadecimal text

@@ -1,0 +1,44 @@
+//! The new root's fstab. It covers the old one, which is read-only or below an overlay, by a file in
+//! /run: whoever writes to it changes that file, and whoever would rename another one over it is told
+//! that it is busy.
+
+use std::fs::{self, File};
+use std::io;
+
+use rustix::fs::OFlags;
+
+use super::{BIND, WRITE};
+use crate::effect::effect;
+use crate::error::Result;
+use crate::format::fstab::{self, Mount};
+use crate::format::rootfs::Kind;
+use crate::kernel::mount::{self, Flags};
+use crate::stage::root::mounts::{FSTAB, ShareMount};
+use crate::stage::{mapping, node, open_in_new_root};
+
+const NEW_FSTAB: &str = "/run/cvm-init/fstab";
+
+/// Writes it anew, with the type of the `root`, the lines of tmpfs that are `kept` and the shares that are `mounted`.
+///
+/// # Errors
+/// When the file cannot be written or mounted.
+pub(super) fn cover(
+    old: &str,
+    root: Kind,
+    kept: &[(Mount, String)],
+    mounted: &[&ShareMount],
+) -> Result<()> {
+    let shares = mounted.iter().map(|mounted| (mounted.share.mount(), mounted.options.clone()));
+    let lines: Vec<_> = kept.iter().cloned().chain(shares).collect();
+    let device = node(mapping::ROOT);
+    let root = fstab::Root { device: &device.to_string_lossy(), kind: root.name() };
+    let fstab::New { text, dropped } = fstab::generate(old, root, &lines);
+    for line in dropped {
+        log::warn!("{FSTAB}: not in force: {line}");
+    }
+    effect(WRITE.on(&[&NEW_FSTAB]), || fs::write(NEW_FSTAB, text))?;
+    effect(BIND.on(&[&NEW_FSTAB, &FSTAB]), || {
+        let (new, place) = (File::open(NEW_FSTAB)?, open_in_new_root(FSTAB, OFlags::PATH)?);
+        Ok::<_, io::Error>(mount::bind(&new, &place, Flags::empty())?)
+    })
+}

@@ -1,0 +1,175 @@
+//! Stage 6: what the new root finds mounted.
+
+mod fstab;
+mod shares;
+mod writable;
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::root::Root;
+use super::root::mounts::SCRIPTS;
+use super::{directory_in_new_root, mapping};
+use crate::config::Config;
+use crate::effect::{Effect, effect};
+use crate::error::{Error, Result};
+use crate::kernel::mount::{self, Flags};
+use crate::kernel::tree;
+use crate::report::Report;
+
+const LOOK_FOR: Effect<1> = Effect::new("look-for", "look for {}");
+const COPY: Effect<2> = Effect::new("copy", "copy {} to {}");
+const MAKE_DIR: Effect<1> = Effect::new("make-dir", "make {}");
+const BIND: Effect<2> = Effect::new("bind", "bind {} to {}");
+const WRITE: Effect<1> = Effect::new("write", "write {}");
+
+/// Directories on the volume.
+const VOLUME_DIRS: &[&str] = &[
+    "/cocos/.cache",
+    "/cocos/.cache/oci",
+    "/cocos/datasets",
+    "/cocos/docker",
+    "/cocos/containerd",
+    "/cocos/cocos_init",
+];
+
+/// Directories on the fresh /var.
+const VAR_DIRS: &[&str] = &["/var/lib", "/var/lib/docker", "/var/lib/containerd"];
+
+/// Images are large and belong on the volume, not in memory: source, mount point. Docker keeps them
+/// in its own directory or, from version 29 on, has containerd keep them.
+const IMAGES: &[(&str, &str)] =
+    &[("/cocos/docker", "/var/lib/docker"), ("/cocos/containerd", "/var/lib/containerd")];
+
+/// Where a writable copy of [`SCRIPTS`] is put, which then covers them. A root without them is as good.
+const SCRIPTS_COPY: &str = "/cocos/cocos_init";
+
+/// Where this boot leaves what the new root may read; moves on with /run.
+pub const RUN_DIR: &str = "/run/cvm-init";
+
+/// Directories of udev's rules that lie in /run.
+const RULES_DIRS: &[&str] = &["/run/udev", "/run/udev/rules.d"];
+
+/// Before 55-dm.rules, which looks at the flag.
+const RULES: &str = "/run/udev/rules.d/10-cvm-init.rules";
+
+/// Directories of systemd's settings that lie in /run.
+const SETTINGS_DIRS: &[&str] = &["/run/systemd", "/run/systemd/system.conf.d"];
+
+const SETTINGS: &str = "/run/systemd/system.conf.d/10-cvm-init.conf";
+
+/// systemd keeps its own environment to itself, so what stands there for an EFI variable
+/// (`handoff::NO_EFI_OPTIONS`) does not reach its services. Left to themselves they take the host's
+/// words from a copy in /run: journald to write the journal to the console, for one.
+const SETTINGS_TEXT: &str = "\
+# The firmware's variables are the host's: services take no words for the kernel's command line there.
+[Manager]
+DefaultEnvironment=SYSTEMD_EFI_OPTIONS=
+";
+
+/// Mounts and fills what the new root needs.
+///
+/// # Errors
+/// When a step fails that is not optional.
+pub fn prepare(config: &Config, root: &Root, report: &mut Report) -> Result<()> {
+    let mounts = &root.mounts;
+    make_dirs(VOLUME_DIRS)?;
+    writable::mount(&config.overlay, mounts)?;
+    make_dirs(VAR_DIRS)?;
+    for (source, target) in IMAGES {
+        bind(source, target, Flags::empty())?;
+    }
+    if effect(LOOK_FOR.on(&[&SCRIPTS]), || is_there(SCRIPTS))? {
+        effect(COPY.on(&[&SCRIPTS, &SCRIPTS_COPY]), copy_scripts)?;
+        bind(SCRIPTS_COPY, SCRIPTS, Flags::empty())?;
+    }
+    let mounted = shares::mount(&mounts.shares)?;
+    report.shares = mounted.iter().map(|mounted| mounted.share.tag).collect();
+    make_run_dirs(&[RUN_DIR])?;
+    // Where there is none, tools find none, as the image build decided.
+    if let Some(old) = &mounts.fstab {
+        fstab::cover(old, root.kind, &mounts.kept, &mounted)?;
+    }
+    write_rules(config)?;
+    make_run_dirs(SETTINGS_DIRS)?;
+    effect(WRITE.on(&[&SETTINGS]), || fs::write(SETTINGS, SETTINGS_TEXT))
+}
+
+/// Makes directories of the new root, in the order given.
+fn make_dirs(dirs: &[&str]) -> Result<()> {
+    for dir in dirs {
+        effect(MAKE_DIR.on(&[&dir]), || make_dir(dir, 0o755))?;
+    }
+    Ok(())
+}
+
+/// Makes a directory where it is not there yet, in one that is.
+fn make_dir(path: &str, mode: u32) -> io::Result<()> {
+    let (parent, name) = path.rsplit_once('/').unwrap_or_default();
+    let parent = directory_in_new_root(parent)?;
+    let path = mount::path_of(&parent).join(name);
+    mount::ensure_dir(&path, mode)?;
+    // This process's mask takes bits of it away.
+    fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+/// Makes directories in /run, which is still that of the initramfs.
+fn make_run_dirs(dirs: &[&str]) -> Result<()> {
+    for dir in dirs {
+        effect(MAKE_DIR.on(&[&dir]), || mount::ensure_dir(Path::new(dir), 0o755))?;
+    }
+    Ok(())
+}
+
+/// Has one directory of the new root show another.
+fn bind(source: &str, target: &str, flags: Flags) -> Result<()> {
+    effect(BIND.on(&[&source, &target]), || {
+        let (source, target) = (directory_in_new_root(source)?, directory_in_new_root(target)?);
+        Ok::<_, io::Error>(mount::bind(&source, &target, flags)?)
+    })
+}
+
+/// Whether the new root has this directory.
+fn is_there(directory: &str) -> io::Result<bool> {
+    match directory_in_new_root(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        outcome => outcome.map(|_| true),
+    }
+}
+
+fn copy_scripts() -> Result<()> {
+    let open = |directory: &str| {
+        directory_in_new_root(directory)
+            .map_err(|cause| Error::cannot(&format!("open {directory}"), &cause))
+    };
+    let (from, to) = (open(SCRIPTS)?, open(SCRIPTS_COPY)?);
+    tree::copy(&inside(&from), &inside(&to))
+}
+
+/// A path that ends in the directory itself, where that of a descriptor is a link.
+fn inside(directory: &File) -> PathBuf {
+    mount::path_of(directory).join(".")
+}
+
+/// Our mappings were made without udev's cookies, so the new root's udev would take them for not
+/// ready, and remove their nodes at the next trigger. Mappings of others have their own ways.
+fn write_rules(config: &Config) -> Result<()> {
+    make_run_dirs(RULES_DIRS)?;
+    effect(WRITE.on(&[&RULES]), || {
+        let data = config.data.iter().map(|data| mapping::data(&data.name));
+        let names: Vec<_> =
+            mapping::ALL.iter().map(|name| (*name).to_owned()).chain(data).collect();
+        let names = names.join("|");
+        fs::write(
+            RULES,
+            format!(
+                "# The mappings made by cvm-init are ready: it does not speak udev's cookie protocol.\n\
+                 SUBSYSTEM==\"block\", KERNEL==\"dm-[0-9]*\", ATTR{{dm/name}}==\"{names}\", \
+                 ACTION==\"add|change\", ENV{{DM_COOKIE}}!=\"?*\", \
+                 ENV{{DM_UDEV_PRIMARY_SOURCE_FLAG}}=\"1\"\n"
+            ),
+        )
+    })
+}
