@@ -57,11 +57,11 @@ pub fn verity_superblock(bytes: &[u8]) {
         Err(error) => check_refusal(&error),
     }
     let Some(offset) = HashOffset::new(hash_bytes) else { return };
-    let room = Areas::together(data_bytes, offset).and_then(|areas| {
+    let together = Areas::together(data_bytes, offset).and_then(|areas| {
         assert_eq!(areas.hash_at(), hash_bytes);
         params.require_room(&areas, areas.tree(true))
     });
-    match room {
+    match together {
         Ok(()) => {
             assert!(mapped <= hash_bytes.into());
             assert!(u128::from(hash_bytes) + tree <= data_bytes.into());

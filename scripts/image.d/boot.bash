@@ -83,16 +83,21 @@ compose_cmdline() {
     cmdline="cvm.begin $words cvm.end$init_words"
     ((${#cmdline} <= room)) ||
         die "cannot use --append: the command line has ${#cmdline} characters, the kernel takes $line_max$less"
-    attempt "boot with this command line" "$parser" "$cmdline"
+    attempt "boot with this command line" "$parser" --initramfs "$initramfs_words" "$cmdline"
 }
 
-# check_initramfs_words FILE: stop when what an initramfs says in a command line's stead does not go
-# with $cmdline. One that others have packed may be such that it cannot be read; then nothing is known.
-check_initramfs_words() {
-    local words
-    words=$(bsdtar -xOqf "$1" cmdline ./cmdline 2>/dev/null) || true
-    [[ ! $words ]] || attempt "boot with this command line and the words in the initramfs" \
-        "$parser" --initramfs "$words" "$cmdline"
+# read_initramfs_words FILE: in $initramfs_words, what an initramfs says in a command line's stead. One
+# that others have packed may be such that it cannot be read; then nothing is known.
+read_initramfs_words() {
+    initramfs_words=$(bsdtar -xOqf "$1" cmdline ./cmdline 2>/dev/null) || true
+}
+
+# word_of KEY: the value that a boot will have of it, quotes left out, in $REPLY; nothing when none is
+# given.
+word_of() {
+    local words=" ${append_words//\"/} ${initramfs_words//\"/} "
+    REPLY=
+    [[ ! $words =~ [[:space:]]"$1"=([^[:space:]]+) ]] || REPLY=${BASH_REMATCH[1]}
 }
 
 # sign FILE: what the firmware is to start. The signature holds the time it was made at.

@@ -223,6 +223,7 @@ impl Given {
             init: self.init.unwrap_or_else(|| "/sbin/init".to_owned()),
         })
     }
+
     /// A serial names one disk, and a disk is for one thing.
     fn require_different_disks(&self) -> Result<()> {
         let root = match &self.disk {

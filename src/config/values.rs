@@ -361,29 +361,6 @@ mod tests {
         }
     }
 
-    proptest! {
-        #[test]
-        fn data_is_read_as_it_is_shown(
-            name in "[a-z0-9_-]{1,32}",
-            serial in "[ -~]{1,40}",
-            root_hash: [u8; 32],
-            blocks in prop::option::of(2..=1_u64 << 52),
-        ) {
-            let at = blocks.map(|blocks| format!("@{blocks}")).unwrap_or_default();
-            let text = format!("{name}:serial:{serial}:{}{at}", hex::encode(&root_hash));
-            prop_assert_eq!(data(&text), Ok(DataDisk { name, serial, root_hash, blocks }));
-        }
-
-        #[test]
-        fn no_text_panics(text in "\\PC*") {
-            let _ = (data(&text), volume(&text), volume_min(&text));
-        }
-
-        #[test]
-        fn sizes_are_counted_in_powers_of_1024(count in 1..1_u64 << 20, unit in 0..5_usize) {
-            let (letter, power) = [("", 0), ("K", 1), ("M", 2), ("G", 3), ("T", 4)][unit];
-            prop_assert_eq!(size(&format!("{count}{letter}")), Some(count << (10 * power)));
-
     #[test]
     fn a_place_is_memory_of_some_size_or_the_volume() {
         for (text, wanted) in [
@@ -427,6 +404,31 @@ mod tests {
             ("/usr/lib,/opt,/usr", "/usr/lib lies in /usr"),
         ] {
             assert_eq!(overlay(text).unwrap_err(), refusal);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn data_is_read_as_it_is_shown(
+            name in "[a-z0-9_-]{1,32}",
+            serial in "[ -~]{1,40}",
+            root_hash: [u8; 32],
+            blocks in prop::option::of(2..=1_u64 << 52),
+        ) {
+            let at = blocks.map(|blocks| format!("@{blocks}")).unwrap_or_default();
+            let text = format!("{name}:serial:{serial}:{}{at}", hex::encode(&root_hash));
+            prop_assert_eq!(data(&text), Ok(DataDisk { name, serial, root_hash, blocks }));
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC*") {
+            let _ = (data(&text), volume(&text), volume_min(&text));
+        }
+
+        #[test]
+        fn sizes_are_counted_in_powers_of_1024(count in 1..1_u64 << 20, unit in 0..5_usize) {
+            let (letter, power) = [("", 0), ("K", 1), ("M", 2), ("G", 3), ("T", 4)][unit];
+            prop_assert_eq!(size(&format!("{count}{letter}")), Some(count << (10 * power)));
         }
     }
 }

@@ -168,12 +168,6 @@ pub fn disks() -> io::Result<Vec<Disk>> {
 }
 
 impl Disk {
-    /// Its node.
-    #[must_use]
-    pub fn path(&self) -> PathBuf {
-        Path::new("/dev").join(&self.name)
-    }
-
     /// Its partitions, in no particular order.
     ///
     /// # Errors

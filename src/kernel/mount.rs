@@ -34,6 +34,12 @@ enum Generic {
     Userspace,
 }
 
+/// What `owner` and `group` imply (mount(8)).
+const OWNER_SECURE: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+
+/// What `user` and `users` imply.
+const SECURE: MountFlags = OWNER_SECURE.union(MountFlags::NOEXEC);
+
 /// The options that every file system has (mount(8), "filesystem-independent mount options"), but
 /// for those that are no mounts of their own, such as `remount` and `bind`.
 const GENERIC: &[(&str, Generic)] = {
@@ -75,12 +81,13 @@ const GENERIC: &[(&str, Generic)] = {
         ("noauto", Userspace),
         ("nofail", Userspace),
         ("_netdev", Userspace),
-        ("user", Userspace),
+        // Who may mount it brings these along, until a later word takes them away.
+        ("user", Set(SECURE)),
         ("nouser", Userspace),
-        ("users", Userspace),
-        ("owner", Userspace),
+        ("users", Set(SECURE)),
+        ("owner", Set(OWNER_SECURE)),
         ("noowner", Userspace),
-        ("group", Userspace),
+        ("group", Set(OWNER_SECURE)),
         ("nogroup", Userspace),
         ("iversion", Userspace),
         ("noiversion", Userspace),
@@ -241,6 +248,9 @@ mod tests {
             ("sync", Flags::SYNCHRONOUS),
             ("dirsync", Flags::DIRSYNC),
             ("nosuid", Flags::NOSUID),
+            ("user", SECURE),
+            ("group", OWNER_SECURE),
+            ("users,exec", OWNER_SECURE),
         ] {
             assert_eq!(parse_options(option, own), Ok((flag, String::new())));
         }

@@ -22,7 +22,7 @@ const MOUNT: Effect<2> = Effect::new("mount-verified", "mount {} on {}");
 ///
 /// # Errors
 /// When it cannot be read, or what is wrong with it where the kernel would say EINVAL.
-pub fn look(whose: &str, mapping: &str, verity: &Verity) -> Result<FileSystem> {
+pub(super) fn look(whose: &str, mapping: &str, verity: &Verity) -> Result<FileSystem> {
     let start = effect(READ_SUPERBLOCK.on(&[&whose]), || {
         let mut start = [0; START_BYTES];
         File::open(node(mapping))?.read_exact_at(&mut start, 0)?;
@@ -37,7 +37,7 @@ pub fn look(whose: &str, mapping: &str, verity: &Verity) -> Result<FileSystem> {
 ///
 /// # Errors
 /// The kernel's, and what it has to have for this file system.
-pub fn mount(
+pub(super) fn mount(
     whose: &str,
     mapping: &str,
     file_system: &FileSystem,

@@ -75,8 +75,8 @@ fn a_disk_is_made_for_sectors_of_either_size() {
         assert_eq!(names, ["efi", "root", "verity", "cocos"]);
         let root_hash = fs::read_to_string(part("rootfs.roothash")).unwrap();
         let root_hash = cvm_init::format::hex::decode(root_hash.trim()).unwrap();
-        let named = verity::partition_uuids(&root_hash.try_into().unwrap());
-        assert_eq!([entries[1].uuid, entries[2].uuid], named);
+        let uuids = verity::partition_uuids(&root_hash.try_into().unwrap());
+        assert_eq!([entries[1].uuid, entries[2].uuid], uuids);
 
         // Each part lies in its partition, which begins at a whole MiB and has room for it.
         for (entry, name) in [(&entries[1], "rootfs.ext4"), (&entries[2], "rootfs.verity")] {

@@ -9,7 +9,7 @@ use crate::refused::{refusal, refusal_that_writes_nothing};
 use crate::tool::Scratch;
 use crate::vm::{Bus, Vm};
 use crate::volume_disk::{blank, check_volume};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::thread;
 use std::time::Duration;
 

@@ -13,8 +13,8 @@ use serde_json::json;
 use std::fs;
 
 /// As `scripts/image` makes them.
-const EROFS: Format = Format::Erofs(&["-zlz4hc", "-C65536"]);
-const SQUASHFS: Format = Format::Squashfs(&["-comp", "zstd"]);
+pub(crate) const EROFS: Format = Format::Erofs(&["-zlz4hc", "-C65536"]);
+pub(crate) const SQUASHFS: Format = Format::Squashfs(&["-comp", "zstd"]);
 
 /// Every compression that Debian's kernels have, and no compression.
 const ALL: &[Format] = &[

@@ -1,11 +1,13 @@
 //! Where root, hash tree and volume may lie: by number or by UUID, the tree on a partition of its own
-//! or behind the data, with a superblock or without, on sectors of both sizes, on each bus.
+//! or behind the data, with a superblock or without, on sectors of both sizes, on each bus, as each file
+//! system.
 
-use crate::artefacts::Kernel;
+use crate::artefacts::{Kernel, initramfs_of_formats};
 use crate::disk::{Builder, Disk, LARGE_SECTORS, Part};
+use crate::formats::{EROFS, SQUASHFS};
 use crate::guest::{Ending, Guest};
 use crate::refused::{PINNED, refusal, refusal_that_writes_nothing};
-use crate::root::{Node, Root};
+use crate::root::{Format, Node, Root};
 use crate::vm::{Bus, Vm};
 use crate::volume_check;
 use serde_json::{Value, json};
@@ -41,11 +43,13 @@ const PLACES: [Place; 4] = [Place::Apart, Place::Behind, Place::Named, Place::Na
 const SECTOR_SIZES: [u64; 2] = [512, 4096];
 const PARAMETERS: [Parameters; 3] =
     [Parameters::Superblock, Parameters::CommandLine, Parameters::Bare];
+const FORMATS: [Format; 3] = [Format::Ext4, EROFS, SQUASHFS];
 const BUSES: [Bus; 3] = [Bus::VirtioScsi, Bus::VirtioBlk, Bus::Nvme];
 
 /// A boot.
 #[derive(Clone, Copy, Debug)]
 struct Row {
+    format: Format,
     place: Place,
     sector_size: u64,
     parameters: Parameters,
@@ -55,23 +59,21 @@ struct Row {
 
 /// All that can be combined, on one bus after the other.
 fn all_rows() -> Vec<Row> {
-    let buses = BUSES.iter().copied().cycle();
+    let mut buses = BUSES.iter().copied().cycle();
     let mut rows = Vec::new();
-    for place in PLACES {
-        for sector_size in SECTOR_SIZES {
-            rows.extend(PARAMETERS.map(|parameters| (place, sector_size, parameters)));
+    for format in FORMATS {
+        for place in PLACES {
+            for sector_size in SECTOR_SIZES {
+                for (parameters, bus) in PARAMETERS.into_iter().zip(buses.by_ref()) {
+                    let kernel = Kernel::Running;
+                    rows.push(Row { format, place, sector_size, parameters, bus, kernel });
+                }
+                // So that a bus does not always meet the same parameters.
+                buses.next();
+            }
         }
     }
-    rows.into_iter()
-        .zip(buses)
-        .map(|((place, sector_size, parameters), bus)| Row {
-            place,
-            sector_size,
-            parameters,
-            bus,
-            kernel: Kernel::Running,
-        })
-        .collect()
+    rows
 }
 
 impl Place {
@@ -83,7 +85,7 @@ impl Place {
         matches!(self, Self::Named | Self::NamedBehind)
     }
 
-    fn builder(self) -> Builder<'static> {
+    fn builder<'a>(self) -> Builder<'a> {
         let builder = if self.is_named() { Disk::builder().named() } else { Disk::builder() };
         if self.is_behind() { builder.tree_behind() } else { builder }
     }
@@ -103,7 +105,8 @@ impl Row {
     /// Boots, and holds report, table and content against what the row asks for.
     fn check(self) {
         let start = Instant::now();
-        let mut builder = self.place.builder().sector_size(self.sector_size);
+        let root = Root::builder().format(self.format).build();
+        let mut builder = self.place.builder().root(&root).sector_size(self.sector_size);
         if self.parameters == Parameters::Bare {
             builder = builder.without_superblock();
         }
@@ -112,7 +115,9 @@ impl Row {
             // What is not read may be anything.
             disk.write(Part::Verity, 0, &[0xa5; 4096]);
         }
+        let initramfs = initramfs_of_formats(self.kernel, &[]);
         let mut vm = Vm::new().disk_on(self.bus, disk.path()).words_of(&disk).kernel(self.kernel);
+        vm = vm.initramfs(initramfs);
         if self.sector_size != 512 {
             vm = vm.with(LARGE_SECTORS);
         }
@@ -124,15 +129,16 @@ impl Row {
             Bus::VirtioScsi => (Bus::VirtioBlk, "/dev/vda"),
             _ => (Bus::VirtioScsi, "/dev/sda"),
         };
-        let mut guest = vm.disk_on(bus, &Root::standard().data).boot();
-        self.check_report(&mut guest, &disk);
+        let mut guest = vm.disk_on(bus, &root.data).boot();
+        self.check_report(&mut guest, &disk, &root);
         check_content(&mut guest, original);
         guest.power_off();
         println!("passed {:>3} s  {self:?}", start.elapsed().as_secs());
     }
 
-    fn check_report(self, guest: &mut Guest, disk: &Disk) {
+    fn check_report(self, guest: &mut Guest, disk: &Disk, root: &Root) {
         let report = guest.report();
+        assert_eq!(report["root"]["file_system"], self.format.name());
         let name = |number: u32| match self.bus {
             Bus::VirtioScsi | Bus::Ahci => format!("sda{number}"),
             Bus::VirtioBlk => format!("vda{number}"),
@@ -158,7 +164,6 @@ impl Row {
         let devices = [device(&data), device(&hash)].join(" ");
         let mappings = guest.ask("dm", json!({}));
         let table = mappings[0]["table"].as_str().unwrap().to_owned();
-        let root = Root::standard();
         let start = format!(
             "1 {devices} 4096 4096 {} {} sha256 {} {}",
             root.data_blocks,
@@ -187,26 +192,26 @@ fn check_content(guest: &mut Guest, original: &str) {
 /// Each value of each column.
 #[test]
 fn a_slice_of_all_layouts_boots() {
-    for (place, sector_size, parameters, bus) in [
-        (Place::Apart, 4096, Parameters::Superblock, Bus::VirtioScsi),
-        (Place::Behind, 512, Parameters::Superblock, Bus::VirtioScsi),
-        (Place::Behind, 4096, Parameters::Bare, Bus::Nvme),
-        (Place::Named, 512, Parameters::Superblock, Bus::VirtioScsi),
-        (Place::Named, 4096, Parameters::CommandLine, Bus::VirtioBlk),
-        (Place::NamedBehind, 512, Parameters::Bare, Bus::VirtioScsi),
+    for (format, place, sector_size, parameters, bus) in [
+        (Format::Ext4, Place::Apart, 4096, Parameters::Superblock, Bus::VirtioScsi),
+        (SQUASHFS, Place::Behind, 512, Parameters::Superblock, Bus::VirtioScsi),
+        (EROFS, Place::Behind, 4096, Parameters::Bare, Bus::Nvme),
+        (EROFS, Place::Named, 512, Parameters::Superblock, Bus::VirtioScsi),
+        (SQUASHFS, Place::Named, 4096, Parameters::CommandLine, Bus::VirtioBlk),
+        (Format::Ext4, Place::NamedBehind, 512, Parameters::Bare, Bus::VirtioScsi),
     ] {
-        Row { place, sector_size, parameters, bus, kernel: Kernel::Running }.check();
+        Row { format, place, sector_size, parameters, bus, kernel: Kernel::Running }.check();
     }
 }
 
 #[test]
 fn a_slice_of_all_layouts_boots_with_a_newer_kernel() {
-    for (place, sector_size, parameters, bus) in [
-        (Place::Apart, 4096, Parameters::CommandLine, Bus::VirtioScsi),
-        (Place::Behind, 4096, Parameters::Superblock, Bus::VirtioBlk),
-        (Place::Named, 4096, Parameters::Superblock, Bus::Nvme),
+    for (format, place, sector_size, parameters, bus) in [
+        (SQUASHFS, Place::Apart, 4096, Parameters::CommandLine, Bus::VirtioScsi),
+        (EROFS, Place::Behind, 4096, Parameters::Superblock, Bus::VirtioBlk),
+        (Format::Ext4, Place::Named, 4096, Parameters::Superblock, Bus::Nvme),
     ] {
-        Row { place, sector_size, parameters, bus, kernel: Kernel::Trixie }.check();
+        Row { format, place, sector_size, parameters, bus, kernel: Kernel::Trixie }.check();
     }
 }
 
@@ -294,21 +299,25 @@ fn one_of_two_disks_whose_partitions_the_root_hash_names_can_be_pinned() {
     assert_eq!(disks[0].read(Part::Cocos, 0, 4), [0; 4]);
 }
 
-/// Not after half a minute of waiting: such a disk never gets partitions.
+/// At once where no other disk can be meant; else when the time is up, since the right one may come late.
 #[test]
-fn a_table_for_other_sectors_is_told_at_once() {
-    let head = "disk: sda: the kernel found no partition on it: its table is made for sectors of";
-    for (made_for, is) in [(512_u64, 4096_u64), (4096, 512)] {
+fn a_table_for_other_sectors_is_told() {
+    let found = "sda: the kernel found no partition on it: its table is made for sectors of";
+    let late = "cvm.timeout=5";
+    let at_once = "cvm.timeout=600 cvm.disk=/dev/sda";
+    let missing = "disk: no disk that proves roothash= within 5 s; ";
+    for (made_for, is, words, head) in
+        [(512_u64, 4096_u64, at_once, "disk: "), (4096, 512, late, missing)]
+    {
         let disk = Disk::builder().sector_size(made_for).build();
         let sectors = format!("logical_block_size={is},physical_block_size={is}");
-        let vm = Vm::new().disk_with(&disk, &sectors).words_of(&disk).append("cvm.timeout=600");
-        let mut guest = vm.boot();
+        let mut guest = Vm::new().disk_with(&disk, &sectors).words_of(&disk).append(words).boot();
         assert_eq!(guest.wait_ending(LIMIT), Ending::PowerOff);
         assert_eq!(
             guest.fatal_line(),
             format!(
-                "{head} {made_for} bytes, but they have {is}: an image for these is made with \
-                 scripts/image --sector-size {is}"
+                "{head}{found} {made_for} bytes, but they have {is}: an image for these is made \
+                 with scripts/image --sector-size {is}"
             )
         );
     }
@@ -341,7 +350,7 @@ fn a_hash_area_within_the_data_or_behind_the_end_is_refused() {
     assert_eq!(
         refusal_at(data + tree),
         format!(
-            "disk: sda: the hash area would begin at byte {end}, but the partition ends at {end}",
+            "disk: sda: the hash area would begin at byte {end}, but all ends at {end}",
             end = data + tree
         )
     );
@@ -361,6 +370,6 @@ fn data_that_reaches_into_the_hash_area_is_refused() {
         Disk::builder().tree_behind().patch(Part::Verity, 72, &4097_u64.to_le_bytes()).build();
     assert_eq!(
         refusal_that_writes_nothing(Vm::of(&disk).append(PINNED), &disk),
-        "disk: sda: verity data blocks 4097, but its part of the partition holds 4096"
+        "disk: sda: verity data blocks 4097, but there is room for 4096"
     );
 }

@@ -140,13 +140,13 @@ fn a_disk_that_somebody_uses_cannot_be_had() {
     guest.power_off();
 }
 
-/// A whole system was on it, with partitions and file systems: it is given up, and neither PID 1 nor the
+/// A whole system was on it, with partitions and the same root: it is given up, and neither PID 1 nor the
 /// kernel on its behalf looks at what it was.
 #[test]
 fn what_the_disk_held_is_not_read() {
     let (disk, before) = (root_disk(), Disk::builder().build());
     let served = Served::lying(&before, Vec::new());
-    let vm = Vm::of(&disk).disk_served(&served).append("cvm.disk=serial:disk0 quiet").append(WORD);
+    let vm = Vm::of(&disk).disk_served(&served).append("quiet").append(WORD);
     let mut guest = vm.boot();
     guest.hello();
     // Its partition table the kernel has read before anybody could say a word.
@@ -188,10 +188,18 @@ fn a_disk_that_is_smaller_than_asked_for() {
 #[test]
 fn the_disk_that_holds_the_root() {
     assert_eq!(
-        refusal_of(on_scsi, "cvm.volume=serial:disk0"),
+        refusal_of(on_scsi, "cvm.volume=serial:disk0 cvm.disk=serial:disk0"),
+        "config: the serial \"disk0\" is given to two disks"
+    );
+    assert_eq!(
+        refusal_of(on_scsi, "cvm.volume=serial:disk0 cvm.disk=/dev/sda"),
         "disk: no usable disk with serial \"disk0\" for the volume within 5 s; sda for the volume: \
          it is the disk that holds the root"
     );
+    let reason = refusal_of(on_scsi, "cvm.volume=serial:disk0");
+    let head =
+        "disk: no disk that proves roothash= within 5 s; sda: cvm.volume= has it for the volume";
+    assert!(reason.starts_with(head), "{reason}");
 }
 
 #[test]

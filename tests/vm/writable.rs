@@ -99,8 +99,8 @@ fn places_on_the_volume(kernel: Kernel) {
         format!("/tmp {cocos} /.writable/tmp {flags}"),
         format!("/var {cocos} /.writable/var {flags}"),
         format!("/var/lib/docker {cocos} /docker rw,noatime"),
-        "/etc overlay overlay / rw,relatime".to_owned(),
-        "/opt overlay overlay / rw,relatime".to_owned(),
+        "/etc overlay overlay / rw,nodev,relatime".to_owned(),
+        "/opt overlay overlay / rw,nodev,relatime".to_owned(),
         "/etc/fstab tmpfs tmpfs /cvm-init/fstab rw,nosuid,nodev,relatime".to_owned(),
     ] {
         assert!(mounts.contains(&wanted), "no {wanted}: {mounts:#?}");

@@ -1,6 +1,6 @@
 //! `cvm-disk`, as `scripts/image` runs it; fdisk reads what it writes.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

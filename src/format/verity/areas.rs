@@ -37,7 +37,7 @@ impl Areas {
         let end = bytes / u64::from(BLOCK_SIZE);
         if offset.block() >= end {
             return Err(Error::new(format!(
-                "the hash area would begin at byte {}, but the partition ends at {bytes}",
+                "the hash area would begin at byte {}, but all ends at {bytes}",
                 offset.bytes()
             )));
         }
@@ -56,11 +56,6 @@ impl Areas {
     pub fn tree(&self, superblock: bool) -> u64 {
         self.hash.saturating_add(if superblock { SUPERBLOCK_BLOCKS } else { 0 })
     }
-
-    /// What has the room, in words.
-    fn place(&self) -> &'static str {
-        if self.hash == 0 { "the partition" } else { "its part of the partition" }
-    }
 }
 
 /// Where the hash area begins behind the data (`veritysetup --hash-offset`).
@@ -72,7 +67,7 @@ impl HashOffset {
     #[must_use]
     pub fn new(bytes: u64) -> Option<Self> {
         let block = u64::from(BLOCK_SIZE);
-        (bytes > 0 && bytes % block == 0).then_some(Self(bytes / block))
+        (bytes > 0 && bytes.is_multiple_of(block)).then_some(Self(bytes / block))
     }
 
     /// Right behind so many data blocks.
@@ -111,10 +106,9 @@ impl Params {
     /// # Errors
     /// For which one there is too little, and what is needed.
     pub fn require_room(&self, areas: &Areas, tree: u64) -> Result<()> {
-        let place = areas.place();
         if self.data_blocks > areas.data {
             return Err(Error::new(format!(
-                "verity data blocks {}, but {place} holds {}",
+                "verity data blocks {}, but there is room for {}",
                 self.data_blocks, areas.data
             )));
         }
@@ -122,7 +116,7 @@ impl Params {
         let available = areas.end.saturating_sub(areas.hash);
         if needed > available {
             return Err(Error::new(format!(
-                "verity hash tree of {needed} blocks, but {place} holds {available}"
+                "verity hash tree of {needed} blocks, but there is room for {available}"
             )));
         }
         Ok(())
@@ -181,11 +175,11 @@ mod tests {
         assert_eq!(room(1000 * block, 9 * block, false), Ok(()));
         assert_eq!(
             room(1000 * block - 1, 10 * block, true).unwrap_err(),
-            "verity data blocks 1000, but the partition holds 999"
+            "verity data blocks 1000, but there is room for 999"
         );
         assert_eq!(
             room(1000 * block, 10 * block - 1, true).unwrap_err(),
-            "verity hash tree of 10 blocks, but the partition holds 9"
+            "verity hash tree of 10 blocks, but there is room for 9"
         );
         assert!(room(1000 * block, 9 * block - 1, false).is_err());
     }
@@ -203,21 +197,17 @@ mod tests {
         // A gap may lie between the two.
         assert!(room(2010 * block, 2000, true).is_ok());
         for (bytes, offset, message) in [
-            (1010 * block, 999, "verity data blocks 1000, but its part of the partition holds 999"),
-            (
-                1010 * block - 1,
-                1000,
-                "verity hash tree of 10 blocks, but its part of the partition holds 9",
-            ),
+            (1010 * block, 999, "verity data blocks 1000, but there is room for 999"),
+            (1010 * block - 1, 1000, "verity hash tree of 10 blocks, but there is room for 9"),
             (
                 1000 * block,
                 1000,
-                "the hash area would begin at byte 4096000, but the partition ends at 4096000",
+                "the hash area would begin at byte 4096000, but all ends at 4096000",
             ),
             (
                 0,
                 1 << 52 >> 12,
-                "the hash area would begin at byte 4503599627370496, but the partition ends at 0",
+                "the hash area would begin at byte 4503599627370496, but all ends at 0",
             ),
         ] {
             assert_eq!(room(bytes, offset, true).unwrap_err().to_string(), message);
@@ -251,7 +241,7 @@ mod tests {
     fn the_ends_of_the_root_hash_name_the_partitions() {
         let root_hash: [u8; 32] = std::array::from_fn(|at| u8::try_from(at).unwrap());
         let [data, tree] = partition_uuids(&root_hash);
-        assert_eq!((data[..], tree[..]), (root_hash[..16], root_hash[16..]));
+        assert_eq!([data, tree].concat(), root_hash);
     }
 
     proptest! {

@@ -59,8 +59,7 @@ struct RootDisk {
 /// # Errors
 /// What is missing, and what every disk seen was refused for. At once when the root's disk is pinned
 /// by its name, which no other disk can have; another disk with the same serial may still come. At
-/// once, too, when there are two to choose from, and when the only disk is made for sectors of another
-/// size.
+/// once, too, when there are two to choose from.
 pub fn find(config: &Config, report: &mut Report) -> Result<Disks> {
     // Before the first look, so that no device appears unseen between look and wait.
     let listener = effect(LISTEN, Listener::open)?;
@@ -160,12 +159,11 @@ impl Searches {
 /// The disks that prove the root hash, in order.
 fn look_for_root(config: &Config, disks: &[Disk], search: &mut Search) -> Result<Vec<RootDisk>> {
     let chosen: Vec<_> = match &config.disk {
-        DiskChoice::Proof => disks.iter().collect(),
+        DiskChoice::Proof => without_volume(disks, config, search),
         DiskChoice::Name(name) => disks.iter().filter(|disk| disk.device.name == *name).collect(),
         DiskChoice::Serial(serial) => with_serial(disks, serial, search),
     };
     let is_only_one = matches!(config.disk, DiskChoice::Name(_));
-    let is_alone = disks.len() == 1;
     let mut proven = Vec::new();
     for disk in chosen {
         let name = &disk.device.name;
@@ -173,14 +171,27 @@ fn look_for_root(config: &Config, disks: &[Disk], search: &mut Search) -> Result
         match examine(config, disk) {
             Verdict::Proven(disk) => proven.push(*disk),
             Verdict::Ambiguous(error) => return Err(of_disk(error)),
-            Verdict::Misfit(error) if is_alone || is_only_one => return Err(of_disk(error)),
             Verdict::Refused(error) if is_only_one => return Err(of_disk(error)),
-            Verdict::Misfit(error) | Verdict::Refused(error) => search.refuse(name, &error),
+            Verdict::Refused(error) => search.refuse(name, &error),
             Verdict::NotYet(reason) => search.refuse(name, &reason),
         }
     }
     require_no_choice(&proven)?;
     Ok(proven)
+}
+
+/// The disks but the one that the command line has given to the volume: what it held before may well be
+/// an older copy of the same root.
+fn without_volume<'a>(disks: &'a [Disk], config: &Config, search: &mut Search) -> Vec<&'a Disk> {
+    let Some(serial) = &config.volume else {
+        return disks.iter().collect();
+    };
+    let volume: Vec<_> = with_serial(disks, serial, search);
+    for disk in &volume {
+        search.refuse(&disk.device.name, &"cvm.volume= has it for the volume");
+    }
+    let is_volume = |disk: &Disk| volume.iter().any(|other| other.device.dev == disk.device.dev);
+    disks.iter().filter(|disk| !is_volume(disk)).collect()
 }
 
 /// Makes sure that the root hash does not name the partitions of more than one disk.

@@ -44,8 +44,6 @@ pub(super) enum Verdict {
     NotYet(String),
     /// It is another disk, or a forged one.
     Refused(Error),
-    /// Its table is made for sectors of another size: it will never have a partition.
-    Misfit(Error),
     /// More than one of its partitions is what is asked for.
     Ambiguous(Error),
 }
@@ -143,7 +141,8 @@ fn by_uuid<'a>(
     partitions: &'a [Partition],
     table: &[Entry],
 ) -> std::result::Result<Places<'a>, Verdict> {
-    let [root, tree] = verity::partition_uuids(&config.root_hash);
+    let uuids = verity::partition_uuids(&config.root_hash);
+    let [root, tree] = uuids;
     let of_uuid = |uuid: [u8; 16]| {
         let what = format!("with the UUID {}", uuid::hyphenated(&uuid));
         only(table, &what, |entry| entry.uuid == uuid)
@@ -157,13 +156,20 @@ fn by_uuid<'a>(
         tree.require(Role::Tree)?;
         HashArea::Apart(&made_of(tree, disk, partitions)?.device)
     };
-    let volume = if config.volume.is_some() {
-        None
-    } else {
-        let volume = only(table, &format!("called {LABEL:?}"), |entry| entry.name == LABEL)?;
-        Some(made_of(volume, disk, partitions)?)
-    };
-    Ok(Places { root: made_of(root, disk, partitions)?, hash, volume })
+    let root = made_of(root, disk, partitions)?;
+    if config.volume.is_some() {
+        return Ok(Places { root, hash, volume: None });
+    }
+    let entry = only(table, &format!("called {LABEL:?}"), |entry| entry.name == LABEL)?;
+    let volume = made_of(entry, disk, partitions)?;
+    // What is on it will be lost, so what the table says of it must be what it said to the kernel.
+    if volume.label.as_deref() != Some(LABEL) {
+        return Err(another(entry).into());
+    }
+    if uuids.contains(&entry.uuid) {
+        return Err(Error::new(format!("partition {} is called {LABEL:?}", entry.number)).into());
+    }
+    Ok(Places { root, hash, volume: Some(volume) })
 }
 
 /// The entry that is like this, of which there must be one.
@@ -183,15 +189,25 @@ fn only<'a>(
     }
 }
 
-/// The partition that the kernel has made of an entry.
-fn made_of<'a>(entry: &Entry, disk: &Disk, partitions: &'a [Partition]) -> Result<&'a Partition> {
-    let is_same = |partition: &&Partition| {
-        partition.number == entry.number
-            && entry.span(disk.logical_block) == Some((partition.start, partition.device.sectors))
-    };
-    partitions.iter().find(is_same).ok_or_else(|| {
-        Error::new(format!("partition {} is not the one that the kernel has seen", entry.number))
-    })
+/// The partition that the kernel has made of an entry, which may still be to come.
+fn made_of<'a>(
+    entry: &Entry,
+    disk: &Disk,
+    partitions: &'a [Partition],
+) -> std::result::Result<&'a Partition, Verdict> {
+    let number = entry.number;
+    let partition = partitions
+        .iter()
+        .find(|partition| partition.number == number)
+        .ok_or_else(|| Verdict::NotYet(format!("it has no partition {number}")))?;
+    if entry.span(disk.logical_block) != Some((partition.start, partition.device.sectors)) {
+        return Err(another(entry).into());
+    }
+    Ok(partition)
+}
+
+fn another(entry: &Entry) -> Error {
+    Error::new(format!("partition {} is not the one that the kernel has seen", entry.number))
 }
 
 /// Proves the root.
@@ -252,7 +268,7 @@ fn without_partitions(disk: &Disk) -> Verdict {
     let other = gpt::SECTOR_SIZES.into_iter().find(|&size| size != own && signature_at(size));
     match other {
         // An older table of the other kind may still be there beside the right one.
-        Some(other) if !signature_at(own) => Verdict::Misfit(Error::new(format!(
+        Some(other) if !signature_at(own) => Verdict::Refused(Error::new(format!(
             "{FOUND}: its table is made for sectors of {other} bytes, but they have {own}: an image \
              for these is made with scripts/image --sector-size {own}"
         ))),

@@ -228,13 +228,13 @@ mod tests {
         places.into_iter().map(|(_, place)| place.map(tmpfs)).collect()
     }
 
-    fn memory(options: &str) -> Option<(Flags, String)> {
-        Some((PLACE_FLAGS, options.to_owned()))
+    fn memory(options: &str) -> (Flags, String) {
+        (PLACE_FLAGS, options.to_owned())
     }
 
     #[test]
     fn without_a_word_places_are_a_quarter_of_the_memory() {
-        let defaults = [memory("mode=1777,size=25%"), memory("mode=755,size=25%")];
+        let defaults = [Some(memory("mode=1777,size=25%")), Some(memory("mode=755,size=25%"))];
         assert_eq!(places("", ""), defaults);
         assert_eq!(places("cvm.tmp=memory cvm.var=memory", ""), defaults);
         assert_eq!(places("", "tmpfs /tmp/x tmpfs size=1M\ntmpfs /var tmpfs noauto\n"), defaults);
@@ -249,7 +249,7 @@ mod tests {
         let [tmp, var] = <[_; 2]>::try_from(places("", fstab)).unwrap();
         let flags = PLACE_FLAGS | Flags::NOEXEC;
         assert_eq!(tmp, Some((flags, "mode=1777,size=25%,size=1G".to_owned())));
-        assert_eq!(var, memory("mode=755,size=25%,mode=700,nr_inodes=9k"));
+        assert_eq!(var, Some(memory("mode=755,size=25%,mode=700,nr_inodes=9k")));
         let mounts = mounts("", fstab).unwrap();
         assert_eq!(mounts.run, Some(Tmpfs { flags: PLACE_FLAGS, data: "size=30%".to_owned() }));
         let kept: Vec<_> = mounts.kept.iter().map(|(_, options)| options.as_str()).collect();
@@ -267,9 +267,9 @@ mod tests {
     fn the_command_line_counts_more_than_the_fstab() {
         let fstab = "tmpfs /tmp tmpfs size=1G,noexec\ntmpfs /var tmpfs\n";
         let words = "cvm.tmp=memory:64M cvm.var=volume";
-        assert_eq!(places(words, fstab), [memory("mode=1777,size=67108864"), None]);
+        assert_eq!(places(words, fstab), [Some(memory("mode=1777,size=67108864")), None]);
         assert_eq!(mounts(words, fstab).unwrap().kept, []);
-        assert_eq!(places("cvm.tmp=memory", fstab)[0], memory("mode=1777,size=25%"));
+        assert_eq!(places("cvm.tmp=memory", fstab)[0], Some(memory("mode=1777,size=25%")));
     }
 
     #[test]

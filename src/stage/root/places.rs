@@ -107,17 +107,20 @@ pub(super) fn require_way(name: &str, places: &[PathBuf]) -> Result<bool> {
 /// The same for a directory that a boot uses where there is one.
 ///
 /// # Errors
-/// The same, and when it is no directory, or is one of these places itself.
+/// The same, and when it is no directory, or is one of these places itself or around one.
 pub(super) fn require_directory(name: &str, places: &[PathBuf]) -> Result<bool> {
     if !require_way(name, places)? {
         return Ok(false);
     }
     match directory(name)? {
-        Some(path) if !places.contains(&path) => Ok(true),
-        Some(path) => Err(Error::new(format!(
-            "the root's {name} is {}, where another file system is mounted",
-            path.display()
-        ))),
+        Some(path) => match places.iter().find(|place| place.starts_with(&path)) {
+            None => Ok(true),
+            Some(place) => Err(Error::new(format!(
+                "the root's {name} is {}, and another file system is mounted on {}",
+                path.display(),
+                place.display()
+            ))),
+        },
         None => Err(Error::new(format!("the root's {name} is no directory"))),
     }
 }

@@ -99,7 +99,7 @@ fn mount_overlay(number: usize, target: &str) -> Result<()> {
             Path::new("overlay"),
             &lower,
             "overlay",
-            Flags::empty(),
+            Flags::NODEV,
             &data,
         )?)
     })

@@ -7,8 +7,10 @@ use crate::refused::{PINNED, refusal, refusal_that_writes_nothing};
 use crate::served::{Lie, On, Served};
 use crate::vm::Vm;
 
-/// The layouts, and how such a disk is built.
-const LAYOUTS: &[(&str, fn() -> Builder<'static>)] = &[
+/// A layout, and how such a disk is built.
+type Layout = (&'static str, fn() -> Builder<'static>);
+
+const LAYOUTS: &[Layout] = &[
     ("behind the data", || Disk::builder().tree_behind()),
     ("named", || Disk::builder().named()),
     ("named, behind the data", || Disk::builder().named().tree_behind()),
@@ -26,13 +28,13 @@ const LIES: &[(Part, u64, &[u8], &str)] = &[
         Part::Verity,
         4096 + 17,
         b"!",
-        "disk: sda: the top hash block does not match roothash=: its digest is ",
+        "disk: sda: the top hash block does not match the root hash: its digest is ",
     ),
     (
         Part::Verity,
         88,
         b"!",
-        "disk: sda: the top hash block does not match roothash=: its digest is ",
+        "disk: sda: the top hash block does not match the root hash: its digest is ",
     ),
     (
         Part::Verity,
@@ -67,7 +69,7 @@ fn a_tree_whose_parameters_are_given_is_proven_in_both_places() {
     let reason = refusal_that_writes_nothing(vm, &disk);
     let [behind, without] =
         ["disk: sda: ", "; and where it lies without a superblock, "].map(|before| {
-            format!("{before}the top hash block does not match roothash=: its digest is ")
+            format!("{before}the top hash block does not match the root hash: its digest is ")
         });
     assert!(reason.starts_with(&behind) && reason.contains(&without), "{reason}");
 }
@@ -77,7 +79,7 @@ fn a_tree_whose_parameters_are_given_is_proven_in_both_places() {
 fn another_root_hash_of_the_same_start_is_not_proven() {
     for (builder, expected) in [
         (Disk::builder().named(), "it has no partition with the UUID "),
-        (Disk::builder().named().tree_behind(), "the top hash block does not match roothash="),
+        (Disk::builder().named().tree_behind(), "the top hash block does not match the root hash"),
     ] {
         let disk = builder.build();
         let mut other = disk.roothash.clone();
