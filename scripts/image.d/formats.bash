@@ -92,18 +92,25 @@ ext4_from_folder() {
 # erofs_from_folder DIR FILE: $said has the time of each file.
 erofs_from_folder() {
     local newest
-    # It takes the time of the file system from this variable, and turns the times of files back to it.
+    # It takes the time of the file system from this variable, and turns the times of files back to it,
+    # as it does with those before 1970.
+    check_times "$1" $((1 << 62)) "mkfs.erofs has 1970 and later"
     newest=$(awk 'NR == 1 || $3 > n { n = $3 } END { printf "%.0f", (n > 0 ? n : 0) + 1 }' <<<"$said")
     attempt "make an erofs of $rootfs" env SOURCE_DATE_EPOCH="$newest" "${as_owner[@]}" \
-        mkfs.erofs -zlz4hc -C65536 -U $fixed_uuid "$2" "$1"
+        mkfs.erofs --quiet -zlz4hc -C65536 -U $fixed_uuid "$2" "$1"
 }
 
 # squashfs_from_folder DIR FILE
 squashfs_from_folder() {
-    local file time
-    while IFS= read -r -d '' time && IFS= read -r -d '' file; do
-        ((time >= 0 && time < 4294967296)) || die "cannot keep the time of $1/$file: squashfs has 1970 to 2106"
-    done < <(find "$1" -printf '%Ts\0%P\0')
+    check_times "$1" 4294967296 "squashfs has 1970 to 2106"
     attempt "make a squashfs of $rootfs" "${as_owner[@]}" mksquashfs "$1" "$2" \
         -noappend -no-progress -exit-on-error -comp zstd -mkfs-time "$epoch"
+}
+
+# check_times DIR END WHY: stop at a file with a time of modification before 1970, or from END on.
+check_times() {
+    local file time
+    while IFS= read -r -d '' time && IFS= read -r -d '' file; do
+        ((time >= 0 && time < $2)) || die "cannot keep the time of $1/$file: $3"
+    done < <(find "$1" -printf '%Ts\0%P\0')
 }

@@ -25,6 +25,13 @@ read_format() {
     ((status == 0)) || ready=
 }
 
+# fill_blocks FILE: with zeros to the end of its last block, and to two of them: over a single one there
+# is no hash tree.
+fill_blocks() {
+    attempt "fill the last block of ${1##*/}" truncate -s "%$block" "$1"
+    (($(stat -c %s "$1") >= 2 * block)) || attempt "fill ${1##*/}" truncate -s $((2 * block)) "$1"
+}
+
 # check_kind FILE: stop at another file system, or a whole disk, before it is taken for a tar.
 check_kind() {
     local kind

@@ -64,10 +64,17 @@ fn each_holds_the_files_with_their_times() {
             .args([&made, &dir.join("out/rootfs.verity")])
             .arg(roothash.trim()));
         let files = unpacked(&dir, &made, format);
-        run(tool("diff").arg("-r").args([&root, &files]));
+        run(tool("diff").args(["-r", "--no-dereference"]).args([&root, &files]));
         let [here, there] = [&root, &files].map(|at| fs::metadata(at.join("etc/large")).unwrap());
         assert_eq!((here.mode(), here.mtime()), (there.mode(), there.mtime()), "{format}");
-        assert_eq!(fs::metadata(files.join("bin/a")).unwrap().nlink(), 2);
+        match format {
+            // fsck.erofs makes two files of two names.
+            Kind::Erofs => {
+                let said = run(tool("dump.erofs").arg("--path=/bin/a").arg(&made));
+                assert!(said.contains("Links: 2"), "{said}");
+            }
+            _ => assert_eq!(fs::metadata(files.join("bin/a")).unwrap().nlink(), 2),
+        }
         let smaller = made.metadata().unwrap().len();
         assert!(smaller < 200_000, "{format}: {smaller} bytes");
     }
@@ -151,7 +158,7 @@ fn one_that_is_brought_along_is_known_by_its_content_and_kept() {
         expected.sort();
         assert_eq!(roots, expected);
         let (given, kept) = (fs::read(&file).unwrap(), fs::read(out.join(&name)).unwrap());
-        assert_eq!(kept.len(), given.len().next_multiple_of(4096));
+        assert_eq!(kept.len(), given.len().next_multiple_of(4096).max(2 * 4096));
         assert!(kept[..given.len()] == given && kept[given.len()..].iter().all(|&byte| byte == 0));
         assert_eq!(recognize(&out.join(&name)).kind, format);
         // Asked for as well, or something else.
@@ -224,18 +231,23 @@ fn a_root_that_lacks_what_a_boot_needs_is_refused_in_each_format() {
 }
 
 #[test]
-fn a_time_that_squashfs_cannot_hold_is_refused() {
+fn a_time_that_a_format_cannot_hold_is_refused() {
     let dir = scratch("far times");
     let root = root(&dir);
-    for time in ["1960-01-02 03:04:05", "2107-01-02 03:04:05"] {
+    let of_var = |time: &str| {
         run(tool("touch").args(["-d", &format!("{time} UTC")]).arg(root.join("var")));
-        let why = "root/var: squashfs has 1970 to 2106";
-        refuses(&mut image_in(&dir, &root, Kind::Squashfs), 1, why);
-        run(&mut image_in(&dir, &root, Kind::Erofs));
-        let made = dir.join("out/rootfs.erofs");
-        let said = run(tool("dump.erofs").env("TZ", "UTC").arg("--path=/var").arg(&made));
-        assert!(said.contains(time), "{said}");
-    }
+    };
+    let squashfs = "root/var: squashfs has 1970 to 2106";
+    of_var("1969-12-31 23:59:59");
+    refuses(&mut image_in(&dir, &root, Kind::Squashfs), 1, squashfs);
+    let erofs = "root/var: mkfs.erofs has 1970 and later";
+    refuses(&mut image_in(&dir, &root, Kind::Erofs), 1, erofs);
+    of_var("2107-01-02 03:04:05");
+    refuses(&mut image_in(&dir, &root, Kind::Squashfs), 1, squashfs);
+    run(&mut image_in(&dir, &root, Kind::Erofs));
+    let made = dir.join("out/rootfs.erofs");
+    let said = run(tool("dump.erofs").env("TZ", "UTC").arg("--path=/var").arg(&made));
+    assert!(said.contains("2107-01-02 03:04:05"), "{said}");
 }
 
 #[test]

@@ -383,14 +383,16 @@ pub(crate) fn debian_image_for(scratch: &Scratch, kernel: Kernel) -> Image {
 fn debian_root_for(kernel: Kernel) -> PathBuf {
     let mut debian_root = script("debian-root");
     if let Some(suite) = kernel.suite() {
-        debian_root.args(["--suite", suite, "--include", REPART]);
+        debian_root.args(["--suite", suite]);
+        debian_root.args(REPART.iter().flat_map(|package| ["--include", package]));
         debian_root.args(DOCKER.iter().flat_map(|package| ["--exclude", package]));
     }
     run(&mut debian_root);
     target().join(format!("debian/{}.tar", kernel.suite().unwrap_or("rootfs")))
 }
 
-const REPART: &str = "systemd-repart";
+/// The program, and the library that it makes hash trees with, which it can do without.
+const REPART: [&str; 2] = ["systemd-repart", "libcryptsetup12"];
 
 /// How the systemd-repart of a newer release runs on this machine: its loader, where its libraries
 /// are, and the program.

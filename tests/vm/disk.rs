@@ -161,16 +161,15 @@ impl<'a> Builder<'a> {
         // The last MiB holds the second copy of the partition table.
         file.set_len(end + MIB).expect("a sparse file");
         let mut rows = self.rows([efi, root, verity, cocos]);
-        if let (Some(slot), Some((extents, contents))) = (&self.slot, &slot) {
-            let [data, tree] = row_pair(slot.root, slot.numbers, *extents, "-b");
-            rows.extend([data, tree]);
-            for (extent, bytes) in extents.iter().zip(contents) {
-                file.write_all_at(bytes, extent.start).expect("room on this machine's disk");
-            }
+        if let (Some(slot), Some((extents, _))) = (&self.slot, &slot) {
+            rows.extend(row_pair(slot.root, slot.numbers, *extents, "-b"));
         }
         match self.sector_size {
             512 => partition(&path, &rows),
             sector_size => encode(&file, sector_size, &rows),
+        }
+        for (extent, bytes) in slot.iter().flat_map(|(extents, both)| extents.iter().zip(both)) {
+            file.write_all_at(bytes, extent.start).expect("room on this machine's disk");
         }
         file.set_len(end + MIB + self.grown).expect("a sparse file");
         // Where each part is for those who read and write it, be it a partition or not.

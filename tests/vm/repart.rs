@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 
 /// What a disk is made by, one file a partition (repart.d(5)): any order and any numbers will do. The
-/// hash tree's size is that of a tree over 16 MiB, and more.
+/// hash tree's size is that of a tree over 16 MiB, and more; its blocks would be sectors.
 fn definitions(root: &Path) -> [(&'static str, String); 3] {
     [
         (
@@ -28,7 +28,7 @@ fn definitions(root: &Path) -> [(&'static str, String); 3] {
         (
             "30-root-verity.conf",
             "[Partition]\nType=root-verity\nVerity=hash\nVerityMatchKey=root\nSizeMinBytes=1M\n\
-             SizeMaxBytes=1M\n"
+             SizeMaxBytes=1M\nVerityDataBlockSizeBytes=4096\nVerityHashBlockSizeBytes=4096\n"
                 .to_owned(),
         ),
     ]

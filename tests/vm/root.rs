@@ -232,13 +232,13 @@ impl Builder {
         match self.format {
             Format::Ext4 => self.make_ext4(&scratch, &files, &data),
             Format::Erofs(options) => {
-                let make: Vec<_> = ["mkfs.erofs"].iter().chain(options).copied().collect();
-                self.make_by(&scratch, &files, &make, &[&data, &files]);
+                let make = [&["mkfs.erofs"], options, &[text(&data), text(&files)]];
+                self.make_by(&scratch, &files, &make.concat());
             }
             Format::Squashfs(options) => {
-                let all = ["mksquashfs", "-noappend", "-no-progress", "-quiet"];
-                let make: Vec<_> = all.iter().chain(options).copied().collect();
-                self.make_by(&scratch, &files, &make, &[&files, &data]);
+                let all = ["-noappend", "-no-progress", "-quiet"];
+                let make = [&["mksquashfs", text(&files), text(&data)], &all[..], options];
+                self.make_by(&scratch, &files, &make.concat());
             }
         }
         let file = File::options().write(true).open(&data).unwrap();
@@ -284,7 +284,7 @@ impl Builder {
     }
 
     /// By a tool that packs a folder as it finds it: fakeroot shows it what the host cannot set.
-    fn make_by(&self, scratch: &Scratch, files: &Path, make: &[&str], paths: &[&Path]) {
+    fn make_by(&self, scratch: &Scratch, files: &Path, make: &[&str]) {
         let nodes: Vec<_> = self
             .nodes
             .iter()
@@ -301,12 +301,12 @@ impl Builder {
             .collect();
         let description = scratch.join("nodes.json");
         fs::write(&description, json!(nodes).to_string()).unwrap();
-        run(command("fakeroot")
-            .args(["python3", "-c", AS_DESCRIBED])
-            .arg(&description)
-            .args(make)
-            .args(paths));
+        run(command("fakeroot").args(["python3", "-c", AS_DESCRIBED]).arg(&description).args(make));
     }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a name of ours")
 }
 
 /// Makes files what a description says, the last first, so that a folder's time stays, and then runs

@@ -450,6 +450,10 @@ fn a_debian_guest_lives_with_places_of_every_kind() {
         assert_eq!(run(&mut guest, "systemctl is-active tmp.mount"), "active\n");
         assert_eq!(run(&mut guest, "systemctl --failed --plain --no-legend"), "");
     }
+    // Written, and no mount of its own.
+    assert_eq!(run(&mut guest, "cat /etc/machine-id").trim().len(), 32);
+    let table = mounts(&mut guest);
+    assert!(!table.iter().any(|mount| mount.starts_with("/etc/machine-id ")), "{table:#?}");
     // As the agent of Cocos sets its services up.
     run(&mut guest, "mkdir /etc/systemd/system/docker.service.d");
     write(

@@ -48,6 +48,16 @@ pub(super) enum Verdict {
     Ambiguous(Error),
 }
 
+impl Verdict {
+    /// The same, with what else is not there.
+    fn and(self, what: &str) -> Self {
+        match self {
+            Self::NotYet(misses) => Self::NotYet(format!("{misses}, and {what}")),
+            other => other,
+        }
+    }
+}
+
 impl From<Error> for Verdict {
     fn from(error: Error) -> Self {
         Self::Refused(error)
@@ -71,33 +81,31 @@ pub(super) fn examine(config: &Config, disk: &Disk) -> Verdict {
     if partitions.is_empty() {
         return without_partitions(disk);
     }
-    let take = |places: &Places<'_>, by_uuid| take(config, disk, &partitions, places, by_uuid);
-    let misses = match by_number(config, &partitions) {
-        Ok(places) => match take(&places, false) {
-            Ok(found) => return Verdict::Proven(Box::new(found)),
-            Err(error) => Verdict::Refused(error),
-        },
-        Err(misses) => Verdict::NotYet(misses),
-    };
-    let table = match (read_table(disk), misses) {
-        (Ok(table), _) if table.iter().any(|entry| entry.uuid == root_uuid(config)) => table,
-        (Ok(_), Verdict::NotYet(misses)) => {
-            let uuid = uuid::hyphenated(&root_uuid(config));
-            return Verdict::NotYet(format!(
-                "{misses}, and none with the UUID {uuid}, the start of roothash="
-            ));
-        }
-        (Err(error), Verdict::NotYet(misses)) => {
-            return Verdict::NotYet(format!("{misses}, and no UUID of them is known: {error}"));
-        }
-        (_, misses) => return misses,
-    };
-    match by_uuid(config, disk, &partitions, &table) {
-        Ok(places) => match take(&places, true) {
+    let verdict =
+        |places: &Places<'_>, by_uuid| match take(config, disk, &partitions, places, by_uuid) {
             Ok(found) => Verdict::Proven(Box::new(found)),
             Err(error) => Verdict::Refused(error),
-        },
-        Err(verdict) => verdict,
+        };
+    let numbered = match by_number(config, &partitions) {
+        Ok(places) => verdict(&places, false),
+        Err(misses) => Verdict::NotYet(misses),
+    };
+    if matches!(numbered, Verdict::Proven(_)) {
+        return numbered;
+    }
+    let [root, _] = verity::partition_uuids(&config.root_hash);
+    match read_table(disk) {
+        Ok(table) if table.iter().any(|entry| entry.uuid == root) => {
+            match by_uuid(config, disk, &partitions, &table) {
+                Ok(places) => verdict(&places, true),
+                Err(other) => other,
+            }
+        }
+        Ok(_) => numbered.and(&format!(
+            "none with the UUID {}, the start of roothash=",
+            uuid::hyphenated(&root)
+        )),
+        Err(error) => numbered.and(&format!("no UUID of them is known: {error}")),
     }
 }
 
@@ -241,11 +249,6 @@ fn require_apart(volume: &Partition, disk: &Disk, partitions: &[Partition]) -> R
         Some(other) => Err(Error::new(format!("partitions {} and {number} overlap", other.number))),
         None => Ok(()),
     }
-}
-
-fn root_uuid(config: &Config) -> [u8; 16] {
-    let [root, _] = verity::partition_uuids(&config.root_hash);
-    root
 }
 
 /// The entries of a disk's partition table.
