@@ -123,20 +123,33 @@ attempt() {
     said=$("$@" 2>&1) || die "cannot $what: ${said##*$'\n'}"
 }
 
-# build_tools: in $tools, the programs of tools/, which know what PID 1 knows; in $parser, the one that
-# reads a command line, and in $judge the one that looks at a root. Under sudo there may be no cargo;
-# then those that were built before are as good as it gets.
+# build_tools NAME...: in $tools, the folder with these programs of tools/. Under sudo there may be no
+# cargo; then those that were built before are as good as it gets.
 build_tools() {
-    local program
+    local name
     tools=$target/x86_64-unknown-linux-musl/release
-    parser=$tools/cvm-cmdline judge=$tools/cvm-rootfs
     if command -v cargo >/dev/null; then
         attempt "build cvm-tools" env -C "$root" cargo build --quiet --locked --release \
             --target x86_64-unknown-linux-musl --target-dir "$target" --package cvm-tools
     fi
-    for program in "$parser" "$judge" "$tools/cvm-disk"; do
-        need_file "$program" "nor is there a cargo to build it; install Rust as https://rustup.rs says"
+    for name; do
+        need_file "$tools/$name" "nor is there a cargo to build it; install Rust as https://rustup.rs says"
     done
+}
+
+# bytes SIZE: how many 64k, 20M or 3G are.
+bytes() {
+    case $1 in
+        *k) echo $((${1%k} * 1024)) ;;
+        *M) echo $((${1%M} * 1048576)) ;;
+        *G) echo $((${1%G} * 1073741824)) ;;
+        *) echo "$1" ;;
+    esac
+}
+
+# as_uuid HEX: the first 32 digits of a hash, spelled as a UUID.
+as_uuid() {
+    printf '%s-%s-%s-%s-%s' "${1:0:8}" "${1:8:4}" "${1:12:4}" "${1:16:4}" "${1:20:12}"
 }
 
 # in_own_mounts COMMAND ARGUMENT...: what it mounts is gone when it ends, however it ends. As root

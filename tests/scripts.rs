@@ -16,6 +16,7 @@ const SCRIPTS: &[&str] = &[
     "kernel",
     "initramfs",
     "image",
+    "layers",
     "boot",
     "bench",
     "debian-root",

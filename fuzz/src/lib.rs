@@ -6,10 +6,12 @@
 
 mod disk;
 mod guest;
+mod image;
 mod kernel;
 
 pub use disk::{disk_serial, partition_table, partitions, program, root_start, verity_superblock};
 pub use guest::{cmdline, fstab, kmsg_record, mount_tag};
+pub use image::layer;
 pub use kernel::{dm_answer, uevent};
 
 /// A target, by the name of its folders and of its program.
@@ -22,6 +24,7 @@ pub const TARGETS: &[Target] = &[
     ("dm_answer", dm_answer),
     ("fstab", fstab),
     ("kmsg_record", kmsg_record),
+    ("layer", layer),
     ("mount_tag", mount_tag),
     ("partition_table", partition_table),
     ("partitions", partitions),

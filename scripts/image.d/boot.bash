@@ -83,7 +83,7 @@ compose_cmdline() {
     cmdline="cvm.begin $words cvm.end$init_words"
     ((${#cmdline} <= room)) ||
         die "cannot use --append: the command line has ${#cmdline} characters, the kernel takes $line_max$less"
-    attempt "boot with this command line" "$parser" --initramfs "$initramfs_words" "$cmdline"
+    attempt "boot with this command line" "$tools/cvm-cmdline" --initramfs "$initramfs_words" "$cmdline"
 }
 
 # read_initramfs_words FILE: in $initramfs_words, what an initramfs says in a command line's stead. One

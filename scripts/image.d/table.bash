@@ -5,11 +5,6 @@
 esp_type=c12a7328-f81f-11d2-ba4b-00a0c93ec93b
 linux_type=0fc63daf-8483-4772-8e79-3d69d8477de4
 
-# as_uuid HEX: the first 32 digits of a hash, spelled as a UUID.
-as_uuid() {
-    printf '%s-%s-%s-%s-%s' "${1:0:8}" "${1:8:4}" "${1:12:4}" "${1:16:4}" "${1:20:12}"
-}
-
 # assemble FILE: the parts in $tree behind a table. The root and its hash tree are named by the root
 # hash, by which cvm-init and systemd know them; and different images can be told apart by it.
 assemble() {
