@@ -21,6 +21,7 @@ const SCRIPTS: &[&str] = &[
     "bench",
     "debian-root",
     "fuzz",
+    "measure",
     "qemu",
     "sizes",
     "soak",

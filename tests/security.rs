@@ -23,6 +23,7 @@ fn citations(text: &str) -> impl Iterator<Item = &str> {
 fn files(target: &str, modules: &[&str]) -> Vec<PathBuf> {
     let (folder, root) = match target {
         "lib" => (PathBuf::from("src"), "lib.rs"),
+        "tools" => (PathBuf::from("tools/src"), "lib.rs"),
         target => (Path::new("tests").join(target), "main.rs"),
     };
     let module: PathBuf = modules.iter().filter(|module| **module != "tests").collect();

@@ -144,4 +144,6 @@ make_uki() {
     done
     # --preserve-dates: the header would get the time of now.
     attempt "make the unified kernel image" objcopy --preserve-dates "${sections[@]}" $stub "$1"
+    # Tools that sign or hash a program take it as a multiple of 8 bytes, the firmware as it is.
+    attempt "pad the unified kernel image" truncate -s %8 "$1"
 }

@@ -20,7 +20,7 @@ fn efi(disk: &Path) -> String {
 }
 
 /// A file of the EFI partition, copied to `to`.
-fn from_efi(disk: &Path, name: &str, to: &Path) -> Vec<u8> {
+pub(crate) fn from_efi(disk: &Path, name: &str, to: &Path) -> Vec<u8> {
     run(tool("mcopy").args(["-n", "-o", "-i"]).arg(efi(disk)).arg(format!("::{name}")).arg(to));
     fs::read(to).unwrap()
 }

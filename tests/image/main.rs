@@ -5,6 +5,8 @@
 mod cmdline;
 mod efi;
 mod formats;
+mod machine;
+mod measure;
 mod refused;
 mod root;
 #[path = "../script/mod.rs"]
@@ -39,15 +41,33 @@ fn root(dir: &Path) -> PathBuf {
     root
 }
 
-/// What is taken for a kernel: magic and release are where the setup header has them, and it begins
-/// as a program for the firmware does.
+/// What is taken for a kernel: magic and release are where the setup header has them, and it is a
+/// program for the firmware, of one section.
 fn kernel() -> Vec<u8> {
+    const HEADERS: u32 = 0x400;
     let mut kernel = vec![1; 3 * 1024 * 1024];
-    kernel[..2].copy_from_slice(b"MZ");
-    kernel[514..518].copy_from_slice(b"HdrS");
-    kernel[526..528].copy_from_slice(&0x300_u16.to_le_bytes());
-    let version = format!("{RELEASE} (somebody) #1\0");
-    kernel[0x500..][..version.len()].copy_from_slice(version.as_bytes());
+    let section = u32::try_from(kernel.len()).unwrap() - HEADERS;
+    kernel[..HEADERS as usize].fill(0);
+    let mut put = |at: usize, bytes: &[u8]| kernel[at..][..bytes.len()].copy_from_slice(bytes);
+    put(0, b"MZ");
+    put(0x3c, &[0x40]);
+    put(0x40, b"PE\0\0");
+    put(0x44, &0x8664_u16.to_le_bytes());
+    put(0x46, &[1]);
+    put(0x54, &[240]); // size of the optional header
+    put(0x58, &0x20b_u16.to_le_bytes());
+    put(0x58 + 60, &HEADERS.to_le_bytes());
+    put(0x58 + 108, &[16]); // directories
+    put(0x148, b".text");
+    put(0x148 + 8, &section.to_le_bytes());
+    put(0x148 + 12, &0x1000_u32.to_le_bytes());
+    put(0x148 + 16, &section.to_le_bytes());
+    put(0x148 + 20, &HEADERS.to_le_bytes());
+    put(514, b"HdrS");
+    put(518, &0x20f_u16.to_le_bytes()); // protocol
+    put(526, &0x300_u16.to_le_bytes());
+    put(566, &[2]); // takes its initramfs anywhere
+    put(0x500, format!("{RELEASE} (somebody) #1\0").as_bytes());
     kernel
 }
 
@@ -186,6 +206,8 @@ fn an_image_of_the_same_inputs_has_the_same_bytes() {
             "bzImage",
             "cmdline",
             disk,
+            "measurements.json",
+            "pcr_values.json",
             "rootfs.cpio.gz",
             "rootfs.ext4",
             "rootfs.roothash",
@@ -256,12 +278,13 @@ fn an_image_can_make_its_initramfs() {
     let modules = target().join("kernel/modules");
     let built = dir.join("x86_64-unknown-linux-musl/release");
     fs::create_dir_all(&built).unwrap();
-    // There is nothing to build; what reads the command line, or writes the disk, is in the place of
-    // what does.
+    // There is nothing to build; what reads the command line, looks at the root, writes the disk or
+    // measures, is in the place of what does.
     tool_in(&dir, "cargo", "exit 0");
     tool_in(&built, "cvm-cmdline", "exit 0");
     tool_in(&built, "cvm-disk", r#"while [ "$1" != -o ]; do shift; done; : >"$2""#);
     tool_in(&built, "cvm-rootfs", "exit 0");
+    tool_in(&built, "cvm-measure", r#"for dir; do :; done; echo {} >"$dir/measurements.json""#);
     let command = || {
         let mut command = script("image");
         command

@@ -50,7 +50,9 @@ fn an_image_is_refused_by_what_is_wrong_with_its_arguments() {
         refuses(image(&dir, &root).env("SB_KEY", key).env("SB_CERT", &certificate), 1, why);
     };
     signed(&missing, "missing: no such file");
-    // What stands for the kernel is no program that could be signed.
+    let mut no_program = crate::kernel();
+    no_program[..2].fill(0);
+    fs::write(dir.join("kernel"), no_program).unwrap();
     signed(&key, "cannot sign bzImage");
     stock_kernel(&dir);
     signed(&certificate, "cannot sign bzImage");

@@ -1,8 +1,10 @@
-//! What an image build computes, on the build host: nothing of it is in PID 1.
+//! What an image build and a verifier ask of the build host: nothing of it is in PID 1.
 //!
 //! [`oci`] reads an image as container tools store it, [`layer`] makes of its layers the trees of
-//! files that disks are made of, and [`disks`] says with which words such disks are booted.
+//! files that disks are made of, and [`disks`] says with which words such disks are booted. [`measure`]
+//! tells what a boot of an image will have measured.
 
 pub mod disks;
 pub mod layer;
+pub mod measure;
 pub mod oci;

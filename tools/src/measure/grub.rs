@@ -1,0 +1,154 @@
+//! The chain of a GRUB image: GRUB, its grub.cfg, kernel and initramfs as files of the EFI
+//! partition.
+//!
+//! Source: GRUB 2.06, `grub-core/commands/tpm.c` and `grub-core/loader/i386/linux.c`. GRUB 2.12
+//! starts the kernel by its EFI stub, which measures more: what is told here holds for 2.06.
+
+use cvm_init::error::{Error, Result};
+
+use crate::measure::bytes::find;
+use crate::measure::pe::Pe;
+use crate::measure::tpm::{BOOT_CONFIG, BOOT_MANAGER, Event, FILES, GRUB_COMMANDS};
+use crate::measure::tpm::{UKI, UKI_EXTENSIONS, UKI_PARAMETERS, no_identity};
+
+/// What is known.
+const KNOWN: &str = "2.06";
+/// What GRUB greets people with, and in its `normal.mod` the version behind it.
+const GREETING: &[u8] = b"GNU GRUB  version %s\0";
+const VERSION_MAX: usize = 64;
+
+/// The version of the GRUB that is in this file, such as `2.06-13+deb12u1`; nothing where the file
+/// does not say.
+#[must_use]
+pub fn version(image: &[u8]) -> Option<String> {
+    let behind = image.get(find(image, GREETING)? + GREETING.len()..)?;
+    let text = behind.split(|byte| *byte == 0).next()?;
+    let printable = text.iter().all(u8::is_ascii_graphic) && !text.is_empty();
+    (printable && text.len() <= VERSION_MAX).then(|| String::from_utf8_lossy(text).into_owned())
+}
+
+/// Makes sure that this GRUB is one whose events are known.
+///
+/// # Errors
+/// It is another.
+pub fn require_known(version: Option<&str>) -> Result<()> {
+    match version {
+        Some(version) if version.split(['-', '~', '+']).next() == Some(KNOWN) => Ok(()),
+        Some(version) => Err(Error::new(format!("GRUB {version} is not known, {KNOWN} is"))),
+        None => Err(Error::new("the boot loader does not say which GRUB it is")),
+    }
+}
+
+/// What such a boot measures.
+#[derive(Debug, Clone, Copy)]
+pub struct Grub<'a> {
+    /// GRUB itself.
+    pub image: &'a Pe<'a>,
+    /// The partition table, by [`crate::measure::gpt::event`].
+    pub gpt: &'a [u8],
+    /// Its commands, each a line of words in single quotes or none.
+    pub config: &'a str,
+    /// The kernel's file.
+    pub kernel: &'a [u8],
+    /// The initramfs' file.
+    pub initramfs: &'a [u8],
+}
+
+impl Grub<'_> {
+    /// The events of a boot.
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        let mut events = vec![
+            Event::calling(),
+            Event::separator(BOOT_MANAGER),
+            Event::separator(BOOT_CONFIG),
+            Event::of(BOOT_CONFIG, "partition table: GPT", &[self.gpt]),
+            Event::digest(
+                BOOT_MANAGER,
+                "Authenticode of EFI/BOOT/BOOTX64.EFI, which is GRUB",
+                self.image.authenticode(),
+            ),
+            Event::of(FILES, "EFI/BOOT/grub.cfg", &[self.config.as_bytes()]),
+        ];
+        for command in commands(self.config) {
+            events.push(Event::of(GRUB_COMMANDS, &command, &[command.as_bytes()]));
+            if let Some(words) = command.strip_prefix("linux ") {
+                events.push(Event::of(FILES, "bzImage", &[self.kernel]));
+                let what = "the command line that GRUB hands to the kernel";
+                events.push(Event::of(GRUB_COMMANDS, what, &[words.as_bytes()]));
+            } else if command.starts_with("initrd ") {
+                events.push(Event::of(FILES, "rootfs.cpio.gz", &[self.initramfs]));
+            }
+        }
+        events.extend(Event::exit());
+        events.extend([
+            Event::none(UKI, "no unified kernel image"),
+            Event::none(UKI_PARAMETERS, "no unified kernel image"),
+            Event::none(UKI_EXTENSIONS, "no unified kernel image"),
+            no_identity(),
+        ]);
+        events
+    }
+}
+
+/// The commands of a grub.cfg of ours that are run, as GRUB measures them: without quotes. Behind
+/// `boot` there is none when it goes well.
+fn commands(config: &str) -> Vec<String> {
+    let mut commands: Vec<_> = config.lines().map(|line| line.replace('\'', "")).collect();
+    if let Some(boot) = commands.iter().position(|command| command == "boot") {
+        commands.truncate(boot + 1);
+    }
+    commands
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::pe;
+    use crate::measure::tpm::Chain;
+
+    #[test]
+    fn the_version_stands_behind_the_greeting() {
+        let image = [&b"MZ\0"[..], GREETING, b"2.06-13+deb12u1\0prefix\0"].concat();
+        let found = version(&image);
+        assert_eq!(found.as_deref(), Some("2.06-13+deb12u1"));
+        require_known(found.as_deref()).unwrap();
+        for (image, why) in [
+            (&b"MZ"[..], "the boot loader does not say which GRUB it is"),
+            (GREETING, "the boot loader does not say which GRUB it is"),
+            (&[GREETING, b"2.12-9\0"].concat(), "GRUB 2.12-9 is not known, 2.06 is"),
+            (&[GREETING, b"2.060\0"].concat(), "GRUB 2.060 is not known, 2.06 is"),
+        ] {
+            let error = require_known(version(image).as_deref()).unwrap_err();
+            assert_eq!(error.to_string(), why);
+        }
+    }
+
+    #[test]
+    fn commands_are_measured_as_they_are_run() {
+        let config = "linux /bzImage 'cvm.begin' 'a=$b'\ninitrd /rootfs.cpio.gz\nboot\nhalt\n";
+        let file = pe::tests::sample(&[(".text", b"grub")]);
+        let image = Pe::parse("grub", &file).unwrap();
+        let grub = Grub { image: &image, gpt: b"gpt", config, kernel: b"k", initramfs: b"i" };
+        let events = grub.events();
+        let of = |pcr: u8| events.iter().filter(move |event| event.pcr == pcr);
+        let expected = |pcr, data: &[&str]| {
+            let digests: Vec<_> =
+                data.iter().map(|d| Event::of(pcr, "", &[d.as_bytes()]).digests).collect();
+            assert!(of(pcr).map(|event| event.digests).eq(digests), "PCR {pcr}");
+        };
+        expected(
+            GRUB_COMMANDS,
+            &[
+                "linux /bzImage cvm.begin a=$b",
+                "/bzImage cvm.begin a=$b",
+                "initrd /rootfs.cpio.gz",
+                "boot",
+            ],
+        );
+        expected(FILES, &[config, "k", "i"]);
+        assert_eq!(of(BOOT_MANAGER).count(), 3);
+        assert_eq!(of(BOOT_CONFIG).count(), 4);
+        assert!(Chain::of(Vec::new(), events.clone()).sha256.keys().eq(&crate::measure::tpm::PCRS));
+    }
+}

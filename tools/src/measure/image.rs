@@ -1,0 +1,310 @@
+//! What holds for an image on whatever machine it boots.
+
+use cvm_init::error::{Error, Result};
+use cvm_init::format::hex;
+
+use crate::measure::direct::Direct;
+use crate::measure::document::{
+    Boot, DISK_CHAIN, Document, File, Inputs, KERNEL_CHAIN, Program, Text, Tpm, Unknown, VERSION,
+};
+use crate::measure::grub::{self, Grub};
+use crate::measure::hash::{Digests, Hash};
+use crate::measure::pe::Pe;
+use crate::measure::tpm::Chain;
+use crate::measure::{gpt, kernel, uki};
+
+/// Where the files lie, beside the image ...
+pub const KERNEL: &str = "bzImage";
+/// ... the initramfs ...
+pub const INITRAMFS: &str = "rootfs.cpio.gz";
+/// ... the command line ...
+pub const CMDLINE: &str = "cmdline";
+/// ... the root hash ...
+pub const ROOTHASH: &str = "rootfs.roothash";
+/// ... the disk ...
+pub const DISK: &str = "disk.img";
+/// ... and in the EFI partition what the firmware starts ...
+pub const BOOT_LOADER: &str = "EFI/BOOT/BOOTX64.EFI";
+/// ... and GRUB's commands.
+pub const GRUB_CFG: &str = "EFI/BOOT/grub.cfg";
+
+/// What is measured of an image.
+#[derive(Debug, Clone, Copy)]
+pub struct Files<'a> {
+    /// What the firmware starts.
+    pub boot: Boot,
+    /// [`KERNEL`].
+    pub kernel: &'a [u8],
+    /// [`INITRAMFS`].
+    pub initramfs: &'a [u8],
+    /// [`CMDLINE`], a line.
+    pub cmdline: &'a str,
+    /// [`ROOTHASH`], a line.
+    pub roothash: &'a str,
+    /// The start of [`DISK`], of [`gpt::HEAD_SIZE`] bytes.
+    pub disk: &'a [u8],
+    /// [`BOOT_LOADER`].
+    pub boot_loader: &'a [u8],
+    /// [`GRUB_CFG`], of an image with GRUB.
+    pub grub_cfg: Option<&'a str>,
+}
+
+impl Files<'_> {
+    /// What a boot of it will have measured.
+    ///
+    /// # Errors
+    /// A file is broken. That it is of another version than those that are known is no error but in
+    /// the document.
+    pub fn measure(&self) -> Result<Document> {
+        let mut not_predicted = of_others();
+        let cmdline = line(self.cmdline);
+        let image = Pe::parse(BOOT_LOADER, self.boot_loader)?;
+        let gpt = gpt::event(DISK, self.disk)?;
+        let (linux, release) = match self.boot {
+            Boot::Grub => ("GRUB", grub::version(self.boot_loader)),
+            Boot::Uki => ("systemd-stub", uki::version(&image)),
+        };
+        let mut told = |value: &str, chain: Result<Chain>| {
+            chain.map_err(|error| not_predicted.push(Unknown::of(value, &error))).ok()
+        };
+        let disk = told(DISK_CHAIN, self.disk_chain(&image, &gpt, release.as_deref(), linux));
+        let direct = Direct { kernel: self.kernel, initramfs: self.initramfs, cmdline };
+        let direct = told(KERNEL_CHAIN, self.direct_chain(&direct));
+        Ok(Document {
+            version: VERSION,
+            boot: self.boot,
+            inputs: Inputs {
+                kernel: Program {
+                    file: KERNEL.to_owned(),
+                    sha256: Hash::<32>::of(&[self.kernel]),
+                    authenticode: Pe::parse(KERNEL, self.kernel).ok().map(|pe| pe.authenticode()),
+                    release: kernel::release(KERNEL, self.kernel)?,
+                },
+                initramfs: File::of(INITRAMFS, self.initramfs),
+                cmdline: text(cmdline),
+                roothash: roothash(self.roothash)?,
+                boot_loader: Program {
+                    file: BOOT_LOADER.to_owned(),
+                    sha256: Hash::<32>::of(&[self.boot_loader]),
+                    authenticode: Some(image.authenticode()),
+                    release: release.map(|release| format!("{linux} {release}")),
+                },
+                grub_cfg: self.grub_cfg.map(|config| File::of(GRUB_CFG, config.as_bytes())),
+                partition_table: Digests::of(&[&gpt]),
+            },
+            tpm: Tpm { disk, kernel: direct },
+            not_predicted,
+        })
+    }
+
+    fn disk_chain(
+        &self,
+        image: &Pe<'_>,
+        gpt: &[u8],
+        version: Option<&str>,
+        loader: &str,
+    ) -> Result<Chain> {
+        let mut holds_for = vec![format!("{loader} {}", version.unwrap_or_default())];
+        let events = match self.boot {
+            Boot::Grub => {
+                grub::require_known(version)?;
+                let config = self.grub_cfg.ok_or_else(|| Error::new("there is no grub.cfg"))?;
+                let (kernel, initramfs) = (self.kernel, self.initramfs);
+                Grub { image, gpt, config, kernel, initramfs }.events()
+            }
+            Boot::Uki => {
+                uki::require_known(version)?;
+                holds_for.push(self.linux()?);
+                uki::events(image, gpt)?
+            }
+        };
+        Ok(Chain::of(holds_for, events))
+    }
+
+    fn direct_chain(&self, direct: &Direct<'_>) -> Result<Chain> {
+        let holds_for =
+            vec![self.linux()?, "QEMU 10.2 and newer, and any for a guest of SEV".to_owned()];
+        Ok(Chain::of(holds_for, direct.events()?))
+    }
+
+    /// The kernel, whose EFI stub measures what it is started with.
+    fn linux(&self) -> Result<String> {
+        kernel::require_measuring(KERNEL, self.kernel)?;
+        let release = kernel::release(KERNEL, self.kernel)?;
+        Ok(format!("Linux {}", release.unwrap_or_default()))
+    }
+}
+
+/// The text of a file of one line.
+#[must_use]
+pub fn line(text: &str) -> &str {
+    text.strip_suffix('\n').unwrap_or(text)
+}
+
+fn text(text: &str) -> Text {
+    Text { text: text.to_owned(), sha256: Hash::<32>::of(&[text.as_bytes()]) }
+}
+
+fn roothash(text: &str) -> Result<Hash<32>> {
+    let bytes = hex::decode(line(text)).and_then(|bytes| bytes.try_into().ok());
+    bytes
+        .map(Hash)
+        .ok_or_else(|| Error::cannot(&format_args!("read {ROOTHASH}"), &"it is no root hash"))
+}
+
+/// What neither the image nor the way it is booted decides.
+fn of_others() -> Vec<Unknown> {
+    [
+        ("PCR 0", "the firmware's code: from a boot, or from whoever made the firmware"),
+        ("PCR 1", "the machine's, as firmware sees it: boot variables, SMBIOS, ACPI"),
+        (
+            "PCR 2, 3 and 6",
+            "of devices that bring code or settings; without any, the separator alone",
+        ),
+        ("PCR 7", "whether Secure Boot is on, and its keys"),
+        ("PCR 10", "of the kernel's IMA"),
+        ("PCR 14", "of shim, which the image does not have"),
+    ]
+    .map(|(value, why)| Unknown::of(value, &why))
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::pe;
+
+    const CONFIG: &str = "linux /bzImage 'a'\ninitrd /rootfs.cpio.gz\nboot\nhalt\n";
+
+    fn disk() -> Vec<u8> {
+        let mut disk = vec![0; 4096];
+        disk[512..520].copy_from_slice(b"EFI PART");
+        disk[512 + 72] = 2;
+        disk[512 + 80] = 4;
+        disk[512 + 84] = 128;
+        disk[1024..1040].fill(1);
+        disk
+    }
+
+    fn grub(version: &str) -> Vec<u8> {
+        let greeting = format!("GNU GRUB  version %s\0{version}\0");
+        pe::tests::sample(&[(".text", greeting.as_bytes())])
+    }
+
+    fn uki(version: &str, kernel: &[u8]) -> Vec<u8> {
+        let magic = format!("#### LoaderInfo: systemd-stub {version} ####");
+        pe::tests::sample(&[
+            (".sdmagic", magic.as_bytes()),
+            (".cmdline", b"a"),
+            (".initrd", b"i"),
+            (".linux", kernel),
+        ])
+    }
+
+    fn measure(boot: Boot, boot_loader: &[u8], kernel: &[u8]) -> Result<Document> {
+        Files {
+            boot,
+            kernel,
+            initramfs: b"i",
+            cmdline: "a\n",
+            roothash: &("0f".repeat(32) + "\n"),
+            disk: &disk(),
+            boot_loader,
+            grub_cfg: (boot == Boot::Grub).then_some(CONFIG),
+        }
+        .measure()
+    }
+
+    #[test]
+    fn a_known_boot_loader_and_kernel_are_predicted_whole() {
+        let linux = kernel::tests::sample("6.1.0-x");
+        for (boot, boot_loader, release) in [
+            (Boot::Grub, grub("2.06-1"), "GRUB 2.06-1"),
+            (Boot::Uki, uki("252.1", &linux), "systemd-stub 252.1"),
+        ] {
+            let document = measure(boot, &boot_loader, &linux).unwrap();
+            assert_eq!(document.missing().count(), 0);
+            let inputs = &document.inputs;
+            assert_eq!(inputs.boot_loader.release.as_deref(), Some(release));
+            assert_eq!(inputs.kernel.release.as_deref(), Some("6.1.0-x"));
+            assert_eq!(inputs.cmdline.text, "a");
+            assert_eq!(inputs.grub_cfg.is_some(), boot == Boot::Grub);
+            let disk = document.tpm.disk.as_ref().unwrap();
+            assert_eq!(disk.holds_for[0], release);
+            let values = document.pcr_values().unwrap();
+            assert_eq!(values["pcr_values"]["sha256"]["4"], disk.sha256[&4].to_string());
+            assert_eq!(values["pcr_values"]["sha384"].as_object().unwrap().len(), 8);
+            let text = crate::measure::document::to_text(&document);
+            assert_eq!(Document::read(&text).unwrap(), document);
+        }
+    }
+
+    /// A list of values that lacks some would let through what these would have shown.
+    #[test]
+    fn what_is_not_known_is_left_out_whole_and_said() {
+        let linux = kernel::tests::sample("6.1.0-x");
+        let old = kernel::tests::sample("5.10.0");
+        let mut no_program = linux.clone();
+        no_program[..2].fill(0);
+        let of_disk = "boot from the disk";
+        for (boot, boot_loader, kernel, missing) in [
+            (
+                Boot::Grub,
+                grub("2.12-9"),
+                &linux,
+                &[(of_disk, "GRUB 2.12-9 is not known, 2.06 is")][..],
+            ),
+            (
+                Boot::Uki,
+                uki("257.8", &linux),
+                &linux,
+                &[(of_disk, "systemd-stub 257.8 is not known, 252 is")],
+            ),
+            (
+                Boot::Uki,
+                uki("252.1", &old),
+                &old,
+                &[
+                    (
+                        of_disk,
+                        "cannot read bzImage: Linux 5.10.0 measures no command line, 6.1 and newer do",
+                    ),
+                    (
+                        "direct boot",
+                        "cannot read bzImage: Linux 5.10.0 measures no command line, 6.1 and newer do",
+                    ),
+                ],
+            ),
+            (
+                Boot::Grub,
+                grub("2.06"),
+                &no_program,
+                &[(
+                    "direct boot",
+                    "cannot read the kernel: it is no program for the firmware (a PE begins with MZ)",
+                )],
+            ),
+        ] {
+            let document = measure(boot, &boot_loader, kernel).unwrap();
+            let told: Vec<_> =
+                document.missing().map(|of| (of.value.as_str(), of.why.as_str())).collect();
+            assert_eq!(told, missing);
+            let of_disk = missing.iter().any(|(chain, _)| *chain == of_disk);
+            assert_eq!(document.pcr_values().is_none(), of_disk);
+        }
+    }
+
+    #[test]
+    fn what_is_broken_is_an_error() {
+        let linux = kernel::tests::sample("6.1.0-x");
+        let why = |boot_loader: &[u8], kernel: &[u8]| {
+            measure(Boot::Grub, boot_loader, kernel).unwrap_err().to_string()
+        };
+        let grub = grub("2.06");
+        assert!(why(b"MZ", &linux).starts_with("cannot read EFI/BOOT/BOOTX64.EFI: "));
+        assert!(
+            why(&grub, &linux[..0x202])
+                .starts_with("cannot read bzImage: it ends before its header")
+        );
+    }
+}
