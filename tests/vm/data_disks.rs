@@ -54,7 +54,7 @@ fn check_data(guest: &mut Guest, name: &str, data: &Data, disk: &str, content: &
 /// A guest of Linux 6.1 with one disk of data, which may not be written to.
 fn with_data(data: &Data, words: &str) -> (Guest, Disk) {
     let disk = Disk::builder().build();
-    let vm = Vm::of(&disk).disk_on(Bus::VirtioScsi, data.path()).read_only();
+    let vm = Vm::of(&disk).disk_on(Bus::VirtioBlk, data.path()).read_only();
     let mut guest = vm.append(&data.word("models", "disk1")).append(words).boot();
     guest.hello();
     (guest, disk)
@@ -64,7 +64,7 @@ fn with_data(data: &Data, words: &str) -> (Guest, Disk) {
 fn a_disk_of_data_and_a_byte_of_it_that_is_altered() {
     let data = Data::new("models");
     let (mut guest, _disk) = with_data(&data, "");
-    check_data(&mut guest, "models", &data, "sdb", "models");
+    check_data(&mut guest, "models", &data, "vda", "models");
     let rules = guest.read("/run/udev/rules.d/10-cvm-init.rules");
     assert!(rules.contains("|root_verity|data_models\""), "{rules}");
     check_volume(&mut guest);
@@ -77,7 +77,7 @@ fn a_disk_of_data_and_a_byte_of_it_that_is_altered() {
     assert!(guest.serial().contains(restart));
 }
 
-/// On Linux 6.12, on three kinds of disk, one of which has sectors of 4096 bytes and another one is
+/// On Linux 6.12, on two kinds of disk, one of which has sectors of 4096 bytes and another one is
 /// larger than what is on it.
 #[test]
 fn three_disks_of_data() {
@@ -91,7 +91,7 @@ fn three_disks_of_data() {
     ];
     let vm = Vm::of(&disk)
         .kernel(Kernel::Trixie)
-        .disk_on(Bus::VirtioScsi, models.path())
+        .disk_on(Bus::VirtioBlk, models.path())
         .read_only()
         .disk_on(Bus::VirtioBlk, padded.path())
         .disk_on(Bus::Nvme, nvme.path())
@@ -99,8 +99,8 @@ fn three_disks_of_data() {
         .append(&words.join(" "))
         .append("cvm.verity_on_corruption=io-error");
     let mut guest = vm.boot();
-    check_data(&mut guest, "models", &models, "sdb", "models");
-    check_data(&mut guest, "padded-2", &padded, "vda", "padded");
+    check_data(&mut guest, "models", &models, "vda", "models");
+    check_data(&mut guest, "padded-2", &padded, "vdb", "padded");
     check_data(&mut guest, "n_3", &nvme, "nvme0n1", "nvme");
     for data in 1..4 {
         assert_eq!(guest.bytes_written(data), 0);
@@ -149,14 +149,14 @@ fn disks_of_volume_and_data_that_are_plugged_in_while_waited_for() {
 fn two_disks_of_one_serial_of_which_one_is_forged() {
     let (disk, data, forged) = (Disk::builder().build(), Data::standard(), Data::new("forged"));
     let vm = Vm::of(&disk)
-        .disk_on(Bus::VirtioScsi, forged.path())
+        .disk_on(Bus::VirtioBlk, forged.path())
         .with("serial=twin")
-        .disk_on(Bus::VirtioScsi, data.path())
+        .disk_on(Bus::VirtioBlk, data.path())
         .with("serial=twin")
         .read_only()
         .append(&data.word("models", "twin"));
     let mut guest = vm.boot();
-    check_data(&mut guest, "models", data, "sdc", "standard");
+    check_data(&mut guest, "models", data, "vdb", "standard");
     guest.power_off();
 }
 
@@ -166,7 +166,7 @@ fn whatever_is_missing_is_named_when_the_time_is_up() {
     let (disk, data) = (Disk::builder().build(), Data::standard());
     let other = format!("cvm.data=other:serial:disk1:{}", "5a".repeat(32));
     let vm = Vm::of(&disk)
-        .disk_on(Bus::VirtioScsi, data.path())
+        .disk_on(Bus::VirtioBlk, data.path())
         .read_only()
         .append(&format!("{other} {} cvm.timeout=5 quiet", data.word("models", "gone")));
     let reason = refusal_that_writes_nothing(vm, &disk);
@@ -175,7 +175,7 @@ fn whatever_is_missing_is_named_when_the_time_is_up() {
         reason,
         format!(
             "disk: no disk with serial \"disk1\" that proves the data other, no disk with serial \
-             \"gone\" that proves the data models within 5 s; sdb for the data other: the top hash \
+             \"gone\" that proves the data models within 5 s; vda for the data other: the top hash \
              block does not match the root hash: its digest is {} (its hash tree was looked for \
              behind {blocks} data blocks, by the size of the disk: @BLOCKS at the end of cvm.data= \
              says where else it is)",
@@ -188,7 +188,7 @@ fn whatever_is_missing_is_named_when_the_time_is_up() {
 #[track_caller]
 fn refusal_of(data: &Data, word: &str) -> String {
     let disk = Disk::builder().build();
-    let vm = Vm::of(&disk).disk_on(Bus::VirtioScsi, data.path()).read_only();
+    let vm = Vm::of(&disk).disk_on(Bus::VirtioBlk, data.path()).read_only();
     refusal_that_writes_nothing(vm.append(word).append("cvm.timeout=5 quiet"), &disk)
 }
 

@@ -54,7 +54,7 @@ fn a_debian_guest_keeps_what_the_boot_has_made() {
     let mut guest = Vm::new()
         .memory("2G")
         .disk_on(Bus::VirtioScsi, &image.disk)
-        .disk_on(Bus::VirtioScsi, data.path())
+        .disk_on(Bus::VirtioBlk, data.path())
         .read_only()
         .append(&image.cmdline)
         .append(&data.word("models", "disk1"))

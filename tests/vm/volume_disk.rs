@@ -53,13 +53,19 @@ pub(crate) fn check_volume(guest: &mut Guest) {
     assert_eq!(complaints(guest), [""; 0]);
 }
 
+/// A VM with the root on another kind of disk: of two on SCSI, the kernel may show either first.
+fn beside(bus: Bus, disk: &Disk) -> Vm {
+    let other = if matches!(bus, Bus::VirtioScsi) { Bus::VirtioBlk } else { Bus::VirtioScsi };
+    Vm::new().disk_on(other, disk.path()).append(&format!("roothash={}", disk.roothash))
+}
+
 /// Boots with the volume on a disk of its own, all of which is used, and nothing is written to the
 /// root's.
 #[track_caller]
 fn lies_on(bus: Bus, properties: &str, words: &str, name: &str) {
     let (disk, scratch) = (root_disk(), Scratch::new("volume"));
     let path = blank(scratch.path(), "disk", SIZE);
-    let vm = Vm::of(&disk).disk_on(bus, &path).with(properties).append(WORD).append(words);
+    let vm = beside(bus, &disk).disk_on(bus, &path).with(properties).append(WORD).append(words);
     let mut guest = vm.boot();
     let volume = &guest.report()["volume"];
     assert_eq!((&volume["partition"], &volume["partition_bytes"]), (&json!(name), &json!(SIZE)));
@@ -87,7 +93,7 @@ fn an_nvme_disk_of_4096_byte_sectors() {
 
 #[test]
 fn a_scsi_disk_of_4096_byte_sectors_with_the_tags_on_it() {
-    lies_on(Bus::VirtioScsi, LARGE, "cvm.tags=disk", "sdb");
+    lies_on(Bus::VirtioScsi, LARGE, "cvm.tags=disk", "sda");
 }
 
 #[test]
@@ -121,20 +127,18 @@ fn a_disk_that_somebody_uses_cannot_be_had() {
     let (disk, scratch) = (Disk::builder().build(), Scratch::new("volume"));
     let volume = blank(scratch.path(), "volume", SIZE);
     let free = blank(scratch.path(), "free", SIZE);
-    let vm = Vm::of(&disk)
-        .disk_on(Bus::VirtioScsi, &volume)
-        .disk_on(Bus::VirtioScsi, &free)
-        .append(WORD);
+    let vm =
+        Vm::of(&disk).disk_on(Bus::VirtioBlk, &volume).disk_on(Bus::VirtioBlk, &free).append(WORD);
     let mut guest = vm.boot();
-    assert_eq!(guest.report()["volume"]["partition"], "sdb");
+    assert_eq!(guest.report()["volume"]["partition"], "vda");
     let claim = |guest: &mut Guest, name: &str| {
         guest.call("claim", json!({ "name": name })).map_err(|error| error.errno)
     };
     // The root's, of which partitions are mapped, and the volume's, which is mapped itself.
-    for name in ["sda", "sdb"] {
+    for name in ["sda", "vda"] {
         assert_eq!(claim(&mut guest, name).unwrap_err(), Some(EBUSY), "{name}");
     }
-    assert_eq!(claim(&mut guest, "sdc").unwrap(), Value::Null);
+    assert_eq!(claim(&mut guest, "vdb").unwrap(), Value::Null);
     let untouched = disk.read(Part::Cocos, 0, 1 << 20);
     assert!(untouched.iter().all(|&byte| byte == 0), "partition 4 was written to");
     guest.power_off();
@@ -146,7 +150,7 @@ fn a_disk_that_somebody_uses_cannot_be_had() {
 fn what_the_disk_held_is_not_read() {
     let (disk, before) = (root_disk(), Disk::builder().build());
     let served = Served::lying(&before, Vec::new());
-    let vm = Vm::of(&disk).disk_served(&served).append("quiet").append(WORD);
+    let vm = beside(Bus::VirtioScsi, &disk).disk_served(&served).append("quiet").append(WORD);
     let mut guest = vm.boot();
     guest.hello();
     // Its partition table the kernel has read before anybody could say a word.
@@ -156,7 +160,7 @@ fn what_the_disk_held_is_not_read() {
         let looks = reads.iter().filter(|(at, bytes)| *at < end && start < at + bytes);
         assert_eq!(looks.count(), 0, "{part:?}");
     }
-    assert_eq!(guest.report()["volume"]["partition"], "sdb");
+    assert_eq!(guest.report()["volume"]["partition"], "sda");
     check_volume(&mut guest);
     assert_eq!(start_of(before.path())[..6], *b"LUKS\xba\xbe");
     guest.power_off();
@@ -173,30 +177,30 @@ fn refusal_of(attach: impl FnOnce(Vm, &Path) -> Vm, words: &str) -> String {
     reason
 }
 
-fn on_scsi(vm: Vm, path: &Path) -> Vm {
-    vm.disk_on(Bus::VirtioScsi, path)
+fn on_blk(vm: Vm, path: &Path) -> Vm {
+    vm.disk_on(Bus::VirtioBlk, path)
 }
 
 #[test]
 fn a_disk_that_is_smaller_than_asked_for() {
     assert_eq!(
-        refusal_of(on_scsi, &format!("{WORD} cvm.volume_min=65M")),
-        "volume: sdb is too small: 67108864 bytes, at least 68157440 are needed"
+        refusal_of(on_blk, &format!("{WORD} cvm.volume_min=65M")),
+        "volume: vda is too small: 67108864 bytes, at least 68157440 are needed"
     );
 }
 
 #[test]
 fn the_disk_that_holds_the_root() {
     assert_eq!(
-        refusal_of(on_scsi, "cvm.volume=serial:disk0 cvm.disk=serial:disk0"),
+        refusal_of(on_blk, "cvm.volume=serial:disk0 cvm.disk=serial:disk0"),
         "config: the serial \"disk0\" is given to two disks"
     );
     assert_eq!(
-        refusal_of(on_scsi, "cvm.volume=serial:disk0 cvm.disk=/dev/sda"),
+        refusal_of(on_blk, "cvm.volume=serial:disk0 cvm.disk=/dev/sda"),
         "disk: no usable disk with serial \"disk0\" for the volume within 5 s; sda for the volume: \
          it is the disk that holds the root"
     );
-    let reason = refusal_of(on_scsi, "cvm.volume=serial:disk0");
+    let reason = refusal_of(on_blk, "cvm.volume=serial:disk0");
     let head =
         "disk: no disk that proves roothash= within 5 s; sda: cvm.volume= has it for the volume";
     assert!(reason.starts_with(head), "{reason}");
@@ -206,21 +210,21 @@ fn the_disk_that_holds_the_root() {
 fn a_serial_that_two_disks_have() {
     let other = Scratch::new("volume");
     let path = blank(other.path(), "other", SIZE);
-    let twins = |vm: Vm, first: &Path| on_scsi(on_scsi(vm, first), &path).with(AS_IT_IS);
+    let twins = |vm: Vm, first: &Path| on_blk(on_blk(vm, first), &path).with(AS_IT_IS);
     assert_eq!(
         refusal_of(twins, WORD),
-        "disk: no usable disk with serial \"disk1\" for the volume within 5 s; sdb for the volume: \
-         another disk has this serial, too; sdc for the volume: another disk has this serial, too"
+        "disk: no usable disk with serial \"disk1\" for the volume within 5 s; vda for the volume: \
+         another disk has this serial, too; vdb for the volume: another disk has this serial, too"
     );
     assert!(start_of(&path).iter().all(|&byte| byte == 0), "the other disk was written to");
 }
 
 #[test]
 fn a_disk_that_is_read_only() {
-    let read_only = |vm: Vm, path: &Path| on_scsi(vm, path).read_only();
+    let read_only = |vm: Vm, path: &Path| on_blk(vm, path).read_only();
     assert_eq!(
         refusal_of(read_only, WORD),
-        "disk: no usable disk with serial \"disk1\" for the volume within 5 s; sdb for the volume: \
+        "disk: no usable disk with serial \"disk1\" for the volume within 5 s; vda for the volume: \
          it is read-only"
     );
 }
@@ -229,7 +233,7 @@ fn a_disk_that_is_read_only() {
 #[ignore = "scripts/test --all"]
 fn a_disk_that_is_not_there() {
     assert_eq!(
-        refusal_of(on_scsi, "cvm.volume=serial:other"),
+        refusal_of(on_blk, "cvm.volume=serial:other"),
         "disk: no usable disk with serial \"other\" for the volume within 5 s"
     );
 }
@@ -239,7 +243,7 @@ fn a_disk_that_is_not_there() {
 #[ignore = "scripts/test --all"]
 fn a_serial_without_a_letter() {
     assert_eq!(
-        refusal_of(on_scsi, "cvm.volume=serial:"),
+        refusal_of(on_blk, "cvm.volume=serial:"),
         "config: cvm.volume=serial:: not serial:STRING"
     );
 }

@@ -2,11 +2,10 @@
 //! Firmware Profile, which EDK2 makes in `DxeTpm2MeasureBootLib`.
 
 use cvm_init::error::Result;
+use cvm_init::format::gpt::{SECTOR_SIZES, SIGNATURE};
 
 use crate::measure::bytes::Bytes;
 
-/// Bytes of a sector of the images that `scripts/image` makes.
-const SECTOR: u64 = 512;
 /// Bytes of the header that are measured.
 const HEADER_SIZE: u64 = 92;
 /// More than any table has, and no sum below overflows.
@@ -23,17 +22,21 @@ pub const HEAD_SIZE: u64 = 1 << 20;
 /// There is no table, or it does not lie within these bytes.
 pub fn event(name: &str, head: &[u8]) -> Result<Vec<u8>> {
     let disk = Bytes::new(name, head);
-    let header = disk.get("partition table", SECTOR, HEADER_SIZE)?;
-    if !header.starts_with(b"EFI PART") {
-        return Err(disk.refuse("it has no GPT"));
-    }
-    let field = |at| disk.le32("partition table", SECTOR + at);
-    let first = disk.le64("partition table", SECTOR + 72)?;
+    // The header is in the second sector, whatever that is.
+    let is_there = |sector: &u64| {
+        let signature = disk.get("partition table", *sector, SIGNATURE.len() as u64);
+        signature.is_ok_and(|bytes| *bytes == SIGNATURE)
+    };
+    let sector = SECTOR_SIZES.into_iter().find(is_there);
+    let sector = sector.ok_or_else(|| disk.refuse("it has no GPT"))?;
+    let header = disk.get("partition table", sector, HEADER_SIZE)?;
+    let field = |at| disk.le32("partition table", sector + at);
+    let first = disk.le64("partition table", sector + 72)?;
     let (count, size) = (field(80)?, field(84)?);
     if count > ENTRIES_MAX || !(16..=ENTRY_SIZE_MAX).contains(&size) {
         return Err(disk.refuse(&format!("its GPT has {count} entries of {size} bytes")));
     }
-    let start = first.checked_mul(SECTOR).ok_or_else(|| disk.refuse("its GPT lies nowhere"))?;
+    let start = first.checked_mul(sector).ok_or_else(|| disk.refuse("its GPT lies nowhere"))?;
     let entries = disk.get("partitions", start, u64::from(count) * u64::from(size))?;
     let entries = entries.chunks_exact(usize::try_from(size).unwrap_or(usize::MAX));
     // An entry without a type is not in use.
@@ -64,6 +67,15 @@ mod tests {
         assert_eq!(event[..92], disk()[512..604]);
         assert_eq!(event[92..100], 2_u64.to_le_bytes());
         assert_eq!(event[100..], [[1; 128], [2; 128]].concat());
+    }
+
+    #[test]
+    fn a_table_for_large_sectors_is_found() {
+        let small = disk();
+        let mut large = vec![0; 3 * 4096];
+        large[4096..][..512].copy_from_slice(&small[512..1024]);
+        large[2 * 4096..][..512].copy_from_slice(&small[1024..1536]);
+        assert_eq!(event("disk.img", &large), event("disk.img", &small));
     }
 
     #[test]
