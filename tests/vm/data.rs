@@ -1,4 +1,4 @@
-//! Verified data on a disk of its own, made by the commands that the README gives for it.
+//! Verified data on a disk of its own, made by the commands that docs/disks.md gives for it.
 
 use crate::tool::{Scratch, command, run};
 use std::fs::{self, File, OpenOptions};
@@ -6,10 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-const README: &str = include_str!("../../README.md");
+const PAGE: &str = include_str!("../../docs/disks.md");
 
-/// Where the README has the commands.
-const SECTION: &str = "### Further verified data\n";
+/// Where it has the commands.
+const SECTION: &str = "## Further verified data\n";
 
 /// Names in the commands: the folder that becomes the data, and the disk.
 const FOLDER: &str = "models";
@@ -30,7 +30,7 @@ pub(crate) struct Data {
 }
 
 fn commands() -> &'static str {
-    let section = README.split_once(SECTION).expect("the README has the section").1;
+    let section = PAGE.split_once(SECTION).expect("the page has the section").1;
     let block = section.split_once("```sh\n").expect("it has commands").1;
     block.split_once("```").expect("that end").0
 }
@@ -44,7 +44,7 @@ impl Data {
     /// The same whose file system has this block size.
     pub(crate) fn with_blocks_of(bytes: u32) -> Self {
         let by = commands().replace("-b 4096", &format!("-b {bytes}"));
-        assert_ne!(by, commands(), "the README names the block size");
+        assert_ne!(by, commands(), "the page names the block size");
         Self::by("data", &by)
     }
 
