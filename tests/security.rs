@@ -31,7 +31,7 @@ fn files(target: &str, modules: &[&str]) -> Vec<PathBuf> {
         return vec![folder.join(root), folder.with_extension("rs")];
     }
     let path = folder.join(module);
-    vec![path.with_extension("rs"), path.join("mod.rs")]
+    vec![path.with_extension("rs"), path.join("mod.rs"), path.join("tests.rs")]
 }
 
 /// Why a test may be left out: `scripts/test --all` runs it.

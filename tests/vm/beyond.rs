@@ -3,6 +3,7 @@
 use crate::artefacts::{self, Kernel};
 use crate::disk::Disk;
 use crate::guest::Ending;
+use crate::images;
 use crate::tool::Scratch;
 use crate::vm::{Bus, Vm};
 use serde_json::json;
@@ -13,7 +14,7 @@ use std::time::Duration;
 #[test]
 fn a_credential_in_smbios_does_not_reach_systemd() {
     let scratch = Scratch::new("credential");
-    let image = artefacts::debian_image(&scratch);
+    let image = images::debian_image(&scratch);
     let told = ["systemd.import_credentials=", "systemd.getty_auto=", "SYSTEMD_EFI_OPTIONS="];
     let words = image.cmdline.split_whitespace();
     let words: Vec<_> =

@@ -1,10 +1,11 @@
 //! What a host can say to the systemd of a Debian root, by the firmware's tables, by files and
 //! variables beside them and by consoles, and that systemd does none of it.
 
-use crate::artefacts::{self, Kernel, UNCLOSED};
+use crate::artefacts::Kernel;
 use crate::debian::run;
 use crate::firmware::{SECURE_CODE, VARIABLES, installed};
 use crate::guest::Guest;
+use crate::images::{self, UNCLOSED};
 use crate::tool::{Scratch, command, run as run_tool};
 use crate::vm::{Bus, Vm};
 use serde_json::json;
@@ -45,14 +46,14 @@ const LOGINS: &[&str] = &["systemd.getty_auto="];
 /// A host that says it in each way that it has, and the image that its guest boots.
 struct Host {
     kernel: Kernel,
-    image: artefacts::Image,
+    image: images::Image,
     scratch: Scratch,
 }
 
 impl Host {
     fn new(kernel: Kernel) -> Self {
         let scratch = Scratch::new("host");
-        Self { kernel, image: artefacts::debian_image_for(&scratch, kernel), scratch }
+        Self { kernel, image: images::debian_image_for(&scratch, kernel), scratch }
     }
 
     /// The firmware's variables as this host has written them.

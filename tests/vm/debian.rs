@@ -2,9 +2,9 @@
 //! its services. What the boot has made must live on under a udev and a systemd that did not make
 //! it.
 
-use crate::artefacts;
 use crate::data::Data;
 use crate::guest::{Ending, Guest};
+use crate::images;
 use crate::tool::Scratch;
 use crate::vm::{Bus, Vm};
 use serde_json::json;
@@ -50,7 +50,7 @@ fn a_debian_guest_keeps_what_the_boot_has_made() {
         fs::create_dir(host.join(share)).unwrap();
         fs::write(host.join(share).join("name"), share).unwrap();
     }
-    let (image, data) = (artefacts::debian_image(&host), Data::standard());
+    let (image, data) = (images::debian_image(&host), Data::standard());
     let mut guest = Vm::new()
         .memory("2G")
         .disk_on(Bus::VirtioScsi, &image.disk)
@@ -157,7 +157,7 @@ fn check_that_cryptsetup_refuses(guest: &mut Guest) {
 #[test]
 fn a_debian_guest_without_shares_misses_nothing() {
     let scratch = Scratch::new("debian");
-    let image = artefacts::debian_image(&scratch);
+    let image = images::debian_image(&scratch);
     let mut guest =
         Vm::new().memory("2G").disk_on(Bus::VirtioScsi, &image.disk).append(&image.cmdline).boot();
     assert_eq!(run(&mut guest, "systemctl is-system-running --wait"), "running\n");
@@ -168,7 +168,7 @@ fn a_debian_guest_without_shares_misses_nothing() {
 #[test]
 fn an_imported_image_is_on_the_volume() {
     let scratch = Scratch::new("containerd");
-    let image = artefacts::debian_image_with_tools(&scratch, "1G");
+    let image = images::debian_image_with_tools(&scratch, "1G");
     let mut guest =
         Vm::new().memory("2G").disk_on(Bus::VirtioScsi, &image.disk).append(&image.cmdline).boot();
     guest.ask("run", json!({ "command": "systemctl is-system-running --wait" }));

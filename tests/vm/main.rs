@@ -33,6 +33,7 @@ mod firmware;
 mod formats;
 mod good;
 mod guest;
+mod images;
 mod init;
 mod layouts;
 mod lying;

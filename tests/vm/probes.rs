@@ -1,8 +1,8 @@
 //! Programs that look at every block device for what may be on it. They must find ext4 and read no
 //! block that was never written: the volume is still nearly all of such.
 
-use crate::artefacts;
 use crate::guest::Guest;
+use crate::images;
 use crate::tool::Scratch;
 use crate::vm::{Bus, Vm};
 use crate::volume_check::{self, VOLUME, complaints};
@@ -43,7 +43,7 @@ fn probe(guest: &mut Guest, when: &str) {
     }
 }
 
-fn boot(image: &artefacts::Image) -> Guest {
+fn boot(image: &images::Image) -> Guest {
     let disk = &image.disk;
     let mut guest =
         Vm::new().memory("2G").disk_on(Bus::VirtioScsi, disk).append(&image.cmdline).boot();
@@ -55,7 +55,7 @@ fn boot(image: &artefacts::Image) -> Guest {
 #[test]
 fn probes_of_other_software_find_ext4_and_no_fault() {
     let scratch = Scratch::new("probes");
-    let image = artefacts::debian_image_with_tools(&scratch, "1G");
+    let image = images::debian_image_with_tools(&scratch, "1G");
     let mut guest = boot(&image);
     // Those that udev's rules have made of it already.
     assert_eq!(complaints(&mut guest), [""; 0]);
@@ -114,7 +114,7 @@ const STRESSED: Duration = Duration::from_secs(1800);
 #[ignore = "scripts/test --all"]
 fn stress_ng_finds_no_fault() {
     let scratch = Scratch::new("stress");
-    let image = artefacts::debian_image_with_tools(&scratch, "8G");
+    let image = images::debian_image_with_tools(&scratch, "8G");
     let mut guest = boot(&image);
     let request = json!({ "command": STRESS });
     let output = volume_check::ask_within(STRESSED, &mut guest, "run", request);

@@ -1,7 +1,7 @@
 //! A disk that systemd-repart has made, which is what mkosi has make its disks.
 
-use crate::artefacts;
 use crate::disk::LARGE_SECTORS;
+use crate::images;
 use crate::root::Root;
 use crate::tool::{Scratch, command, run};
 use crate::vm::{Bus, Vm};
@@ -41,7 +41,7 @@ fn repart(scratch: &Scratch, disk: &Path, sector_size: u64) -> String {
     for (name, text) in definitions(&Root::standard().data) {
         fs::write(folder.join(name), text).unwrap();
     }
-    let [loader, libraries, program] = artefacts::systemd_repart();
+    let [loader, libraries, program] = images::systemd_repart();
     let said = run(command("env")
         .arg(loader)
         .arg("--library-path")

@@ -5,6 +5,7 @@ use crate::artefacts::{self, Kernel};
 use crate::disk::{Disk, Part};
 use crate::good::{check_fstab, mounts};
 use crate::guest::{Ending, Guest};
+use crate::images;
 use crate::refused::{PINNED, refusal_that_writes_nothing};
 use crate::root::{Builder, Node, Root};
 use crate::tool::Scratch;
@@ -424,7 +425,7 @@ fn a_debian_guest_lives_with_places_of_every_kind() {
     let scratch = Scratch::new("debian");
     let fstab = "tmpfs /tmp tmpfs size=300M,noexec 0 0\ntmpfs /run tmpfs size=17%,nr_inodes=9k\n";
     let words = "cvm.var=volume cvm.overlay=/etc";
-    let image = artefacts::debian_image_with_fstab(&scratch, fstab, words);
+    let image = images::debian_image_with_fstab(&scratch, fstab, words);
     let mut guest = Vm::new()
         .memory("2G")
         .initramfs(image.initramfs.clone())
