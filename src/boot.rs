@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, DEFAULT_TIMEOUT};
 use crate::effect::{self, Effect, effect};
 use crate::error::Result;
+use crate::kernel;
 use crate::kernel::key;
 use crate::kernel::kmsg;
 use crate::kernel::power::{self, Action};
@@ -96,7 +97,7 @@ fn start_watchdog() -> Result<()> {
     // Before there is a second thread, so that whichever takes the key away finds it.
     effect(MAKE_KEYRING, key::make_keyring)?;
     effect(START_WATCHDOG, || {
-        thread::Builder::new().spawn(|| fail(&effect::overdue().to_string())).map(drop)
+        kernel::thread::builder().spawn(|| fail(&effect::overdue().to_string())).map(drop)
     })
 }
 
@@ -128,7 +129,7 @@ fn fail(reason: &str) -> ! {
 fn take_down(deadline: Instant) {
     static DONE: AtomicBool = AtomicBool::new(false);
     let waiting = thread::current();
-    let worker = thread::Builder::new().spawn(move || {
+    let worker = kernel::thread::builder().spawn(move || {
         teardown::run();
         DONE.store(true, Ordering::Release);
         waiting.unpark();

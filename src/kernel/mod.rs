@@ -15,5 +15,6 @@ pub mod power;
 pub mod processor;
 pub mod rcu;
 pub mod share;
+pub mod thread;
 pub mod tree;
 pub mod uevent;

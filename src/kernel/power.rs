@@ -50,7 +50,7 @@ pub fn stop_at_latest(action: Action, limit: Duration) {
     };
     // Without a thread, or without the kernel's help, the orderly way is all there is; then it does
     // not wait for who stands still elsewhere, as in a write to a console that the host has paused.
-    let _ = thread::Builder::new().spawn(move || {
+    let _ = super::thread::builder().spawn(move || {
         thread::sleep(limit);
         match AT_ONCE.get() {
             Some(mut trigger) => trigger.write_all(key),

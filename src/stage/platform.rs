@@ -13,7 +13,7 @@ use crate::config::Lines;
 use crate::effect::{Effect, effect, optional};
 use crate::error::Result;
 use crate::kernel::mount::{self, Flags};
-use crate::kernel::{keyboard, module, power, rcu};
+use crate::kernel::{self, keyboard, module, power, rcu};
 
 const EXPEDITE_RCU: Effect<0> = Effect::new("expedite-rcu", "hurry the kernel's grace periods");
 const SWITCH_SYSRQ_OFF: Effect<0> = Effect::new("switch-sysrq-off", "switch SysRq off");
@@ -203,7 +203,7 @@ fn load_together(files: &[PathBuf]) -> Result<()> {
     thread::scope(|scope| {
         for _ in 1..processors.min(files.len()) {
             // Without this thread the others do its part.
-            let _ = thread::Builder::new().spawn_scoped(scope, work);
+            let _ = kernel::thread::builder().spawn_scoped(scope, work);
         }
         work();
     });
