@@ -4,8 +4,6 @@
 //! same, because a mistyped security parameter must stop the boot and not fall back to a default.
 
 mod keys;
-#[cfg(test)]
-mod tests;
 mod values;
 
 use std::time::Duration;
@@ -179,3 +177,6 @@ fn words(cmdline: &str) -> impl Iterator<Item = String> {
         .filter(|word| !word.is_empty())
         .map(|word| word.replace('"', ""))
 }
+
+#[cfg(test)]
+mod tests;

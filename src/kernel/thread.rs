@@ -9,7 +9,7 @@ use std::thread::Builder;
 /// Bytes of stack: far more than any thread needs, and too few for a huge page.
 const STACK: usize = 256 << 10;
 
-/// A thread that is to be spawned.
+/// A thread that is to be started.
 pub fn builder() -> Builder {
     Builder::new().stack_size(STACK)
 }
