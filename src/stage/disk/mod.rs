@@ -49,7 +49,7 @@ struct RootDisk {
     /// Its partitions are named by the root hash, not numbered.
     by_uuid: bool,
     verity: Verity,
-    /// Partition 4, where the volume goes there.
+    /// Its partition for the volume, unless that has a disk of its own.
     volume: Option<VolumePlace>,
 }
 
