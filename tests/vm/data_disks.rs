@@ -203,7 +203,6 @@ fn a_disk_that_is_larger_than_what_is_on_it_needs_the_number_of_blocks() {
 
 /// The root hash leaves the number of blocks open; the command line does not.
 #[test]
-#[ignore = "scripts/test --all"]
 fn a_superblock_that_claims_fewer_blocks() {
     let data = Data::new("fewer");
     let fewer = data.blocks - 1;
