@@ -269,6 +269,7 @@ def choice(tries: list[Row]) -> Row:
         "runs": len(tries),
         **unpack_seconds(tries),
         "written_bytes": spread(each.get("written_bytes") for each in tries),
+        "files_s": spread((each.get("writers") or {}).get("files_s") for each in tries),
         "fio": throughput(each["fio"] for each in tries if "fio" in each),
     }
 

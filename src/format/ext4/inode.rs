@@ -2,9 +2,7 @@
 //! Documentation/filesystems/ext4/inodes.rst and ifork.rst).
 
 use super::checksum::{crc32c, inode_seed};
-use super::layout::{
-    BLOCK_BYTES, INODE_BYTES, JOURNAL_BLOCKS, JOURNAL_INO, LOST_AND_FOUND_INO, Layout, ROOT_INO,
-};
+use super::layout::{BLOCK_BYTES, INODE_BYTES, JOURNAL_INO, LOST_AND_FOUND_INO, Layout, ROOT_INO};
 use super::output::{BLOCK_LEN, Block};
 use super::put;
 
@@ -59,7 +57,7 @@ fn files(layout: &Layout) -> [File; 3] {
 }
 
 fn journal(layout: &Layout) -> File {
-    let (start, blocks) = (layout.journal(), JOURNAL_BLOCKS);
+    let (start, blocks) = (layout.journal(), layout.journal_blocks);
     File { ino: JOURNAL_INO, mode: JOURNAL_MODE, links: 1, start, blocks }
 }
 

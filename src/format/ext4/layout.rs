@@ -30,8 +30,21 @@ const INODES_PER_BLOCK: u16 = BLOCK_BYTES / INODE_BYTES;
 /// Blocks of the longest table of inodes, that of a whole group with an inode for 16 KiB.
 const TABLE_BLOCKS_MAX: u16 = BLOCKS_PER_GROUP / BLOCKS_PER_INODE / INODES_PER_BLOCK;
 
-/// Blocks of the journal: the kernel's least (`JBD2_MIN_JOURNAL_BLOCKS`), 4 MiB.
-pub(super) const JOURNAL_BLOCKS: u16 = 1024;
+const MIB_BLOCKS: u64 = (1 << 20) / BLOCK_BYTES as u64;
+
+/// Blocks of the shortest journal: the kernel's least (`JBD2_MIN_JOURNAL_BLOCKS`), 4 MiB.
+const JOURNAL_BLOCKS_MIN: u16 = 1024;
+
+/// Blocks of the longest journal, 64 MiB. A transaction may have a quarter of the journal
+/// (`j_max_transaction_buffers`), and who makes files while it is full waits for its commit.
+const JOURNAL_BLOCKS_MAX: u16 = 16 * JOURNAL_BLOCKS_MIN;
+
+/// Of what the metadata may take, the part that the journal may: it is written round and round, so
+/// that all of it comes to be in use.
+const JOURNAL_SHARE_OF_METADATA: u64 = 4;
+
+/// Of the data, the part that the journal may be as long as: about what mke2fs gives small volumes.
+const JOURNAL_SHARE_OF_DATA: u64 = 16;
 
 /// Half of what the 64bit feature takes, so half of what grows with the disk.
 pub(super) const DESCRIPTOR_BYTES: u16 = 32;
@@ -74,6 +87,7 @@ pub struct Layout {
     pub(super) inodes_per_group: u16,
     /// Blocks of one group's inode table.
     pub(super) inode_table_blocks: u16,
+    pub(super) journal_blocks: u16,
 }
 
 /// Why a volume cannot be laid out.
@@ -114,8 +128,10 @@ impl Layout {
     /// or of a last group too short to be worth its metadata, stays unused.
     ///
     /// There is an inode for 16 KiB of the volume, or fewer where the metadata would take more than
-    /// `metadata_max` bytes; never fewer than one block of them a group, which is ext4's least. How
-    /// much metadata it is then, [`Layout::metadata_bytes`] says.
+    /// `metadata_max` bytes; never fewer than one block of them a group, which is ext4's least. The
+    /// journal has a sixteenth of the data's size or a quarter of `metadata_max`, whichever is less,
+    /// in whole MiB, but 4 at least, the kernel's least, and 64 at most. How much metadata it is then,
+    /// [`Layout::metadata_bytes`] says.
     ///
     /// # Errors
     /// When the data is less than [`MIN_BYTES`], or the volume would be more than [`MAX_BYTES`].
@@ -126,9 +142,10 @@ impl Layout {
             _ => return Err(LayoutError::TooLarge { bytes: data_bytes }),
         }
         let data_blocks = data_bytes / u64::from(BLOCK_BYTES);
-        let mut layout = Self::for_data(data_blocks, TABLE_BLOCKS_MAX);
+        let journal = journal_blocks(data_blocks, metadata_max);
+        let mut layout = Self::for_data(data_blocks, TABLE_BLOCKS_MAX, journal);
         if layout.metadata_bytes() > metadata_max {
-            layout = Self::for_data(data_blocks, layout.table_within(metadata_max));
+            layout = Self::for_data(data_blocks, layout.table_within(metadata_max), journal);
         }
         if layout.blocks > BLOCKS_MAX {
             return Err(LayoutError::TooLarge { bytes: data_bytes });
@@ -139,9 +156,10 @@ impl Layout {
     /// The most data that can be laid out with so much metadata, in bytes.
     #[must_use]
     pub fn data_bytes_max(metadata_max: u64) -> u64 {
-        let mut layout = Self::of_blocks(BLOCKS_MAX, TABLE_BLOCKS_MAX);
+        let journal = journal_blocks(BLOCKS_MAX, metadata_max);
+        let mut layout = Self::of_blocks(BLOCKS_MAX, TABLE_BLOCKS_MAX, journal);
         if layout.metadata_bytes() > metadata_max {
-            layout = Self::of_blocks(BLOCKS_MAX, layout.table_within(metadata_max));
+            layout = Self::of_blocks(BLOCKS_MAX, layout.table_within(metadata_max), journal);
         }
         layout.free_blocks() * u64::from(BLOCK_BYTES)
     }
@@ -156,12 +174,13 @@ impl Layout {
     }
 
     /// With inode tables of `table_max` blocks at most.
-    fn for_data(data_blocks: u64, table_max: u16) -> Self {
+    fn for_data(data_blocks: u64, table_max: u16, journal_blocks: u16) -> Self {
+        let of_blocks = |blocks| Self::of_blocks(blocks, table_max, journal_blocks);
         // Metadata makes the volume larger, and a larger one has more of it. A group has far more
         // blocks than metadata, so this ends after few rounds.
-        let mut layout = Self::of_blocks(data_blocks, table_max);
+        let mut layout = of_blocks(data_blocks);
         loop {
-            let larger = Self::of_blocks(data_blocks + layout.used_blocks(), table_max);
+            let larger = of_blocks(data_blocks + layout.used_blocks());
             if larger.blocks == layout.blocks {
                 break;
             }
@@ -171,12 +190,12 @@ impl Layout {
         let rest = layout.blocks % group_blocks;
         let worthwhile = 2 + u64::from(layout.inode_table_blocks) + WORTHWHILE_BLOCKS;
         if layout.blocks > group_blocks && rest < worthwhile {
-            return Self::of_blocks(layout.blocks - rest, table_max);
+            return of_blocks(layout.blocks - rest);
         }
         layout
     }
 
-    fn of_blocks(blocks: u64, table_max: u16) -> Self {
+    fn of_blocks(blocks: u64, table_max: u16, journal_blocks: u16) -> Self {
         let inodes = blocks_in_group(blocks, 0) / BLOCKS_PER_INODE;
         let inode_table_blocks = inodes.div_ceil(INODES_PER_BLOCK).min(table_max);
         let groups = blocks.div_ceil(u64::from(BLOCKS_PER_GROUP));
@@ -186,6 +205,7 @@ impl Layout {
             descriptor_blocks: groups.div_ceil(u64::from(DESCRIPTORS_PER_BLOCK)),
             inodes_per_group: inode_table_blocks * INODES_PER_BLOCK,
             inode_table_blocks,
+            journal_blocks,
         }
     }
 
@@ -243,7 +263,7 @@ impl Layout {
 
     /// Blocks in use, all of them at the start of the volume: metadata and the two directories.
     pub(super) fn used_blocks(&self) -> u64 {
-        self.journal() + u64::from(JOURNAL_BLOCKS)
+        self.journal() + u64::from(self.journal_blocks)
     }
 
     /// Blocks that ext4 counts as overhead (`s_overhead_clusters`): all that is in use but the
@@ -270,6 +290,14 @@ impl Layout {
     }
 }
 
+/// Blocks of the journal of a volume with so much data: whole MiB, as those of mke2fs.
+fn journal_blocks(data_blocks: u64, metadata_max: u64) -> u16 {
+    let by_data = data_blocks / JOURNAL_SHARE_OF_DATA;
+    let by_memory = metadata_max / JOURNAL_SHARE_OF_METADATA / u64::from(BLOCK_BYTES);
+    let blocks = by_data.min(by_memory).min(JOURNAL_BLOCKS_MAX.into());
+    u16::try_from(blocks / MIB_BLOCKS * MIB_BLOCKS).unwrap_or(0).max(JOURNAL_BLOCKS_MIN)
+}
+
 /// How many of the first `blocks` blocks of the volume fall into a group.
 fn blocks_in_group(blocks: u64, group: u64) -> u16 {
     let from_group = blocks.saturating_sub(group * u64::from(BLOCKS_PER_GROUP));
@@ -285,7 +313,7 @@ mod tests {
     const GROUP: u64 = BLOCKS_PER_GROUP as u64;
     const MIB: u64 = 1 << 20;
     /// Less two bitmaps and a table of 512 blocks a group, descriptors and journal.
-    const LARGEST: u64 = MAX_BYTES / GROUP * (GROUP - 514) - 16 * MIB;
+    const LARGEST: u64 = MAX_BYTES / GROUP * (GROUP - 514) - 80 * MIB;
 
     /// No bound on its metadata.
     fn layout(data_bytes: u64) -> Layout {
@@ -313,6 +341,8 @@ mod tests {
 
     #[test]
     fn a_last_group_that_is_not_worth_its_metadata_is_left_out() {
+        // The shortest journal.
+        let layout = |data_bytes| Layout::new(data_bytes, 16 * MIB).unwrap();
         // Two groups, but for the data that does not fit into one.
         let metadata = |groups: u64| 1 + 1 + 2 + groups * (1 + 1 + 512) + 1024;
         let one = GROUP - metadata(1);
@@ -324,8 +354,23 @@ mod tests {
     }
 
     #[test]
+    fn the_journal_is_as_long_as_volume_and_memory_allow() {
+        let mib = |data_bytes, metadata_max| {
+            let layout = Layout::new(data_bytes, metadata_max).unwrap();
+            u64::from(layout.journal_blocks) * BLOCK / MIB
+        };
+        for (data, journal) in [(1, 4), (64, 4), (128, 8), (512, 32), (1024, 64), (2048, 64)] {
+            assert_eq!(mib(data * MIB, u64::MAX), journal, "{data} MiB of data");
+        }
+        assert_eq!(mib(MAX_BYTES / 2, u64::MAX), 64);
+        for (metadata, journal) in [(0, 4), (16, 4), (64, 16), (72, 18), (256, 64), (1024, 64)] {
+            assert_eq!(mib(20 * 1024 * MIB, metadata * MIB), journal, "{metadata} MiB of metadata");
+        }
+    }
+
+    #[test]
     fn metadata_is_packed_in_front() {
-        let layout = Layout::of_blocks(GROUP * 129, TABLE_BLOCKS_MAX);
+        let layout = Layout::of_blocks(GROUP * 129, TABLE_BLOCKS_MAX, JOURNAL_BLOCKS_MIN);
         assert_eq!(layout.descriptor_blocks, 2);
         assert_eq!(layout.directories(), [(2, 3), (11, 4)]);
         assert_eq!(layout.block_bitmap(0), 5);
@@ -345,7 +390,7 @@ mod tests {
             (layout.blocks() * 4).div_ceil(layout.inodes())
         };
         assert_eq!(kib_of(u64::MAX), 16);
-        assert_eq!(kib_of(128 * MIB), 43);
+        assert_eq!(kib_of(128 * MIB), 56);
         assert_eq!(kib_of(16 * MIB), 510);
         // A block of inodes in each group.
         assert_eq!(kib_of(0), 8144);
@@ -367,7 +412,8 @@ mod tests {
             let data = layout.free_blocks() * BLOCK;
             prop_assert!(data <= data_bytes && data_bytes - data < 700 * BLOCK, "{data}");
             prop_assert!(layout.blocks() <= u32::MAX.into());
-            prop_assert!(layout.used_blocks() <= 1040 + layout.blocks() / 32);
+            prop_assert!(layout.used_blocks() <= u64::from(16 + layout.journal_blocks) + layout.blocks() / 32);
+            prop_assert!(u64::from(layout.journal_blocks) <= 1024 + layout.blocks() / 16);
             prop_assert!(layout.inodes_per_group.is_multiple_of(INODES_PER_BLOCK));
             prop_assert!(layout.inodes() >= u64::from(USED_INODES));
             let tables = layout.inode_table_blocks;

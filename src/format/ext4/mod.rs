@@ -93,7 +93,7 @@ impl Layout {
         }
         output.put(self.inode_bitmap(0), &group::inode_bitmap(self))?;
         output.put(self.inode_table(0), &inode::table_block(self, seed, options.created))?;
-        output.put(self.journal(), &journal::block(&options.uuid))?;
+        output.put(self.journal(), &journal::block(self, &options.uuid))?;
         output.finish()
     }
 }

@@ -198,10 +198,10 @@ mod tests {
             )
         };
         // A whole set of inodes, and what there is room for.
-        assert_eq!(metadata(GIB, 2 * GIB), (21_053_440, 16));
+        assert_eq!(metadata(GIB, 2 * GIB), (52_518_912, 15));
         let (bytes, kib_an_inode) = metadata(20 * GIB, 2 * GIB);
         assert!((125 * MIB..=128 * MIB).contains(&bytes), "{bytes}");
-        assert_eq!(kib_an_inode, 43);
+        assert_eq!(kib_an_inode, 55);
     }
 
     #[test]
@@ -216,7 +216,7 @@ mod tests {
         );
         assert_eq!(
             plan("cvm.tags=disk", 2048 * GIB, 512 * MIB).unwrap_err().to_string(),
-            "the volume on sda4 may come to take 1 MiB of memory for its integrity tags and 198 MiB \
+            "the volume on sda4 may come to take 1 MiB of memory for its integrity tags and 202 MiB \
              for its metadata, more than a quarter of the guest's 512 MiB: give the guest more \
              memory, or the volume a smaller partition (cvm.grow=no: one as small as its table says) or \
              disk"
