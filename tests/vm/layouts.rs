@@ -158,7 +158,7 @@ impl Row {
     fn check_report(self, guest: &mut Guest, disk: &Disk, root: &Root) {
         let report = guest.report();
         assert_eq!(report["root"]["file_system"], self.format.name());
-        let before = if self.bus == Bus::Nvme { "p" } else { "" };
+        let before = if matches!(self.bus, Bus::Nvme) { "p" } else { "" };
         let name = |number: u32| format!("{}{before}{number}", self.disk_name());
         let [data, hash, volume] = self.place.numbers().map(name);
         let behind = if self.place.is_behind() { disk.size(Part::Root) / 4096 } else { 0 };
