@@ -15,7 +15,7 @@ use crate::kernel::key;
 use crate::kernel::kmsg;
 use crate::kernel::power::{self, Action};
 use crate::report::{Report, Stage};
-use crate::stage::{data, disk, handoff, mapping, platform, root, runtime, teardown, volume};
+use crate::stage::{data, disk, handoff, platform, root, runtime, teardown, volume};
 
 const MAKE_KEYRING: Effect<0> = Effect::new("make-keyring", "make the keyring");
 const START_WATCHDOG: Effect<0> = Effect::new("start-watchdog", "start the watchdog");
@@ -61,10 +61,13 @@ fn run() -> Result<Infallible> {
     let disks = stage(&mut report, Stage::Disk, |report| disk::find(&config, report))?;
     let root = stage(&mut report, Stage::Root, |report| root::open(&config, &disks.root, report))?;
     stage(&mut report, Stage::Data, |report| data::open(&disks.data, report))?;
-    stage(&mut report, Stage::Volume, |report| volume::provision(&config, &disks.volume, report))?;
+    stage(&mut report, Stage::Volume, |report| match &disks.volume {
+        Some(place) => volume::provision(&config, place, root.place_of_volume(), report),
+        None => Ok(()),
+    })?;
     stage(&mut report, Stage::Runtime, |report| runtime::prepare(&config, &root, report))?;
     enter(Stage::Handoff);
-    disks.root.guard(mapping::ROOT, config.on_corruption)?;
+    root::guard(&disks.root, config.on_corruption)?;
     data::guard(&disks.data, config.on_corruption)?;
     handoff::switch_root(&root.init, config.credentials, start, report)
 }

@@ -61,6 +61,8 @@ pub struct Report {
     pub verity: Option<VerityFacts>,
     /// The root, once mounted.
     pub root: Option<RootFacts>,
+    /// The layers of a root that is made of some, once mounted.
+    pub layers: Option<LayersFacts>,
     /// Further verified data, once mounted.
     pub data: Vec<DataFacts>,
     /// The volume, once mounted.
@@ -120,6 +122,28 @@ pub struct RootFacts {
     pub bytes: u64,
     /// "ext4", "erofs" or "squashfs".
     pub file_system: &'static str,
+}
+
+/// A root of layers.
+#[derive(Debug, Serialize)]
+pub struct LayersFacts {
+    /// From the topmost down.
+    pub layers: Vec<LayerFacts>,
+    /// Where what is written goes: "volume", "memory" or "plain", the last on a disk of the host's.
+    pub upper: &'static str,
+}
+
+/// A layer.
+#[derive(Debug, Serialize)]
+pub struct LayerFacts {
+    /// Kernel name of the disk, or of the partition, it lies on.
+    pub disk: String,
+    /// Node of what is mounted.
+    pub device: PathBuf,
+    /// What it was verified with; null for one that was not.
+    pub root_hash: Option<String>,
+    /// Blocks of 4096 bytes that are verified.
+    pub data_blocks: Option<u64>,
 }
 
 /// Further verified data.

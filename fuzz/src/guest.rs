@@ -1,6 +1,11 @@
 //! Texts: the command line, what the shares are called, the fstab, and what is logged of all that.
 
-use cvm_init::config::{Config, DataDisk, DiskChoice, Lines, MOUNT_POINTS, Medium, SHARES};
+use std::net::Ipv4Addr;
+
+use cvm_init::config::{
+    Config, DataDisk, DiskChoice, DiskName, Layer, Layers, Layout, Lines, MOUNT_POINTS, Medium,
+    Partitions, Proof, SHARES, Upper,
+};
 use cvm_init::format::fstab::{self, Mount};
 use cvm_init::format::hex;
 use cvm_init::format::tmpfs;
@@ -31,13 +36,42 @@ pub fn cmdline(bytes: &[u8]) {
     };
     assert_eq!(Config::from_cmdline(&behind("console=ttyS0")).as_ref(), Ok(&config));
     // What is accepted leaves no room for another opinion.
-    let root_hash = hex::encode(&config.root_hash);
-    assert!(line.replace('"', "").to_ascii_lowercase().contains(&root_hash));
-    Config::from_cmdline(&behind(&format!("roothash={root_hash}")))
-        .expect_err("a second root hash");
+    for root_hash in root_hashes(&config.layout) {
+        assert!(line.replace('"', "").to_ascii_lowercase().contains(&root_hash));
+        Config::from_cmdline(&behind(&format!("roothash={root_hash}")))
+            .expect_err("a second root hash");
+    }
     Config::from_cmdline(&behind("cvm.unknown=1")).expect_err("an unknown key");
     check_values(&config);
     check_round_trip(&config);
+}
+
+/// What the root is proven by.
+fn root_hashes(layout: &Layout) -> Vec<String> {
+    match layout {
+        Layout::Partitions(partitions) => vec![hex::encode(&partitions.root_hash)],
+        Layout::Layers(layers) => {
+            let proofs = layers.layers.iter().filter_map(|layer| layer.proof);
+            proofs.map(|proof| hex::encode(&proof.root_hash)).collect()
+        }
+    }
+}
+
+/// The disks that are named for the root and for what is written.
+fn named(layout: &Layout) -> Vec<&DiskName> {
+    match layout {
+        Layout::Partitions(partitions) => {
+            let root = match &partitions.disk {
+                DiskChoice::Proof => None,
+                DiskChoice::Named(disk) => Some(disk),
+            };
+            root.into_iter().chain(&partitions.volume).collect()
+        }
+        Layout::Layers(layers) => {
+            let disks = layers.layers.iter().filter_map(|layer| layer.disk.as_ref());
+            disks.chain(layers.upper.disk()).collect()
+        }
+    }
 }
 
 fn check_values(config: &Config) {
@@ -52,18 +86,35 @@ fn check_values(config: &Config) {
         assert!(MOUNT_POINTS.iter().all(|place| apart(place)), "{directory:?}");
         assert!(config.overlay[..number].iter().all(|other| apart(other)), "{directory:?}");
     }
-    if let Some(params) = &config.verity {
-        assert_eq!(Params::new(params.salt.clone(), params.data_blocks).as_ref(), Ok(params));
+    match &config.layout {
+        Layout::Partitions(partitions) => {
+            if let Some(params) = &partitions.verity {
+                let again = Params::new(params.salt.clone(), params.data_blocks);
+                assert_eq!(again.as_ref(), Ok(params));
+            }
+        }
+        Layout::Layers(layers) => {
+            assert!(!layers.layers.is_empty());
+            // What nothing is proven of is taken with a word of its own only.
+            let all = layers.layers.iter().all(|layer| layer.proof.is_some());
+            assert_eq!(layers.are_verified(), all);
+        }
     }
-    match &config.disk {
-        DiskChoice::Proof => {}
-        DiskChoice::Name(name) => assert!(!name.is_empty() && !name.contains('/'), "{name:?}"),
-        DiskChoice::Serial(serial) => assert!(!serial.is_empty()),
+    for disk in named(&config.layout) {
+        match disk {
+            DiskName::Kernel(name) => assert!(!name.is_empty() && !name.contains('/'), "{name:?}"),
+            DiskName::Serial(serial) => assert!(!serial.is_empty()),
+        }
     }
-    assert!(config.volume.as_ref().is_none_or(|serial| !serial.is_empty()));
     assert!(config.volume_min >= 32 << 20);
     // A name becomes part of a path, and a serial stands for one disk.
-    let mut serials: Vec<_> = config.volume.iter().collect();
+    let mut serials: Vec<_> = named(&config.layout)
+        .into_iter()
+        .filter_map(|disk| match disk {
+            DiskName::Kernel(_) => None,
+            DiskName::Serial(serial) => Some(serial),
+        })
+        .collect();
     for (index, DataDisk { name, serial, .. }) in config.data.iter().enumerate() {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
         assert!((1..=32).contains(&name.len()) && name.bytes().all(is_plain), "{name:?}");
@@ -76,42 +127,22 @@ fn check_values(config: &Config) {
 /// Its values written as words again are read as the same values.
 fn check_round_trip(config: &Config) {
     let mut words = vec![
-        format!("roothash={}", hex::encode(&config.root_hash)),
         format!("cvm.timeout={}", config.timeout.as_secs()),
         format!("cvm.log={}", config.log.as_str().to_ascii_lowercase()),
-        format!("cvm.grow={}", if config.grow { "yes" } else { "no" }),
         format!("init=\"{}\"", config.init),
     ];
-    let kinds: Vec<_> = config.root_kinds.iter().map(|kind| kind.name()).collect();
-    words.push(format!("rootfstype={}", kinds.join(",")));
-    let tags: Vec<_> = config.shares.iter().map(|share| share.tag).collect();
-    words
-        .push(format!("cvm.shares={}", if tags.is_empty() { "no".into() } else { tags.join(",") }));
-    for (key, medium) in [("cvm.tmp", config.tmp), ("cvm.var", config.var)] {
-        words.extend(medium.map(|medium| match medium {
-            Medium::Volume => format!("{key}=volume"),
-            Medium::Memory(None) => format!("{key}=memory"),
-            Medium::Memory(Some(size)) => format!("{key}=memory:{size}"),
-        }));
-    }
-    if !config.overlay.is_empty() {
-        words.push(format!("\"cvm.overlay={}\"", config.overlay.join(",")));
-    }
-    if let Some(Params { salt, data_blocks }) = &config.verity {
-        let salt = if salt.is_empty() { "-".into() } else { hex::encode(salt) };
-        words.push(format!("cvm.verity_salt={salt} cvm.verity_data_blocks={data_blocks}"));
-    }
-    if let Some(offset) = config.hash_offset {
-        words.push(format!("cvm.verity_hash_offset={}", offset.bytes()));
-    }
-    match &config.disk {
-        DiskChoice::Proof => {}
-        DiskChoice::Name(name) => words.push(format!("cvm.disk=\"/dev/{name}\"")),
-        DiskChoice::Serial(serial) => words.push(format!("\"cvm.disk=serial:{serial}\"")),
-    }
-    words.push(format!("cvm.volume_min={}", config.volume_min));
-    if let Some(serial) = &config.volume {
-        words.push(format!("\"cvm.volume=serial:{serial}\""));
+    match &config.layout {
+        Layout::Partitions(partitions) => {
+            words.extend(words_of_partitions(partitions));
+            words.extend(words_of_places(config));
+            words.extend(words_of_volume(config));
+        }
+        Layout::Layers(layers) => {
+            words.extend(words_of_layers(layers));
+            if let Upper::Volume(_) = layers.upper {
+                words.extend(words_of_volume(config));
+            }
+        }
     }
     for DataDisk { name, serial, root_hash, blocks } in &config.data {
         let at = blocks.map(|blocks| format!("@{blocks}")).unwrap_or_default();
@@ -121,11 +152,9 @@ fn check_round_trip(config: &Config) {
     let again = Config::from_cmdline(&words.join("\t")).expect("its own values");
     let told = |config: &Config| {
         let Config {
-            root_hash,
-            verity,
-            hash_offset,
-            disk,
-            root_kinds,
+            layout,
+            volume_min,
+            data,
             grow,
             timeout,
             log,
@@ -136,12 +165,119 @@ fn check_round_trip(config: &Config) {
             init,
             ..
         } = config.clone();
-        let disks = (disk, config.volume.clone(), config.volume_min, config.data.clone());
-        let places = (tmp, var, overlay);
-        let root = (root_hash, verity, hash_offset, root_kinds);
-        (root, disks, grow, timeout, log, shares, places, init)
+        ((layout, volume_min, data, grow), timeout, log, shares, (tmp, var, overlay), init)
     };
     assert_eq!(told(&again), told(config));
+}
+
+fn words_of_volume(config: &Config) -> Vec<String> {
+    let grow = if config.grow { "yes" } else { "no" };
+    vec![format!("cvm.volume_min={}", config.volume_min), format!("cvm.grow={grow}")]
+}
+
+fn words_of_places(config: &Config) -> Vec<String> {
+    let tags: Vec<_> = config.shares.iter().map(|share| share.tag).collect();
+    let tags = if tags.is_empty() { "no".into() } else { tags.join(",") };
+    let mut words = vec![format!("cvm.shares={tags}")];
+    for (key, medium) in [("cvm.tmp", config.tmp), ("cvm.var", config.var)] {
+        words.extend(medium.map(|medium| match medium {
+            Medium::Volume => format!("{key}=volume"),
+            Medium::Memory(None) => format!("{key}=memory"),
+            Medium::Memory(Some(size)) => format!("{key}=memory:{size}"),
+        }));
+    }
+    if !config.overlay.is_empty() {
+        words.push(format!("\"cvm.overlay={}\"", config.overlay.join(",")));
+    }
+    words
+}
+
+fn words_of_partitions(partitions: &Partitions) -> Vec<String> {
+    let Partitions { root_hash, verity, hash_offset, disk, volume, kinds } = partitions;
+    let kinds: Vec<_> = kinds.iter().map(|kind| kind.name()).collect();
+    let mut words = vec![
+        format!("roothash={}", hex::encode(root_hash)),
+        format!("rootfstype={}", kinds.join(",")),
+    ];
+    if let Some(Params { salt, data_blocks }) = verity {
+        let salt = if salt.is_empty() { "-".into() } else { hex::encode(salt) };
+        words.push(format!("cvm.verity_salt={salt} cvm.verity_data_blocks={data_blocks}"));
+    }
+    if let Some(offset) = hash_offset {
+        words.push(format!("cvm.verity_hash_offset={}", offset.bytes()));
+    }
+    match disk {
+        DiskChoice::Proof => {}
+        DiskChoice::Named(DiskName::Kernel(name)) => {
+            words.push(format!("cvm.disk=\"/dev/{name}\""));
+        }
+        DiskChoice::Named(DiskName::Serial(serial)) => {
+            words.push(format!("\"cvm.disk=serial:{serial}\""));
+        }
+    }
+    words.extend(volume.as_ref().map(word_of_volume));
+    words
+}
+
+/// Any serial can stand in ours, and the kernel's names in the engine's.
+fn word_of_volume(disk: &DiskName) -> String {
+    match disk {
+        DiskName::Kernel(name) => format!("\"cocoon.cow=/dev/{name}\""),
+        DiskName::Serial(serial) => format!("\"cvm.volume=serial:{serial}\""),
+    }
+}
+
+fn by_engine(disk: &DiskName) -> String {
+    match disk {
+        DiskName::Kernel(name) => format!("/dev/{name}"),
+        DiskName::Serial(serial) => serial.clone(),
+    }
+}
+
+fn words_of_layers(layers: &Layers) -> Vec<String> {
+    let mut words = Vec::new();
+    let proofs: Vec<_> = layers.layers.iter().filter_map(|Layer { proof, .. }| *proof).collect();
+    let disks: Vec<_> = layers.layers.iter().filter_map(|layer| layer.disk.as_ref()).collect();
+    if !proofs.is_empty() {
+        let proof =
+            |Proof { root_hash, blocks }: &Proof| format!("{}@{blocks}", hex::encode(root_hash));
+        let proofs: Vec<_> = proofs.iter().map(proof).collect();
+        words.push(format!("cvm.layers={}", proofs.join(",")));
+    }
+    if !disks.is_empty() {
+        let disks: Vec<_> = disks.into_iter().map(by_engine).collect();
+        words.push(format!("\"cocoon.layers={}\"", disks.join(",")));
+    }
+    let mut is_unverified = !layers.are_verified();
+    match &layers.upper {
+        Upper::Volume(disk) => {
+            words.push("cvm.cow=encrypted".into());
+            words.extend(disk.as_ref().map(word_of_volume));
+        }
+        Upper::Memory => words.push("cvm.cow=memory".into()),
+        Upper::Plain(disk) => {
+            is_unverified = true;
+            words.push("cvm.cow=plain".into());
+            words.push(format!("\"cocoon.cow={}\"", by_engine(disk)));
+        }
+    }
+    if is_unverified {
+        words.push("cvm.unverified=yes".into());
+    }
+    if layers.by_engine {
+        words.push("boot=cocoon-overlay".into());
+    }
+    words.extend(layers.hostname.as_ref().map(|name| format!("cocoon.hostname={name}")));
+    for network in &layers.networks {
+        let mask = Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - network.prefix).unwrap_or(0));
+        let gateway = network.gateway.map(|gateway| gateway.to_string()).unwrap_or_default();
+        let mut word = format!("ip={}::{gateway}:{mask}:h:{}:off", network.address, network.device);
+        for server in &network.dns {
+            word.extend([":".to_owned(), server.to_string()]);
+        }
+        words.push(word);
+    }
+    words
 }
 
 /// A `mount_tag` of sysfs.

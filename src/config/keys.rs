@@ -4,44 +4,48 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use super::Config;
+use super::layers::{self, Words};
+use super::partitions;
 use super::values::{
-    ACTIONS, DataDisk, DiskChoice, LEVELS, Medium, REACTIONS, SHARES, SYSTEMD_BOOLEANS, TAGS, Tags,
-    VOLUME_MIN, YES_NO, cipher, data, disk, hash_offset, medium, one_of, overlay, root_hash,
-    root_kinds, salt, shares, timeout, volume, volume_min,
+    ACTIONS, DataDisk, DiskChoice, DiskName, LEVELS, Medium, REACTIONS, SHARES, SYSTEMD_BOOLEANS,
+    TAGS, Tags, VOLUME_MIN, YES_NO, cipher, data, disk, hash_offset, medium, one_of, overlay,
+    root_hash, root_kinds, salt, shares, timeout, volume, volume_min,
 };
+use super::{Config, Layout};
 use crate::error::{Error, Result};
 use crate::format::fstab::Share;
 use crate::format::rootfs::Kind;
-use crate::format::verity::{self, HashOffset, OnCorruption, RootHash};
+use crate::format::verity::{HashOffset, OnCorruption, RootHash};
 
 /// What the keys said, before the ones that belong together meet.
 #[derive(Default)]
 pub(super) struct Given {
-    root_hash: Option<RootHash>,
-    verity_salt: Option<Vec<u8>>,
-    verity_data_blocks: Option<u64>,
-    hash_offset: Option<HashOffset>,
-    on_corruption: Option<OnCorruption>,
-    disk: Option<DiskChoice>,
-    volume: Option<String>,
-    volume_min: Option<u64>,
-    data: Vec<DataDisk>,
-    root_kinds: Option<Vec<Kind>>,
-    cipher: Option<String>,
-    integrity: Option<String>,
-    tags: Option<Tags>,
-    grow: Option<bool>,
-    timeout: Option<Duration>,
-    log: Option<LevelFilter>,
-    shares: Option<Vec<Share>>,
-    tmp: Option<Medium>,
-    var: Option<Medium>,
-    overlay: Option<Vec<String>>,
-    credentials: Option<bool>,
-    init: Option<String>,
-    begins: bool,
-    ends: bool,
+    pub(super) root_hash: Option<RootHash>,
+    pub(super) verity_salt: Option<Vec<u8>>,
+    pub(super) verity_data_blocks: Option<u64>,
+    pub(super) hash_offset: Option<HashOffset>,
+    pub(super) on_corruption: Option<OnCorruption>,
+    pub(super) disk: Option<DiskChoice>,
+    pub(super) volume: Option<DiskName>,
+    pub(super) volume_min: Option<u64>,
+    pub(super) data: Vec<DataDisk>,
+    pub(super) root_kinds: Option<Vec<Kind>>,
+    pub(super) cipher: Option<String>,
+    pub(super) integrity: Option<String>,
+    pub(super) tags: Option<Tags>,
+    pub(super) grow: Option<bool>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) log: Option<LevelFilter>,
+    pub(super) shares: Option<Vec<Share>>,
+    pub(super) tmp: Option<Medium>,
+    pub(super) var: Option<Medium>,
+    pub(super) overlay: Option<Vec<String>>,
+    pub(super) credentials: Option<bool>,
+    pub(super) init: Option<String>,
+    pub(super) layers: Words,
+    pub(super) engine_timeout: Option<Duration>,
+    pub(super) begins: bool,
+    pub(super) ends: bool,
 }
 
 /// A word without a value that says something about the line itself.
@@ -156,8 +160,52 @@ pub(super) const KEYS: &[Key] = &[
     }),
 ];
 
+/// The keys of a root of layers: see [`super::layers`].
+pub(super) const LAYER_KEYS: &[Key] = &[
+    ("cvm.layers", |given, text| {
+        given.layers.proofs = Some(layers::proofs(text)?);
+        Ok(())
+    }),
+    ("cvm.cow", |given, text| {
+        given.layers.cow = Some(one_of(text, layers::COWS)?);
+        Ok(())
+    }),
+    ("cvm.unverified", |given, text| {
+        given.layers.unverified = Some(one_of(text, YES_NO)?);
+        Ok(())
+    }),
+    ("boot", |given, text| {
+        given.layers.boot |= text == layers::BOOT;
+        Ok(())
+    }),
+    ("cocoon.layers", |given, text| {
+        given.layers.disks = Some(layers::disks(text)?);
+        Ok(())
+    }),
+    ("cocoon.cow", |given, text| {
+        given.layers.cow_disk = Some(layers::disk(text)?);
+        Ok(())
+    }),
+    ("cocoon.timeout", |given, text| {
+        given.engine_timeout = Some(timeout(text)?);
+        Ok(())
+    }),
+    ("cocoon.hostname", |given, text| {
+        given.layers.hostname = Some(layers::hostname(text)?);
+        Ok(())
+    }),
+    // Of no concern to a root that is no image of an engine, so it is looked at later.
+    ("ip", |given, text| {
+        given.layers.networks.push(text.to_owned());
+        Ok(())
+    }),
+];
+
 /// Keys of which each further one says something more.
-pub(super) const REPEATABLE: &[&str] = &["cvm.data"];
+pub(super) const REPEATABLE: &[&str] = &["cvm.data", "boot", "ip"];
+
+/// Keys that others read as well, and may give without a value.
+pub(super) const SHARED: &[&str] = &["boot", "ip"];
 
 /// Long enough for slow firmware to show its disks, short enough that a dead host is noticed.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -167,27 +215,25 @@ const DEFAULT_CIPHER: &str = "aes-gcm-random";
 
 impl Given {
     /// Fills in the defaults and joins the keys that only make sense together.
-    pub(super) fn settle(self) -> Result<Config> {
+    pub(super) fn settle(mut self) -> Result<Config> {
         // First, because whatever else is wrong may be for want of the words that were cut off.
         if self.begins != self.ends {
             return Err(Error::new(
                 "cvm.begin and cvm.end do not stand together: the command line was cut",
             ));
         }
-        self.require_different_disks()?;
-        let root_hash = self.root_hash.ok_or_else(|| Error::new("roothash= is missing"))?;
-        let verity = match (self.verity_salt, self.verity_data_blocks) {
-            (None, None) => None,
-            (Some(salt), Some(data_blocks)) => Some(verity::Params::new(salt, data_blocks)?),
-            _ => {
-                return Err(Error::new(
-                    "cvm.verity_salt= and cvm.verity_data_blocks= must be given together",
-                ));
-            }
+        let layout = if self.layers.are_given() {
+            Layout::Layers(layers::settle(&mut self)?)
+        } else {
+            Layout::Partitions(partitions::settle(&mut self)?)
         };
-        if let (Some(params), Some(offset)) = (&verity, self.hash_offset) {
-            require_behind_the_data(params, offset)?;
-        }
+        require_different_disks(&layout, &self.data)?;
+        let timeout = match (self.timeout, self.engine_timeout) {
+            (Some(_), Some(_)) => {
+                return Err(Error::new("cvm.timeout= and cocoon.timeout= exclude each other"));
+            }
+            (ours, engines) => ours.or(engines).unwrap_or(DEFAULT_TIMEOUT),
+        };
         let cipher_name = self.cipher.as_deref().unwrap_or(DEFAULT_CIPHER);
         let cipher = cipher(cipher_name, self.integrity.as_deref())?;
         let tags = match (&cipher.tag, self.tags) {
@@ -200,22 +246,22 @@ impl Given {
                 )));
             }
         };
+        // The shares are part of the contract of disks with partitions.
+        let shares = match &layout {
+            Layout::Partitions(_) => self.shares.unwrap_or_else(|| SHARES.to_vec()),
+            Layout::Layers(_) => Vec::new(),
+        };
         Ok(Config {
-            root_hash,
-            verity,
-            hash_offset: self.hash_offset,
+            layout,
             on_corruption: self.on_corruption.unwrap_or_default(),
-            disk: self.disk.unwrap_or(DiskChoice::Proof),
-            volume: self.volume,
             volume_min: self.volume_min.unwrap_or(VOLUME_MIN),
             data: self.data,
-            root_kinds: self.root_kinds.unwrap_or_else(|| Kind::ALL.to_vec()),
             cipher,
             tags,
             grow: self.grow.unwrap_or(true),
-            timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
+            timeout,
             log: self.log.unwrap_or(LevelFilter::Info),
-            shares: self.shares.unwrap_or_else(|| SHARES.to_vec()),
+            shares,
             tmp: self.tmp,
             var: self.var,
             overlay: self.overlay.unwrap_or_default(),
@@ -223,34 +269,30 @@ impl Given {
             init: self.init.unwrap_or_else(|| "/sbin/init".to_owned()),
         })
     }
-
-    /// A serial names one disk, and a disk is for one thing.
-    fn require_different_disks(&self) -> Result<()> {
-        let root = match &self.disk {
-            Some(DiskChoice::Serial(serial)) => Some(serial),
-            _ => None,
-        };
-        let data = self.data.iter().map(|data| &data.serial);
-        let mut seen = Vec::new();
-        for serial in root.into_iter().chain(&self.volume).chain(data) {
-            if seen.contains(&serial) {
-                return Err(Error::new(format!("the serial {serial:?} is given to two disks")));
-            }
-            seen.push(serial);
-        }
-        Ok(())
-    }
 }
 
-/// Of a superblock's number it can only be told when the disk is there.
-fn require_behind_the_data(params: &verity::Params, offset: HashOffset) -> Result<()> {
-    if params.data_blocks <= offset.block() {
-        return Ok(());
+/// A name is one disk's, and a disk is for one thing.
+fn require_different_disks(layout: &Layout, data: &[DataDisk]) -> Result<()> {
+    let mut named = Vec::new();
+    match layout {
+        Layout::Partitions(partitions) => {
+            if let DiskChoice::Named(disk) = &partitions.disk {
+                named.push(disk.clone());
+            }
+            named.extend(partitions.volume.clone());
+        }
+        Layout::Layers(layers) => named.extend(layers.disks().cloned()),
     }
-    Err(Error::new(format!(
-        "cvm.verity_hash_offset={} lies within the data: cvm.verity_data_blocks={} are {} bytes",
-        offset.bytes(),
-        params.data_blocks,
-        params.data_blocks.saturating_mul(verity::BLOCK_SIZE.into())
-    )))
+    named.extend(data.iter().map(|data| DiskName::Serial(data.serial.clone())));
+    let twice = named
+        .iter()
+        .enumerate()
+        .find(|(at, disk)| named.iter().take(*at).any(|other| other == *disk));
+    match twice {
+        Some((_, DiskName::Serial(serial))) => {
+            Err(Error::new(format!("the serial {serial:?} is given to two disks")))
+        }
+        Some((_, disk)) => Err(Error::new(format!("the disk {disk} is given twice"))),
+        None => Ok(()),
+    }
 }

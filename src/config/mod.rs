@@ -4,52 +4,48 @@
 //! same, because a mistyped security parameter must stop the boot and not fall back to a default.
 
 mod keys;
+mod layers;
+mod partitions;
 mod values;
 
 use std::time::Duration;
 
 use log::LevelFilter;
 
-use self::keys::{Given, KEYS, MARKS, REPEATABLE};
+use self::keys::{Given, KEYS, LAYER_KEYS, MARKS, REPEATABLE, SHARED};
 use self::values::{ACTIONS, one_of};
 use crate::error::{Error, Result};
 use crate::format::crypt::Cipher;
 use crate::format::fstab::Share;
-use crate::format::rootfs::Kind;
-use crate::format::verity::{self, HashOffset, OnCorruption, RootHash};
+use crate::format::verity::OnCorruption;
 use crate::kernel::power::Action;
 
 pub use self::keys::DEFAULT_TIMEOUT;
-pub use self::values::{DataDisk, DiskChoice, MOUNT_POINTS, Medium, SHARES, Tags};
+pub use self::layers::{Layer, Layers, Proof, Upper};
+pub use self::partitions::Partitions;
+pub use self::values::{DataDisk, DiskChoice, DiskName, MOUNT_POINTS, Medium, SHARES, Tags};
+
+/// What an engine's keys begin with, which may come to have more of them.
+const ENGINES: &str = "cocoon.";
 
 /// Everything that a boot is told from outside.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// `roothash=`
-    pub root_hash: RootHash,
-    /// `cvm.verity_salt=` and `cvm.verity_data_blocks=`; when given, no superblock is read.
-    pub verity: Option<verity::Params>,
-    /// `cvm.verity_hash_offset=`; when given, the hash tree lies behind the root on its partition.
-    pub hash_offset: Option<HashOffset>,
+    /// What the root is made of.
+    pub layout: Layout,
     /// `cvm.verity_on_corruption=`
     pub on_corruption: OnCorruption,
-    /// `cvm.disk=`
-    pub disk: DiskChoice,
-    /// `cvm.volume=`: the serial of another disk for the volume; else it lies on the root's.
-    pub volume: Option<String>,
     /// `cvm.volume_min=`: the least that the volume's place has, in bytes.
     pub volume_min: u64,
     /// `cvm.data=`, as often as it is given.
     pub data: Vec<DataDisk>,
-    /// `rootfstype=`, the kernel's own key: what the root's file system may be.
-    pub root_kinds: Vec<Kind>,
     /// `cvm.cipher=` and `cvm.integrity=`
     pub cipher: &'static Cipher,
     /// `cvm.tags=`; none where the cipher has no tags.
     pub tags: Option<Tags>,
     /// `cvm.grow=`
     pub grow: bool,
-    /// `cvm.timeout=`
+    /// `cvm.timeout=` or `cocoon.timeout=`
     pub timeout: Duration,
     /// `cvm.log=`
     pub log: LevelFilter,
@@ -66,6 +62,15 @@ pub struct Config {
     pub credentials: bool,
     /// `init=`
     pub init: String,
+}
+
+/// What the root is made of.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Layout {
+    /// A partition of a disk that has others for the hash tree and the volume.
+    Partitions(Partitions),
+    /// Layers of an image, on a disk each.
+    Layers(Layers),
 }
 
 /// Where a boot is told what to do, both of them measured with the launch. A key in both is given
@@ -131,12 +136,16 @@ fn read(lines: &Lines) -> Result<Given> {
 }
 
 /// Takes a word, or says that it is none of ours.
-fn take(given: &mut Given, seen: &mut Vec<&'static str>, word: &str) -> Result<bool> {
-    if let Some((mark, take)) = MARKS.iter().find(|(mark, _)| *mark == word) {
-        if seen.contains(mark) {
-            return Err(Error::new(format!("{mark} is given twice")));
+fn take(given: &mut Given, seen: &mut Vec<String>, word: &str) -> Result<bool> {
+    let mut once = |what: &str, shown: &str| {
+        if seen.iter().any(|other| other == what) && !REPEATABLE.contains(&what) {
+            return Err(Error::new(format!("{shown} is given twice")));
         }
-        seen.push(mark);
+        seen.push(what.to_owned());
+        Ok(())
+    };
+    if let Some((mark, take)) = MARKS.iter().find(|(mark, _)| *mark == word) {
+        once(mark, mark)?;
         take(given);
         return Ok(true);
     }
@@ -144,16 +153,21 @@ fn take(given: &mut Given, seen: &mut Vec<&'static str>, word: &str) -> Result<b
         Some((name, value)) => (name, Some(value)),
         None => (word, None),
     };
-    let Some((name, take)) = KEYS.iter().find(|(key, _)| *key == name) else {
+    let keys = || KEYS.iter().chain(LAYER_KEYS);
+    let Some((name, take)) = keys().find(|(key, _)| *key == name) else {
         if name.starts_with("cvm.") {
             return Err(Error::new(format!("unknown key {name}=")));
         }
+        if name.starts_with(ENGINES) {
+            once(name, &format!("{name}="))?;
+            log::info!("{name}= is passed over: nobody knows it");
+        }
         return Ok(false);
     };
-    if seen.contains(name) && !REPEATABLE.contains(name) {
-        return Err(Error::new(format!("{name}= is given twice")));
+    if value.is_none() && SHARED.contains(name) {
+        return Ok(false);
     }
-    seen.push(name);
+    once(name, &format!("{name}="))?;
     let value = value.ok_or_else(|| Error::new(format!("{name}= has no value")))?;
     take(given, value).map_err(|cause| Error::new(format!("{name}={value}: {cause}")))?;
     Ok(true)

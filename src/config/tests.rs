@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::format::hex;
+use crate::format::rootfs::Kind;
 use crate::format::tmpfs::Size;
+use crate::format::verity::{self, HashOffset};
 use proptest::prelude::*;
 
 const HASH: &str = "roothash=00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
@@ -36,6 +38,17 @@ fn parse(rest: &str) -> Result<Config> {
     Config::from_cmdline(&format!("console=ttyS0 {HASH} quiet {rest}\n"))
 }
 
+fn serial(serial: &str) -> DiskChoice {
+    DiskChoice::Named(DiskName::Serial(serial.to_owned()))
+}
+
+fn partitions(config: &Config) -> &Partitions {
+    match &config.layout {
+        Layout::Partitions(partitions) => partitions,
+        Layout::Layers(layers) => panic!("{layers:?}"),
+    }
+}
+
 fn refusal(rest: &str) -> String {
     parse(rest).unwrap_err().to_string()
 }
@@ -43,10 +56,11 @@ fn refusal(rest: &str) -> String {
 #[test]
 fn the_root_hash_alone_is_enough() {
     let config = parse("").unwrap();
-    assert_eq!(config.root_hash[..3], [0x00, 0x11, 0x22]);
-    assert_eq!(config.disk, DiskChoice::Proof);
-    assert_eq!((config.volume, config.volume_min, config.data), (None, 32 << 20, Vec::new()));
-    assert_eq!(config.root_kinds, Kind::ALL);
+    let root = partitions(&config);
+    assert_eq!(root.root_hash[..3], [0x00, 0x11, 0x22]);
+    assert_eq!((&root.disk, &root.volume), (&DiskChoice::Proof, &None));
+    assert_eq!((config.volume_min, &*config.data), (32 << 20, &[][..]));
+    assert_eq!(root.kinds, Kind::ALL);
     assert_eq!((config.cipher.name, config.cipher.integrity), ("aes-gcm-random", "aead"));
     assert_eq!(config.tags, Some(Tags::Memory));
     assert_eq!(config.on_corruption, OnCorruption::Restart);
@@ -57,7 +71,7 @@ fn the_root_hash_alone_is_enough() {
     assert!(config.overlay.is_empty());
     assert!(!config.credentials);
     assert_eq!(config.init, "/sbin/init");
-    assert_eq!((config.verity, config.hash_offset), (None, None));
+    assert_eq!((&root.verity, root.hash_offset), (&None, None));
 }
 
 #[test]
@@ -66,19 +80,20 @@ fn every_key_is_taken() {
     assert_eq!(EVERY_KEY.len() + 1, KEYS.len());
     let config = parse(&EVERY_KEY.join(" ")).unwrap();
     let params = verity::Params::new(vec![10, 11], 77).unwrap();
-    assert_eq!(config.verity, Some(params));
-    assert_eq!(config.hash_offset.map(HashOffset::bytes), Some(78 * 4096));
-    assert_eq!(config.disk, DiskChoice::Serial("AB".into()));
-    assert_eq!(config.volume.as_deref(), Some("CD"));
+    let root = partitions(&config);
+    assert_eq!(root.verity, Some(params));
+    assert_eq!(root.hash_offset.map(HashOffset::bytes), Some(78 * 4096));
+    assert_eq!(root.disk, serial("AB"));
+    assert_eq!(root.volume, Some(DiskName::Serial("CD".into())));
     assert_eq!(config.volume_min, 64 << 20);
     let data = DataDisk {
         name: "models".into(),
         serial: "EF".into(),
-        root_hash: config.root_hash,
+        root_hash: root.root_hash,
         blocks: Some(77),
     };
     assert_eq!(config.data, [data]);
-    assert_eq!(config.root_kinds, [Kind::Squashfs]);
+    assert_eq!(root.kinds, [Kind::Squashfs]);
     assert_eq!(config.tags, Some(Tags::Disk));
     assert_eq!(config.on_corruption, OnCorruption::Panic);
     assert!(!config.grow);
@@ -235,7 +250,8 @@ fn shares_are_asked_for_by_their_tags() {
 
 #[test]
 fn the_kernels_own_list_narrows_what_the_root_may_be() {
-    let kinds = |list: &str| parse(&format!("rootfstype={list}")).unwrap().root_kinds;
+    let kinds =
+        |list: &str| partitions(&parse(&format!("rootfstype={list}")).unwrap()).kinds.clone();
     assert_eq!(kinds("ext4"), [Kind::Ext4]);
     assert_eq!(kinds("erofs,ext4"), [Kind::Erofs, Kind::Ext4]);
     // Of the initramfs.
@@ -278,7 +294,7 @@ fn pairs_that_are_not_on_offer_are_refused_with_those_that_are() {
 #[test]
 fn quotes_keep_blanks_and_two_dashes_end_it() {
     let config = parse("cvm.disk=\"serial:MY DISK\" -- cvm.unknown=1").unwrap();
-    assert_eq!(config.disk, DiskChoice::Serial("MY DISK".into()));
+    assert_eq!(partitions(&config).disk, serial("MY DISK"));
 }
 
 fn lines(kernel: &str, initramfs: &str) -> Lines {
@@ -305,7 +321,7 @@ fn words_in_the_initramfs_are_as_good_as_on_the_line() {
     assert_eq!(Config::from_lines(&lines(&line, " \"cvm.disk=serial:A B\"\n")), Ok(whole));
     // A quote that does not end takes no word of the other line with it.
     let open = Config::from_lines(&lines(&line, "cvm.disk=\"serial:A B")).unwrap();
-    assert_eq!(open.disk, DiskChoice::Serial("A B".into()));
+    assert_eq!(partitions(&open).disk, serial("A B"));
 }
 
 #[test]
@@ -349,7 +365,7 @@ proptest! {
         let in_order = parse(&EVERY_KEY.join(" ")).unwrap();
         let quotes = format!("\"{}\"", words[quoted]);
         words[quoted] = &quotes;
-        let ours = |word: &str| word.starts_with("cvm.") || KEYS.iter().any(|(key, _)| *key == word);
+        let ours = |word: &str| word.starts_with("cvm.") || KEYS.iter().chain(LAYER_KEYS).any(|(key, _)| *key == word);
         let others = others.iter().filter(|word| !ours(word));
         let line: Vec<_> = others.map(String::as_str).chain(words).collect();
         prop_assert_eq!(parse(&line.join("\t")).unwrap(), in_order);
@@ -368,7 +384,7 @@ proptest! {
         };
         let name = |word: &str| word.split('=').next().unwrap().to_owned();
         let unknown_name = name(&unknown);
-        prop_assume!(KEYS.iter().all(|(key, _)| *key != unknown_name));
+        prop_assume!(KEYS.iter().chain(LAYER_KEYS).all(|(key, _)| *key != unknown_name));
         prop_assert_eq!(refusal(&unknown), format!("unknown key {unknown_name}="));
         let twice = EVERY_KEY[twice];
         let message = match name(twice) {
@@ -392,8 +408,9 @@ proptest! {
             hex::encode(&hash)
         );
         let config = Config::from_cmdline(&line).unwrap();
-        prop_assert_eq!(config.root_hash, hash);
-        prop_assert_eq!(config.verity, Some(verity::Params { salt, data_blocks }));
+        let root = partitions(&config);
+        prop_assert_eq!(root.root_hash, hash);
+        prop_assert_eq!(&root.verity, &Some(verity::Params { salt, data_blocks }));
     }
 
     #[test]
@@ -406,7 +423,7 @@ proptest! {
              cvm.verity_data_blocks={data_blocks}"
         );
         let fits = offset % 4096 == 0 && offset >= data_blocks * 4096;
-        let taken = parse(&line).ok().and_then(|config| config.hash_offset);
+        let taken = parse(&line).ok().and_then(|config| partitions(&config).hash_offset);
         prop_assert_eq!(taken.map(HashOffset::bytes), fits.then_some(offset));
     }
 }

@@ -1,5 +1,6 @@
 //! What keys can say: their words, and what these are read as.
 
+use std::fmt;
 use std::time::Duration;
 
 use log::LevelFilter;
@@ -14,15 +15,31 @@ use crate::format::tmpfs::Size;
 use crate::format::verity::{BLOCK_SIZE, HashOffset, OnCorruption, Params, RootHash};
 use crate::kernel::power::Action;
 
-/// How the disk is chosen (`cvm.disk=`). Whichever it is, it must prove the root hash.
+/// A disk by one of its names, which are the host's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskName {
+    /// The kernel's: `sda`.
+    Kernel(String),
+    /// Its serial.
+    Serial(String),
+}
+
+impl fmt::Display for DiskName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel(name) => write!(f, "/dev/{name}"),
+            Self::Serial(serial) => write!(f, "with serial {serial:?}"),
+        }
+    }
+}
+
+/// How the root's disk is chosen (`cvm.disk=`). Whichever it is, it must prove the root hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DiskChoice {
     /// Any disk that proves the root hash.
     Proof,
-    /// The disk of this kernel name: `sda`.
-    Name(String),
-    /// The disk with this serial.
-    Serial(String),
+    /// The one of this name.
+    Named(DiskName),
 }
 
 /// Further verified data on a disk of its own (`cvm.data=`).
@@ -168,17 +185,19 @@ pub(super) fn cipher(name: &str, integrity: Option<&str>) -> Result<&'static Cip
 pub(super) fn disk(text: &str) -> std::result::Result<DiskChoice, String> {
     match (text.strip_prefix("/dev/"), text.strip_prefix("serial:")) {
         (Some(name), _) if !name.is_empty() && !name.contains('/') => {
-            Ok(DiskChoice::Name(name.to_owned()))
+            Ok(DiskChoice::Named(DiskName::Kernel(name.to_owned())))
         }
-        (_, Some(serial)) if !serial.is_empty() => Ok(DiskChoice::Serial(serial.to_owned())),
+        (_, Some(serial)) if !serial.is_empty() => {
+            Ok(DiskChoice::Named(DiskName::Serial(serial.to_owned())))
+        }
         _ => Err("neither /dev/NAME nor serial:STRING".into()),
     }
 }
 
-/// The serial of another disk.
-pub(super) fn volume(text: &str) -> std::result::Result<String, String> {
+/// Another disk.
+pub(super) fn volume(text: &str) -> std::result::Result<DiskName, String> {
     match text.strip_prefix("serial:") {
-        Some(serial) if !serial.is_empty() => Ok(serial.to_owned()),
+        Some(serial) if !serial.is_empty() => Ok(DiskName::Serial(serial.to_owned())),
         _ => Err("not serial:STRING".into()),
     }
 }
@@ -220,16 +239,18 @@ pub(super) fn data(text: &str) -> std::result::Result<DataDisk, String> {
     if !(1..=DATA_NAME_MAX).contains(&name.len()) || !name.bytes().all(is_known) {
         return Err(format!("its name is not 1 to {DATA_NAME_MAX} of a-z, 0-9, _ and -"));
     }
-    let (hash, blocks) = match proof.split_once('@') {
-        Some((hash, blocks)) => {
-            let blocks = number(blocks).ok_or("what is behind @ is not a number of blocks")?;
-            Params::new(Vec::new(), blocks).map_err(|error| error.to_string())?;
-            (hash, Some(blocks))
-        }
-        None => (proof, None),
-    };
-    let root_hash = root_hash(hash)?;
+    let (root_hash, blocks) = self::proof(proof)?;
     Ok(DataDisk { name: name.to_owned(), serial: serial.to_owned(), root_hash, blocks })
+}
+
+/// `HASH[@BLOCKS]`: a root hash, and how many blocks there are before the hash area.
+pub(super) fn proof(text: &str) -> std::result::Result<(RootHash, Option<u64>), String> {
+    let Some((hash, blocks)) = text.split_once('@') else {
+        return Ok((root_hash(text)?, None));
+    };
+    let blocks = number(blocks).ok_or("what is behind @ is not a number of blocks")?;
+    Params::new(Vec::new(), blocks).map_err(|error| error.to_string())?;
+    Ok((root_hash(hash)?, Some(blocks)))
 }
 
 pub(super) fn shares(text: &str) -> std::result::Result<Vec<Share>, String> {

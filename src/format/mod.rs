@@ -11,6 +11,7 @@ pub mod gpt;
 pub mod hex;
 pub mod integrity;
 pub mod luks2;
+pub mod network;
 pub mod program;
 pub mod rootfs;
 pub mod tmpfs;

@@ -11,6 +11,7 @@ pub mod kmsg;
 pub mod loopdev;
 pub mod module;
 pub mod mount;
+pub mod net;
 pub mod power;
 pub mod processor;
 pub mod rcu;

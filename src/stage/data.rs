@@ -5,12 +5,12 @@
 
 use std::path::Path;
 
-use super::verity::{HashArea, Verity};
+use super::verity::Verity;
 use super::{filesystem, mapping, node};
 use crate::config::DataDisk;
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
-use crate::format::verity::{self, HashOffset, OnCorruption};
+use crate::format::verity::{self, OnCorruption};
 use crate::kernel::block::Device;
 use crate::kernel::mount::{self, Flags};
 use crate::report::{DataFacts, Report};
@@ -43,18 +43,8 @@ pub fn prove(wanted: &DataDisk, disk: &Device) -> Result<Verified> {
         .blocks
         .or_else(|| verity::data_blocks_before_tree(disk.bytes() / u64::from(verity::BLOCK_SIZE)));
     let blocks = blocks.ok_or_else(|| Error::new("it is too small for data with a hash tree"))?;
-    let area = HashArea::Behind(HashOffset::behind(blocks));
-    let verity = Verity::prove(disk, area, &wanted.root_hash, None)
+    let verity = Verity::prove_behind(disk, blocks, &wanted.root_hash)
         .map_err(|error| Error::new(format!("{error}{}", place(wanted, blocks))))?;
-    // The root hash leaves it open, the command line or the size of the disk does not.
-    match verity.params.data_blocks {
-        theirs if theirs == blocks => {}
-        theirs => {
-            return Err(Error::new(format!(
-                "its superblock has {theirs} data blocks, but lies behind {blocks}"
-            )));
-        }
-    }
     Ok(Verified { name: wanted.name.clone(), disk: disk.name.clone(), verity })
 }
 
@@ -86,7 +76,7 @@ pub fn open(data: &[Verified], report: &mut Report) -> Result<()> {
         verity.open(&mapping)?;
         let file_system = filesystem::look(&whose, &mapping, verity)?;
         make_dir(&target)?;
-        filesystem::mount(&whose, &mapping, &file_system, &target, MOUNT_FLAGS)?;
+        filesystem::mount(&whose, &node(&mapping), &file_system, &target, MOUNT_FLAGS)?;
         log::info!("data {name} on {disk}, verified and mounted read-only");
         report.data.push(DataFacts {
             name: name.clone(),

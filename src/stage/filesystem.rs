@@ -1,4 +1,5 @@
-//! A file system on a dm-verity device: known by what is read through it, and mounted read-only.
+//! A file system that somebody else has made, on a dm-verity device where there is a proof of it: known
+//! by what is read through that, and mounted read-only.
 
 use std::fs::File;
 use std::io;
@@ -8,8 +9,10 @@ use std::path::Path;
 use super::node;
 use super::verity::Verity;
 use crate::effect::{Effect, effect};
-use crate::error::Result;
-use crate::format::rootfs::{FileSystem, START_BYTES};
+use crate::error::{Error, Result};
+use crate::format::rootfs::{self, FileSystem, START_BYTES};
+use crate::format::verity;
+use crate::kernel::block::Device;
 use crate::kernel::mount::{self, Flags};
 
 const READ_SUPERBLOCK: Effect<1> = Effect::new("read-superblock", "read {}'s superblock");
@@ -23,14 +26,49 @@ const MOUNT: Effect<2> = Effect::new("mount-verified", "mount {} on {}");
 /// # Errors
 /// When it cannot be read, or what is wrong with it where the kernel would say EINVAL.
 pub(super) fn look(whose: &str, mapping: &str, verity: &Verity) -> Result<FileSystem> {
-    let start = effect(READ_SUPERBLOCK.on(&[&whose]), || {
-        let mut start = [0; START_BYTES];
-        File::open(node(mapping))?.read_exact_at(&mut start, 0)?;
-        Ok::<_, io::Error>(start)
-    })?;
-    let file_system = FileSystem::recognize(&start, whose)?;
+    let file_system = look_at(whose, &node(mapping))?;
     file_system.require_blocks(verity.params.data_blocks, "verified", whose)?;
     Ok(file_system)
+}
+
+/// The same of a device that nothing was proven of.
+///
+/// # Errors
+/// The same.
+pub(super) fn look_unverified(whose: &str, device: &Device) -> Result<FileSystem> {
+    let file_system = look_at(whose, &device.path())?;
+    let blocks = device.bytes() / u64::from(verity::BLOCK_SIZE);
+    file_system.require_blocks(blocks, "there", whose)?;
+    Ok(file_system)
+}
+
+/// Makes sure that a device has an ext4 that lies within it. Nothing is proven of it, and it may have
+/// to be recovered: that is the kernel's to do.
+///
+/// # Errors
+/// When it cannot be read, has none, or one that is larger than the device.
+pub(super) fn require_ext4(whose: &str, device: &Device) -> Result<()> {
+    let name = &device.name;
+    match rootfs::ext4_bytes(&read_start(whose, &device.path())?) {
+        None => Err(Error::new(format!("{whose}, {name}, has no ext4"))),
+        Some(bytes) if bytes > device.bytes() => Err(Error::new(format!(
+            "{whose}, {name}, has {} bytes, but its ext4 was made for {bytes}",
+            device.bytes()
+        ))),
+        Some(_) => Ok(()),
+    }
+}
+
+fn look_at(whose: &str, node: &Path) -> Result<FileSystem> {
+    FileSystem::recognize(&read_start(whose, node)?, whose)
+}
+
+fn read_start(whose: &str, node: &Path) -> Result<rootfs::Start> {
+    effect(READ_SUPERBLOCK.on(&[&whose]), || {
+        let mut start = [0; START_BYTES];
+        File::open(node)?.read_exact_at(&mut start, 0)?;
+        Ok::<_, io::Error>(start)
+    })
 }
 
 /// Mounts it on `target`, read-only and with `flags`.
@@ -39,21 +77,19 @@ pub(super) fn look(whose: &str, mapping: &str, verity: &Verity) -> Result<FileSy
 /// The kernel's, and what it has to have for this file system.
 pub(super) fn mount(
     whose: &str,
-    mapping: &str,
+    node: &Path,
     file_system: &FileSystem,
     target: &str,
     flags: Flags,
 ) -> Result<()> {
     let kind = file_system.kind.name();
     effect(MOUNT.on(&[&whose, &target]), || {
-        mount::mount(&node(mapping), Path::new(target), kind, flags | Flags::RDONLY, "").map_err(
-            |error| {
-                io::Error::other(format!(
-                    "{} (it is {file_system}; scripts/initramfs --root-format {kind} packs what is \
+        mount::mount(node, Path::new(target), kind, flags | Flags::RDONLY, "").map_err(|error| {
+            io::Error::other(format!(
+                "{} (it is {file_system}; scripts/initramfs --root-format {kind} packs what is \
                      a module)",
-                    io::Error::from(error)
-                ))
-            },
-        )
+                io::Error::from(error)
+            ))
+        })
     })
 }

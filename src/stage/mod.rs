@@ -43,20 +43,26 @@ pub mod mapping {
     /// Those of every boot, from the top one down: each uses the next.
     pub const ALL: &[&str] = &[VOLUME, INTEGRITY, TAGS, DATA, ROOT];
 
-    /// What the names of further verified data begin with.
-    const VERIFIED: &str = "data_";
+    /// What the names of further verified data begin with, and of layers.
+    const VERIFIED: &[&str] = &["data_", "layer_"];
 
     /// Further verified data, by its name in `cvm.data=`.
     #[must_use]
     pub fn data(name: &str) -> String {
-        format!("{VERIFIED}{name}")
+        format!("data_{name}")
     }
 
-    /// Whether a mapping of this name is one of further verified data. Before the new root's init runs
-    /// there are none but ours.
+    /// A layer of the root; 0 is the topmost.
     #[must_use]
-    pub fn is_data(mapping: &str) -> bool {
-        mapping.starts_with(VERIFIED)
+    pub fn layer(number: usize) -> String {
+        format!("layer_{number}")
+    }
+
+    /// Whether a mapping of this name is one of these. Before the new root's init runs there are none
+    /// but ours.
+    #[must_use]
+    pub fn is_verified(mapping: &str) -> bool {
+        VERIFIED.iter().any(|start| mapping.starts_with(start))
     }
 }
 

@@ -6,13 +6,15 @@ use std::sync::OnceLock;
 
 use rustix::process::{chroot, fchdir};
 
+use super::root::LAYERS;
 use super::{CONTROL, NEW_ROOT, mapping};
 use crate::kernel::dm::Control;
 use crate::kernel::{fd, key, mount};
 
 /// Where the new root is mounted, with all that is mounted in it: before it is moved, and from
-/// then on, when it is this process's working directory. Verified data is mounted in /run.
-const MOUNTS: &[&str] = &[NEW_ROOT, "/run", "."];
+/// then on, when it is this process's working directory. Verified data is mounted in /run, and the
+/// layers of a root beside it.
+const MOUNTS: &[&str] = &[NEW_ROOT, "/run", LAYERS, "."];
 
 /// What /dev may lie in by now: it moves to the new root, and the new root moves.
 const PLACES_OF_DEV: &[&str] = &["/", NEW_ROOT, "."];
@@ -51,7 +53,7 @@ pub fn run() {
         let _ = control.remove(mapping);
     }
     for mapping in control.names().unwrap_or_default() {
-        if mapping::is_data(&mapping) {
+        if mapping::is_verified(&mapping) {
             let _ = control.remove(&mapping);
         }
     }

@@ -87,6 +87,23 @@ impl Verity {
         Ok(Self { data, hash, tree, root_hash: *root_hash, params })
     }
 
+    /// The same for data from the first byte of a device on with its hash area, superblock and tree,
+    /// right behind. The root hash leaves the number of data blocks open: who names it authenticates
+    /// it.
+    ///
+    /// # Errors
+    /// Those of [`Verity::prove`], and when the superblock has another number.
+    pub fn prove_behind(device: &Device, blocks: u64, root_hash: &RootHash) -> Result<Self> {
+        let area = HashArea::Behind(HashOffset::behind(blocks));
+        let verity = Self::prove(device, area, root_hash, None)?;
+        match verity.params.data_blocks {
+            theirs if theirs == blocks => Ok(verity),
+            theirs => Err(Error::new(format!(
+                "its superblock has {theirs} data blocks, but lies behind {blocks}"
+            ))),
+        }
+    }
+
     /// Maps it as `name`. What is wrong with a block before the handoff ends the boot with a reason.
     ///
     /// # Errors

@@ -45,9 +45,27 @@ pub(super) fn begins(start: &Start) -> bool {
     bytes_at(start, S_MAGIC) == MAGIC && u32_at(start, S_LOG_BLOCK_SIZE) <= LOG_BLOCK_SIZE_MAX
 }
 
+fn block_bytes(start: &Start) -> u64 {
+    1024_u64 << u32_at(start, S_LOG_BLOCK_SIZE).min(LOG_BLOCK_SIZE_MAX)
+}
+
+/// `s_blocks_count`
+fn blocks(start: &Start) -> u64 {
+    let high = match u32_at(start, S_FEATURE_INCOMPAT) & INCOMPAT_64BIT {
+        0 => 0,
+        _ => u32_at(start, S_BLOCKS_COUNT_HI),
+    };
+    u64::from(high) << 32 | u64::from(u32_at(start, S_BLOCKS_COUNT_LO))
+}
+
+/// How many bytes it has, whatever it is like.
+pub(super) fn bytes(start: &Start) -> u64 {
+    blocks(start).saturating_mul(block_bytes(start))
+}
+
 /// Its blocks and features, or what is wrong with it.
 pub(super) fn look(start: &Start) -> Result<(u64, Vec<Feature>), String> {
-    let block_bytes = 1024_u64 << u32_at(start, S_LOG_BLOCK_SIZE).min(LOG_BLOCK_SIZE_MAX);
+    let block_bytes = block_bytes(start);
     if block_bytes != BLOCK_BYTES {
         return Err(format!(
             "has blocks of {block_bytes} bytes, dm-verity needs {BLOCK_BYTES}: make it with mke2fs \
@@ -69,15 +87,13 @@ pub(super) fn look(start: &Start) -> Result<(u64, Vec<Feature>), String> {
                     its hash tree is made"
             .to_owned());
     }
-    let high = if incompat & INCOMPAT_64BIT == 0 { 0 } else { u32_at(start, S_BLOCKS_COUNT_HI) };
-    let blocks = u64::from(high) << 32 | u64::from(u32_at(start, S_BLOCKS_COUNT_LO));
     let features = bits(incompat & !EVERYWHERE).map(|bit| {
         match FEATURES.iter().find(|(known, ..)| *known == bit) {
             Some((_, name, kernel)) => Feature::new(*name, *kernel),
             None => Feature::new(format!("FEATURE_I{bit}"), None),
         }
     });
-    Ok((blocks, features.collect()))
+    Ok((blocks(start), features.collect()))
 }
 
 #[cfg(test)]
@@ -97,6 +113,14 @@ mod tests {
         };
         assert_eq!(blocks(0x42), 4096);
         assert_eq!(blocks(0xc2), 3 << 32 | 4096);
+    }
+
+    #[test]
+    fn a_size_is_told_of_any_blocks() {
+        assert_eq!(bytes(&with(EXT4, &[])), 4096 * 4096);
+        assert_eq!(bytes(&with(EXT4, &[(0x418, &[0])])), 4096 * 1024);
+        let most = (0x550, &[0xff; 4][..]);
+        assert_eq!(bytes(&with(EXT4, &[(0x460, &[0xc2]), most])), u64::MAX);
     }
 
     #[test]

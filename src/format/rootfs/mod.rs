@@ -70,6 +70,13 @@ impl fmt::Display for Kind {
     }
 }
 
+/// Bytes of the ext4 that begins here, whatever it is like and whoever has written it; `None` where none
+/// does.
+#[must_use]
+pub fn ext4_bytes(start: &Start) -> Option<u64> {
+    ext4::begins(start).then(|| ext4::bytes(start))
+}
+
 /// Something that a file system makes use of and that not every kernel has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Feature {

@@ -6,49 +6,70 @@
 //! lies on partition 4 is read of none. Of disks whose partitions the root hash names none is taken
 //! but the only one.
 
+mod layers;
 mod places;
 mod search;
+mod seen;
 mod volume;
 
 use std::time::Instant;
 
 use self::places::{Verdict, examine};
 use self::search::{Search, nothing_found};
+use self::seen::Seen;
 use super::data::{self, Verified};
-use crate::config::{Config, DataDisk, DiskChoice};
+use crate::config::{Config, DataDisk, DiskChoice, DiskName, Layers, Layout, Partitions, Upper};
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
 use crate::format::{hex, verity};
-use crate::kernel::block::{self, Disk};
+use crate::kernel::block::{self, Device, Disk};
 use crate::kernel::uevent::{Listener, Wake};
 use crate::report::{DiskFacts, Report, VerityFacts};
 use crate::stage::verity::Verity;
 
+pub use self::layers::LayerDisk;
 pub use self::volume::{Growth, VolumePlace};
 
 const LISTEN: Effect<0> = Effect::new("listen", "listen for uevents");
 const LIST_DISKS: Effect<0> = Effect::new("list-disks", "list the disks");
 const WAIT: Effect<0> = Effect::new("wait-for-disk", "wait for a block device");
-const READ_SERIAL: Effect<1> = Effect::new("read-serial", "read the serial of {}");
 
 /// What a boot needs of its disks.
 #[derive(Debug)]
 pub struct Disks {
-    /// The root's data and hash tree, proven.
-    pub root: Verity,
-    /// Where the volume goes.
-    pub volume: VolumePlace,
+    /// What the root is made of.
+    pub root: RootDisks,
+    /// Where the volume goes, where there is one.
+    pub volume: Option<VolumePlace>,
     /// Further data, proven, as the command line has it in order.
     pub data: Vec<Verified>,
 }
 
+/// What the root is made of.
+#[derive(Debug)]
+pub enum RootDisks {
+    /// A partition of a disk.
+    Partition(Box<RootDisk>),
+    /// Layers on a disk each.
+    Layers {
+        /// From the topmost down.
+        layers: Vec<LayerDisk>,
+        /// What is above them where that is the host's, too.
+        plain: Option<Device>,
+    },
+}
+
 /// The disk that holds the root, proven.
-struct RootDisk {
+#[derive(Debug)]
+pub struct RootDisk {
     /// Kernel name.
     name: String,
     /// Its partitions are named by the root hash, not numbered.
     by_uuid: bool,
-    verity: Verity,
+    /// Other disks that prove the root hash.
+    also_proven: Vec<String>,
+    /// Data and hash tree.
+    pub verity: Verity,
     /// Its partition for the volume, unless that has a disk of its own.
     volume: Option<VolumePlace>,
 }
@@ -69,10 +90,9 @@ pub fn find(config: &Config, report: &mut Report) -> Result<Disks> {
     loop {
         let disks = effect(LIST_DISKS, block::disks)?;
         any_seen |= !disks.is_empty();
-        if let Some(found) = searches.look(config, &disks)? {
-            describe(&found, config, report);
-            let Found { root, volume, data, .. } = found;
-            return Ok(Disks { root: root.verity, volume, data });
+        if let Some(found) = searches.look(config, &Seen::new(&disks))? {
+            describe(&found.root, config, report);
+            return Ok(found);
         }
         let wake = effect(WAIT, || listener.wait_for_block(deadline))?;
         if wake == Wake::Timeout {
@@ -83,33 +103,39 @@ pub fn find(config: &Config, report: &mut Report) -> Result<Disks> {
 
 /// All that is looked for.
 struct Searches {
-    root: Search,
-    /// Where the volume has a disk of its own.
-    volume: Option<Search>,
+    /// One for a root on a partition, else one a layer.
+    root: Vec<Search>,
+    /// Where what is written has a disk of its own.
+    upper: Option<Search>,
     data: Vec<Search>,
-}
-
-/// All that was looked for.
-struct Found {
-    root: RootDisk,
-    /// Other disks that prove the root hash.
-    also_proven: Vec<String>,
-    volume: VolumePlace,
-    data: Vec<Verified>,
 }
 
 impl Searches {
     fn new(config: &Config) -> Self {
-        let root = match &config.disk {
-            DiskChoice::Proof => "disk that proves roothash=".to_owned(),
-            DiskChoice::Name(name) => format!("usable disk /dev/{name}"),
-            DiskChoice::Serial(serial) => format!("usable disk with serial {serial:?}"),
+        let on_disk = |disk: &DiskName, what: &str| {
+            Search::new(format!("usable disk {disk} {what}"), format!(" {what}"))
         };
-        let volume = |serial: &String| {
-            Search::new(
-                format!("usable disk with serial {serial:?} for the volume"),
-                " for the volume",
-            )
+        let (root, upper) = match &config.layout {
+            Layout::Partitions(partitions) => {
+                let root = match &partitions.disk {
+                    DiskChoice::Proof => "disk that proves roothash=".to_owned(),
+                    DiskChoice::Named(disk) => format!("usable disk {disk}"),
+                };
+                let upper = partitions.volume.as_ref();
+                (vec![Search::new(root, "")], upper.map(|disk| on_disk(disk, "for the volume")))
+            }
+            Layout::Layers(layers) => {
+                let upper = match &layers.upper {
+                    Upper::Volume(Some(disk)) => Some(on_disk(disk, "for the volume")),
+                    Upper::Volume(None) => {
+                        let wanted = "partition for the volume beside the layers";
+                        Some(Search::new(wanted, " for the volume"))
+                    }
+                    Upper::Plain(disk) => Some(on_disk(disk, "for what is written")),
+                    Upper::Memory => None,
+                };
+                (layers::searches(layers), upper)
+            }
         };
         let data = |DataDisk { name, serial, .. }: &DataDisk| {
             Search::new(
@@ -117,28 +143,19 @@ impl Searches {
                 format!(" for the data {name}"),
             )
         };
-        Self {
-            root: Search::new(root, ""),
-            volume: config.volume.as_ref().map(volume),
-            data: config.data.iter().map(data).collect(),
-        }
+        Self { root, upper, data: config.data.iter().map(data).collect() }
     }
 
     fn all(&self) -> Vec<&Search> {
-        [&self.root].into_iter().chain(&self.volume).chain(&self.data).collect()
+        self.root.iter().chain(&self.upper).chain(&self.data).collect()
     }
 
     /// Looks for all of it: what was there the last time may have gone since. `None` when something
     /// is missing.
-    fn look(&mut self, config: &Config, disks: &[Disk]) -> Result<Option<Found>> {
-        let mut proven = look_for_root(config, disks, &mut self.root)?.into_iter();
-        let mut root = self.root.end(proven.next());
-        let volume = match (&config.volume, &mut self.volume) {
-            (Some(serial), Some(search)) => {
-                let place = volume::look(serial, disks, root.as_ref(), search);
-                search.end(place)
-            }
-            _ => root.as_mut().and_then(|root| root.volume.take()),
+    fn look(&mut self, config: &Config, seen: &Seen<'_>) -> Result<Option<Disks>> {
+        let found = match &config.layout {
+            Layout::Partitions(partitions) => self.look_for_partitions(partitions, seen)?,
+            Layout::Layers(layers) => self.look_for_layers(layers, seen)?,
         };
         // Each of them, so that whatever is missing is named.
         let data: Vec<_> = config
@@ -146,29 +163,101 @@ impl Searches {
             .iter()
             .zip(&mut self.data)
             .map(|(wanted, search)| {
-                let verified = look_for_data(wanted, disks, search);
+                let verified = look_for_data(wanted, seen, search);
                 search.end(verified)
             })
             .collect();
-        let also_proven = proven.map(|other| other.name).collect();
-        let found = root.zip(volume).zip(data.into_iter().collect());
-        Ok(found.map(|((root, volume), data)| Found { root, also_proven, volume, data }))
+        let found = found.zip(data.into_iter().collect());
+        Ok(found.map(|((root, volume), data)| Disks { root, volume, data }))
+    }
+
+    fn look_for_partitions(
+        &mut self,
+        partitions: &Partitions,
+        seen: &Seen<'_>,
+    ) -> Result<Option<(RootDisks, Option<VolumePlace>)>> {
+        let [search, ..] = self.root.as_mut_slice() else {
+            return Ok(None);
+        };
+        let mut proven = look_for_root(partitions, seen, search)?.into_iter();
+        let mut root = search.end(proven.next());
+        let volume = match &partitions.volume {
+            Some(disk) => {
+                let roots: Vec<_> = root.iter().map(|root| &*root.name).collect();
+                self.look_for_upper(disk, seen, &roots)
+            }
+            None => root.as_mut().and_then(|root| root.volume.take()),
+        };
+        Ok(root.zip(volume).map(|(root, volume)| {
+            let also_proven = proven.map(|other| other.name).collect();
+            (RootDisks::Partition(Box::new(RootDisk { also_proven, ..root })), Some(volume))
+        }))
+    }
+
+    fn look_for_layers(
+        &mut self,
+        layers: &Layers,
+        seen: &Seen<'_>,
+    ) -> Result<Option<(RootDisks, Option<VolumePlace>)>> {
+        let wanted = layers.upper.disk();
+        let given_up = match (wanted, &mut self.upper) {
+            (Some(disk), Some(search)) => seen.named(disk, search),
+            _ => Vec::new(),
+        };
+        let found = layers::look(layers, seen, &given_up, &mut self.root)?;
+        let place = match (wanted, &mut self.upper) {
+            (Some(disk), _) => {
+                let roots: Vec<_> = found.iter().flatten().map(|layer| &*layer.disk).collect();
+                self.look_for_upper(disk, seen, &roots)
+            }
+            (None, Some(search)) => {
+                let place = found.as_ref().and_then(|found| layers::volume(found, seen, search));
+                search.end(place)
+            }
+            (None, None) => None,
+        };
+        let Some(found) = found else { return Ok(None) };
+        Ok(match (&layers.upper, place) {
+            (Upper::Memory, _) => Some((RootDisks::Layers { layers: found, plain: None }, None)),
+            (_, None) => None,
+            (Upper::Plain(_), Some(VolumePlace { device, .. })) => {
+                Some((RootDisks::Layers { layers: found, plain: Some(device) }, None))
+            }
+            (Upper::Volume(_), place) => {
+                Some((RootDisks::Layers { layers: found, plain: None }, place))
+            }
+        })
+    }
+
+    /// The disk of its own for what is written, none of the `roots`.
+    fn look_for_upper(
+        &mut self,
+        wanted: &DiskName,
+        seen: &Seen<'_>,
+        roots: &[&str],
+    ) -> Option<VolumePlace> {
+        let search = self.upper.as_mut()?;
+        let place = volume::look(wanted, seen, roots, search);
+        search.end(place)
     }
 }
 
 /// The disks that prove the root hash, in order.
-fn look_for_root(config: &Config, disks: &[Disk], search: &mut Search) -> Result<Vec<RootDisk>> {
-    let chosen: Vec<_> = match &config.disk {
-        DiskChoice::Proof => without_volume(disks, config, search),
-        DiskChoice::Name(name) => disks.iter().filter(|disk| disk.device.name == *name).collect(),
-        DiskChoice::Serial(serial) => with_serial(disks, serial, search),
+fn look_for_root(
+    partitions: &Partitions,
+    seen: &Seen<'_>,
+    search: &mut Search,
+) -> Result<Vec<RootDisk>> {
+    let chosen: Vec<_> = match &partitions.disk {
+        DiskChoice::Proof => without_volume(seen, partitions, search),
+        DiskChoice::Named(disk) => seen.named(disk, search),
     };
-    let is_only_one = matches!(config.disk, DiskChoice::Name(_));
+    let is_only_one = matches!(partitions.disk, DiskChoice::Named(DiskName::Kernel(_)));
     let mut proven = Vec::new();
     for disk in chosen {
         let name = &disk.device.name;
         let of_disk = |error| Error::new(format!("{name}: {error}"));
-        match examine(config, disk) {
+        match examine(partitions, disk) {
             Verdict::Proven(disk) => proven.push(*disk),
             Verdict::Ambiguous(error) => return Err(of_disk(error)),
             Verdict::Refused(error) if is_only_one => return Err(of_disk(error)),
@@ -182,16 +271,20 @@ fn look_for_root(config: &Config, disks: &[Disk], search: &mut Search) -> Result
 
 /// The disks but the one that the command line has given to the volume: what it held before may well be
 /// an older copy of the same root.
-fn without_volume<'a>(disks: &'a [Disk], config: &Config, search: &mut Search) -> Vec<&'a Disk> {
-    let Some(serial) = &config.volume else {
-        return disks.iter().collect();
+fn without_volume<'a>(
+    seen: &Seen<'a>,
+    partitions: &Partitions,
+    search: &mut Search,
+) -> Vec<&'a Disk> {
+    let Some(wanted) = &partitions.volume else {
+        return seen.disks.iter().collect();
     };
-    let volume: Vec<_> = with_serial(disks, serial, search);
+    let volume = seen.named(wanted, search);
     for disk in &volume {
         search.refuse(&disk.device.name, &"cvm.volume= has it for the volume");
     }
     let is_volume = |disk: &Disk| volume.iter().any(|other| other.device.dev == disk.device.dev);
-    disks.iter().filter(|disk| !is_volume(disk)).collect()
+    seen.disks.iter().filter(|disk| !is_volume(disk)).collect()
 }
 
 /// Makes sure that the root hash does not name the partitions of more than one disk.
@@ -208,8 +301,9 @@ fn require_no_choice(proven: &[RootDisk]) -> Result<()> {
 
 /// The first disk of this serial that proves the data. The serial is the host's word, and any that
 /// proves it holds the same.
-fn look_for_data(wanted: &DataDisk, disks: &[Disk], search: &mut Search) -> Option<Verified> {
-    for disk in with_serial(disks, &wanted.serial, search) {
+fn look_for_data(wanted: &DataDisk, seen: &Seen<'_>, search: &mut Search) -> Option<Verified> {
+    let name = DiskName::Serial(wanted.serial.clone());
+    for disk in seen.named(&name, search) {
         match data::prove(wanted, &disk.device) {
             Ok(verified) => return Some(verified),
             Err(error) => search.refuse(&disk.device.name, &error),
@@ -218,47 +312,49 @@ fn look_for_data(wanted: &DataDisk, disks: &[Disk], search: &mut Search) -> Opti
     None
 }
 
-/// The disks with this serial; one whose serial cannot be read is refused.
-fn with_serial<'a>(disks: &'a [Disk], serial: &str, search: &mut Search) -> Vec<&'a Disk> {
-    let mut found = Vec::new();
-    for disk in disks {
-        let name = &disk.device.name;
-        match effect(READ_SERIAL.on(&[&name]), || disk.serial()) {
-            Ok(theirs) if theirs.as_deref() == Some(serial) => found.push(disk),
-            Ok(_) => {}
-            Err(error) => search.refuse(name, &error),
+/// What the log and the report say of the root's disks.
+fn describe(root: &RootDisks, config: &Config, report: &mut Report) {
+    match (root, &config.layout) {
+        (RootDisks::Partition(root), Layout::Partitions(partitions)) => {
+            describe_partition(root, partitions, report);
         }
+        (RootDisks::Layers { layers, .. }, _) => {
+            for (number, LayerDisk { device, verity, .. }) in layers.iter().enumerate() {
+                let proven =
+                    if verity.is_some() { "proven by its root hash" } else { "not verified" };
+                log::info!("layer {number} on {}, {proven}", device.name);
+            }
+        }
+        (RootDisks::Partition(_), Layout::Layers(_)) => {}
     }
-    found
 }
 
-fn describe(found: &Found, config: &Config, report: &mut Report) {
-    let Found { root, also_proven, .. } = found;
-    let found_by = match config.disk {
+fn describe_partition(root: &RootDisk, partitions: &Partitions, report: &mut Report) {
+    let RootDisk { name, also_proven, verity, .. } = root;
+    let found_by = match partitions.disk {
         DiskChoice::Proof => "proof",
-        DiskChoice::Name(_) | DiskChoice::Serial(_) => "cvm.disk",
+        DiskChoice::Named(_) => "cvm.disk",
     };
-    log::info!("disk {}, proven by the root hash", root.name);
+    log::info!("disk {name}, proven by the root hash");
     if !also_proven.is_empty() {
         log::warn!(
-            "{} proves it as well: {} is taken, the first by name",
-            also_proven.join(", "),
-            root.name
+            "{} proves it as well: {name} is taken, the first by name",
+            also_proven.join(", ")
         );
     }
     report.disk =
-        Some(DiskFacts { name: root.name.clone(), found_by, also_proven: also_proven.clone() });
+        Some(DiskFacts { name: name.clone(), found_by, also_proven: also_proven.clone() });
     report.verity = Some(VerityFacts {
-        root_hash: root.verity.root_hash(),
-        salt: hex::encode(&root.verity.params.salt),
-        data_blocks: root.verity.params.data_blocks,
+        root_hash: verity.root_hash(),
+        salt: hex::encode(&verity.params.salt),
+        data_blocks: verity.params.data_blocks,
         block_size: verity::BLOCK_SIZE,
-        parameters_from: match config.verity {
+        parameters_from: match partitions.verity {
             Some(_) => "command line",
             None => "superblock",
         },
-        data: root.verity.data.name.clone(),
-        hash: root.verity.hash.name.clone(),
-        hash_start: root.verity.tree,
+        data: verity.data.name.clone(),
+        hash: verity.hash.name.clone(),
+        hash_start: verity.tree,
     });
 }

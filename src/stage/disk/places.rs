@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::config::Config;
+use crate::config::Partitions;
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
 use crate::format::gpt::{self, Entry, Header, Role};
@@ -24,9 +24,9 @@ use crate::format::{uuid, verity};
 use crate::kernel::block::{Disk, Partition};
 use crate::stage::verity::{HashArea, Verity};
 
+use super::seen::LIST_PARTITIONS;
 use super::{RootDisk, VolumePlace};
 
-const LIST_PARTITIONS: Effect<1> = Effect::new("list-partitions", "list the partitions of {}");
 const READ_TABLE: Effect<1> = Effect::new("read-partition-table", "read the partition table of {}");
 
 /// Numbers of the partitions that a boot uses.
@@ -73,7 +73,7 @@ struct Places<'a> {
 }
 
 /// Looks whether `disk` is the one that holds the root.
-pub(super) fn examine(config: &Config, disk: &Disk) -> Verdict {
+pub(super) fn examine(config: &Partitions, disk: &Disk) -> Verdict {
     let partitions = match effect(LIST_PARTITIONS.on(&[&disk.device.name]), || disk.partitions()) {
         Ok(partitions) => partitions,
         Err(error) => return Verdict::NotYet(error.to_string()),
@@ -111,7 +111,7 @@ pub(super) fn examine(config: &Config, disk: &Disk) -> Verdict {
 
 /// The places of rule 1, or what misses of them.
 fn by_number<'a>(
-    config: &Config,
+    config: &Partitions,
     partitions: &'a [Partition],
 ) -> std::result::Result<Places<'a>, String> {
     let numbered = |number| partitions.iter().find(|partition| partition.number == number);
@@ -144,7 +144,7 @@ fn by_number<'a>(
 
 /// The places of rule 2, on a disk that has a partition of the root's UUID.
 fn by_uuid<'a>(
-    config: &Config,
+    config: &Partitions,
     disk: &Disk,
     partitions: &'a [Partition],
     table: &[Entry],
@@ -220,7 +220,7 @@ fn another(entry: &Entry) -> Error {
 
 /// Proves the root.
 fn take(
-    config: &Config,
+    config: &Partitions,
     disk: &Disk,
     partitions: &[Partition],
     places: &Places<'_>,
@@ -233,9 +233,29 @@ fn take(
     Ok(RootDisk {
         name: disk.device.name.clone(),
         by_uuid,
+        also_proven: Vec::new(),
         verity: Verity::prove(root, places.hash, &config.root_hash, given)?,
         volume: places.volume.map(|volume| VolumePlace::partition(disk, volume, partitions)),
     })
+}
+
+/// The one partition for the volume on a disk whose other partitions are layers.
+///
+/// # Errors
+/// When there is none, more than one, or it reaches into another.
+pub(super) fn volume_among(disk: &Disk, partitions: &[Partition]) -> Result<VolumePlace> {
+    let mut called = partitions.iter().filter(|it| it.label.as_deref() == Some(LABEL));
+    match (called.next(), called.next()) {
+        (Some(volume), None) => {
+            require_apart(volume, disk, partitions)?;
+            Ok(VolumePlace::partition(disk, volume, partitions))
+        }
+        (Some(one), Some(other)) => Err(Error::new(format!(
+            "it has two partitions called {LABEL:?}, {} and {}",
+            one.number, other.number
+        ))),
+        (None, _) => Err(Error::new(format!("it has no partition called {LABEL:?}"))),
+    }
 }
 
 /// What is written to the volume must not reach anything else.
@@ -295,6 +315,7 @@ fn read(disk: &Disk, at: u64, length: usize) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Config, Layout};
     use crate::format::device::Dev;
     use crate::kernel::block::Device;
 
@@ -303,8 +324,12 @@ mod tests {
     /// Data of Linux, which says nothing of its use.
     const LINUX: [u8; 16] = [0x0f; 16];
 
-    fn config(words: &str) -> Config {
-        Config::from_cmdline(&format!("roothash={HASH} {words}")).unwrap()
+    fn config(words: &str) -> Partitions {
+        let config = Config::from_cmdline(&format!("roothash={HASH} {words}")).unwrap();
+        match config.layout {
+            Layout::Partitions(partitions) => partitions,
+            Layout::Layers(_) => panic!("no layers here"),
+        }
     }
 
     fn disk() -> Disk {

@@ -1,10 +1,12 @@
-//! Where the volume goes: a partition of the root's disk, or a disk of its own (`cvm.volume=`).
+//! Where the volume goes: a partition of the root's disk, or a disk of its own (`cvm.volume=`,
+//! `cocoon.cow=`).
 
 use std::fs::OpenOptions;
 use std::path::PathBuf;
 
 use super::search::Search;
-use super::{RootDisk, with_serial};
+use super::seen::Seen;
+use crate::config::DiskName;
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
 use crate::kernel::block::{Device, Disk, Partition};
@@ -48,23 +50,17 @@ impl VolumePlace {
     }
 }
 
-/// Looks for the one disk with this serial, and whether all of it can be had. What lies on it, a
-/// partition table included, is not looked at: the command line has given it up.
+/// Looks for the one disk of this name, and whether all of it can be had. What lies on it, a partition
+/// table included, is not looked at: the command line has given it up. `roots` are the disks that
+/// hold the root.
 pub(super) fn look(
-    serial: &str,
-    disks: &[Disk],
-    root: Option<&RootDisk>,
+    wanted: &DiskName,
+    seen: &Seen<'_>,
+    roots: &[&str],
     search: &mut Search,
 ) -> Option<VolumePlace> {
-    let found = with_serial(disks, serial, search);
-    let [disk] = found.as_slice() else {
-        for disk in &found {
-            // The serial is the host's word: which of them is meant, nobody can say.
-            search.refuse(&disk.device.name, &"another disk has this serial, too");
-        }
-        return None;
-    };
-    match require_free(disk, root) {
+    let disk = seen.only_one(wanted, search)?;
+    match require_free(disk, roots) {
         Ok(()) => Some(VolumePlace { device: disk.device.clone(), growth: None }),
         Err(error) => {
             search.refuse(&disk.device.name, &error);
@@ -74,9 +70,9 @@ pub(super) fn look(
 }
 
 /// Makes sure that nothing is lost with the disk but what the command line has given up.
-fn require_free(disk: &Disk, root: Option<&RootDisk>) -> Result<()> {
+fn require_free(disk: &Disk, roots: &[&str]) -> Result<()> {
     let name = &disk.device.name;
-    if root.is_some_and(|root| root.name == *name) {
+    if roots.contains(&&**name) {
         return Err(Error::new("it is the disk that holds the root"));
     }
     if effect(LOOK_WHETHER_READ_ONLY.on(&[&name]), || disk.is_read_only())? {

@@ -1,82 +1,105 @@
-//! Stage 3: the verified root, read-only.
+//! Stage 3: the verified root: a partition, read-only, or layers below what is written.
 
 pub mod init;
+mod layers;
 pub mod mounts;
+mod partition;
 mod places;
 mod way;
 
-use std::path::Path;
-
 use self::init::Init;
 use self::mounts::Mounts;
-use super::verity::Verity;
-use super::{NEW_ROOT, filesystem, mapping, node};
-use crate::config::Config;
+use super::disk::RootDisks;
+use super::mapping;
+use super::volume::Target;
+use crate::config::{Config, Layers, Layout};
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
 use crate::format::rootfs::Kind;
-use crate::kernel::mount::{self, Flags};
-use crate::report::{Report, RootFacts};
+use crate::format::verity::OnCorruption;
+use crate::kernel::mount;
+use crate::report::Report;
+
+pub use self::layers::{LAYERS, UPPER, join};
 
 const MAKE_DIR: Effect<1> = Effect::new("make-dir", "make {}");
 const LIST_FILE_SYSTEMS: Effect<0> =
     Effect::new("list-file-systems", "list the kernel's file systems");
 
-/// What messages call it.
-const NAME: &str = "the root";
-
 /// What later stages have to know of the root.
 #[derive(Debug)]
-pub struct Root {
-    /// Its file system.
-    pub kind: Kind,
+pub struct Root<'a> {
     /// The program that the machine is handed to.
     pub init: Init,
-    /// What is mounted in it beside what is mounted in every root.
-    pub mounts: Mounts,
+    /// What it is made of.
+    pub form: Form<'a>,
 }
 
-/// Opens the root and mounts it on [`NEW_ROOT`].
+/// What a root is made of, once it is mounted.
+#[derive(Debug)]
+pub enum Form<'a> {
+    /// One file system, read-only.
+    Partition {
+        /// Which one.
+        kind: Kind,
+        /// What is mounted in it beside what is mounted in every root.
+        mounts: Mounts,
+    },
+    /// Layers, and above them what is written.
+    Layers(&'a Layers),
+}
+
+impl Root<'_> {
+    /// Where the volume is mounted.
+    #[must_use]
+    pub fn place_of_volume(&self) -> Target {
+        match self.form {
+            Form::Partition { .. } => Target::NewRoot("/cocos"),
+            Form::Layers(_) => Target::Initramfs(UPPER),
+        }
+    }
+}
+
+/// Opens the root and mounts it on [`super::NEW_ROOT`]. One whose upper will be on the volume is
+/// read-only until [`join`].
 ///
 /// # Errors
 /// When the kernel has no dm-verity, the root is no file system that can be mounted or none that is
 /// asked for, or it lacks what a boot needs of it.
-pub fn open(config: &Config, verity: &Verity, report: &mut Report) -> Result<Root> {
-    verity.open(mapping::ROOT)?;
-    let file_system = filesystem::look(NAME, mapping::ROOT, verity)?;
-    let kind = file_system.kind;
-    require_asked_for(kind, &config.root_kinds)?;
-    effect(MAKE_DIR.on(&[&NEW_ROOT]), || mount::ensure_dir(Path::new(NEW_ROOT), 0o755))?;
-    filesystem::mount(NAME, mapping::ROOT, &file_system, NEW_ROOT, Flags::empty())?;
-    // All that can be wrong with it is told while nothing else is made yet.
-    let places = places::find(config)?;
-    let init = Init::find(&config.init, &places)?;
-    let mounts = Mounts::find(config, &places)?;
-    require_overlay(config)?;
-    log::info!("root verified and mounted read-only, {kind}");
-    report.root = Some(RootFacts {
-        device: node(mapping::ROOT),
-        bytes: verity.bytes(),
-        file_system: kind.name(),
-    });
-    Ok(Root { kind, init, mounts })
+pub fn open<'a>(config: &'a Config, disks: &RootDisks, report: &mut Report) -> Result<Root<'a>> {
+    match (disks, &config.layout) {
+        (RootDisks::Partition(disk), Layout::Partitions(partitions)) => {
+            partition::open(config, partitions, &disk.verity, report)
+        }
+        (RootDisks::Layers { layers, plain }, Layout::Layers(wanted)) => {
+            layers::open(config, wanted, layers, plain.as_ref(), report)
+        }
+        _ => Err(Error::new("the disks are not those of the layout")),
+    }
 }
 
-fn require_asked_for(kind: Kind, asked: &[Kind]) -> Result<()> {
-    if asked.contains(&kind) {
-        return Ok(());
+/// From now on the kernel does what was asked for about a block of the root that is not right.
+///
+/// # Errors
+/// When the kernel cannot do it.
+pub fn guard(disks: &RootDisks, on_corruption: OnCorruption) -> Result<()> {
+    match disks {
+        RootDisks::Partition(disk) => disk.verity.guard(mapping::ROOT, on_corruption),
+        RootDisks::Layers { layers, .. } => layers
+            .iter()
+            .enumerate()
+            .filter_map(|(number, layer)| Some((number, layer.verity.as_ref()?)))
+            .try_for_each(|(number, verity)| verity.guard(&mapping::layer(number), on_corruption)),
     }
-    let names: Vec<_> = asked.iter().map(|kind| kind.name()).collect();
-    Err(Error::new(format!("the root is {kind}, but rootfstype= is {}", names.join(","))))
 }
 
-/// The one file system beside the root's that not every boot needs.
-fn require_overlay(config: &Config) -> Result<()> {
-    if config.overlay.is_empty() || effect(LIST_FILE_SYSTEMS, || mount::is_known("overlay"))? {
+/// The file system that joins others, which not every boot needs.
+fn require_overlay(what_for: &str) -> Result<()> {
+    if effect(LIST_FILE_SYSTEMS, || mount::is_known("overlay"))? {
         return Ok(());
     }
-    Err(Error::new(
-        "the kernel has no overlay file system for cvm.overlay= (kernel option OVERLAY_FS; \
-         scripts/initramfs --with overlay packs it where it is a module)",
-    ))
+    Err(Error::new(format!(
+        "the kernel has no overlay file system for {what_for} (kernel option OVERLAY_FS; \
+         scripts/initramfs --with overlay packs it where it is a module)"
+    )))
 }

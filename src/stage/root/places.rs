@@ -52,6 +52,14 @@ pub(super) fn find(config: &Config) -> Result<Vec<PathBuf>> {
     Ok(mounted)
 }
 
+/// Where a mount point of a writable root is, and will be if it is not there yet.
+///
+/// # Errors
+/// When it cannot be looked for.
+pub(super) fn of(name: &str) -> Result<PathBuf> {
+    Ok(directory(name)?.unwrap_or_else(|| PathBuf::from(name)))
+}
+
 impl Place<'_> {
     fn lies_in(&self, other: &Self) -> bool {
         self.path.starts_with(&other.path)

@@ -1,6 +1,8 @@
-//! Stage 6: what the new root finds mounted.
+//! Stage 6: what the new root finds mounted, and which files.
 
 mod fstab;
+mod layers;
+mod partition;
 mod shares;
 mod writable;
 
@@ -9,42 +11,22 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::root::Root;
-use super::root::mounts::SCRIPTS;
+use super::root::{Form, Root};
 use super::{directory_in_new_root, mapping};
-use crate::config::Config;
+use crate::config::{Config, Layout};
 use crate::effect::{Effect, effect};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernel::mount::{self, Flags};
-use crate::kernel::tree;
 use crate::report::Report;
 
-const LOOK_FOR: Effect<1> = Effect::new("look-for", "look for {}");
-const COPY: Effect<2> = Effect::new("copy", "copy {} to {}");
 const MAKE_DIR: Effect<1> = Effect::new("make-dir", "make {}");
 const BIND: Effect<2> = Effect::new("bind", "bind {} to {}");
 const WRITE: Effect<1> = Effect::new("write", "write {}");
 
-/// Directories on the volume.
-const VOLUME_DIRS: &[&str] = &[
-    "/cocos/.cache",
-    "/cocos/.cache/oci",
-    "/cocos/datasets",
-    "/cocos/docker",
-    "/cocos/containerd",
-    "/cocos/cocos_init",
-];
-
-/// Directories on the fresh /var.
-const VAR_DIRS: &[&str] = &["/var/lib", "/var/lib/docker", "/var/lib/containerd"];
-
-/// Images are large and belong on the volume, not in memory: source, mount point. Docker keeps them
-/// in its own directory or, from version 29 on, has containerd keep them.
+/// Images are large and belong on the volume, not in memory: directory of the volume, mount point.
+/// Docker keeps them in its own directory or, from version 29 on, has containerd keep them.
 const IMAGES: &[(&str, &str)] =
-    &[("/cocos/docker", "/var/lib/docker"), ("/cocos/containerd", "/var/lib/containerd")];
-
-/// Where a writable copy of [`SCRIPTS`] is put, which then covers them. A root without them is as good.
-const SCRIPTS_COPY: &str = "/cocos/cocos_init";
+    &[("docker", "/var/lib/docker"), ("containerd", "/var/lib/containerd")];
 
 /// Where this boot leaves what the new root may read; moves on with /run.
 pub const RUN_DIR: &str = "/run/cvm-init";
@@ -73,24 +55,11 @@ DefaultEnvironment=SYSTEMD_EFI_OPTIONS=
 ///
 /// # Errors
 /// When a step fails that is not optional.
-pub fn prepare(config: &Config, root: &Root, report: &mut Report) -> Result<()> {
-    let mounts = &root.mounts;
-    make_dirs(VOLUME_DIRS)?;
-    writable::mount(&config.overlay, mounts)?;
-    make_dirs(VAR_DIRS)?;
-    for (source, target) in IMAGES {
-        bind(source, target, Flags::empty())?;
-    }
-    if effect(LOOK_FOR.on(&[&SCRIPTS]), || is_there(SCRIPTS))? {
-        effect(COPY.on(&[&SCRIPTS, &SCRIPTS_COPY]), copy_scripts)?;
-        bind(SCRIPTS_COPY, SCRIPTS, Flags::empty())?;
-    }
-    let mounted = shares::mount(&mounts.shares)?;
-    report.shares = mounted.iter().map(|mounted| mounted.share.tag).collect();
+pub fn prepare(config: &Config, root: &Root<'_>, report: &mut Report) -> Result<()> {
     make_run_dirs(&[RUN_DIR])?;
-    // Where there is none, tools find none, as the image build decided.
-    if let Some(old) = &mounts.fstab {
-        fstab::cover(old, root.kind, &mounts.kept, &mounted)?;
+    match &root.form {
+        Form::Partition { kind, mounts } => partition::prepare(config, *kind, mounts, report)?,
+        Form::Layers(layers) => layers::prepare(layers)?,
     }
     write_rules(config)?;
     make_run_dirs(SETTINGS_DIRS)?;
@@ -107,12 +76,20 @@ fn make_dirs(dirs: &[&str]) -> Result<()> {
 
 /// Makes a directory where it is not there yet, in one that is.
 fn make_dir(path: &str, mode: u32) -> io::Result<()> {
-    let (parent, name) = path.rsplit_once('/').unwrap_or_default();
+    let (parent, name) = parted(path);
     let parent = directory_in_new_root(parent)?;
     let path = mount::path_of(&parent).join(name);
     mount::ensure_dir(&path, mode)?;
     // This process's mask takes bits of it away.
     fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+/// The directory that an absolute path lies in, and its name there.
+fn parted(path: &str) -> (&str, &str) {
+    match path.rsplit_once('/') {
+        Some(("", name)) => ("/", name),
+        parts => parts.unwrap_or_default(),
+    }
 }
 
 /// Makes directories in /run, which is still that of the initramfs.
@@ -139,15 +116,6 @@ fn is_there(directory: &str) -> io::Result<bool> {
     }
 }
 
-fn copy_scripts() -> Result<()> {
-    let open = |directory: &str| {
-        directory_in_new_root(directory)
-            .map_err(|cause| Error::cannot(&format!("open {directory}"), &cause))
-    };
-    let (from, to) = (open(SCRIPTS)?, open(SCRIPTS_COPY)?);
-    tree::copy(&inside(&from), &inside(&to))
-}
-
 /// A path that ends in the directory itself, where that of a descriptor is a link.
 fn inside(directory: &File) -> PathBuf {
     mount::path_of(directory).join(".")
@@ -159,8 +127,13 @@ fn write_rules(config: &Config) -> Result<()> {
     make_run_dirs(RULES_DIRS)?;
     effect(WRITE.on(&[&RULES]), || {
         let data = config.data.iter().map(|data| mapping::data(&data.name));
+        let layers = match &config.layout {
+            Layout::Partitions(_) => 0,
+            Layout::Layers(layers) => layers.layers.len(),
+        };
+        let verified = data.chain((0..layers).map(mapping::layer));
         let names: Vec<_> =
-            mapping::ALL.iter().map(|name| (*name).to_owned()).chain(data).collect();
+            mapping::ALL.iter().map(|name| (*name).to_owned()).chain(verified).collect();
         let names = names.join("|");
         fs::write(
             RULES,

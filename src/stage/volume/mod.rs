@@ -26,6 +26,7 @@ mod stack;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use rustix::system::sysinfo;
 use rustix::time::{ClockId, clock_gettime};
@@ -45,7 +46,7 @@ use crate::kernel::blkpg;
 use crate::kernel::block::Device;
 use crate::kernel::key::VolumeKey;
 use crate::kernel::loopdev::MemoryDevice;
-use crate::kernel::mount::Flags;
+use crate::kernel::mount::{self, Flags};
 use crate::kernel::processor::{self, Processor};
 use crate::report::{ProcessorFacts, Report, VolumeFacts};
 
@@ -63,9 +64,6 @@ const WRITE_HEADER: Effect<1> = Effect::new("write-header", "write the LUKS2 hea
 const SYNC: Effect<1> = Effect::new("sync", "sync {}");
 const GET_RANDOM: Effect<0> = Effect::new("get-random", "get random bytes");
 
-/// Where the volume is mounted in the new root.
-const MOUNT_POINT: &str = "/cocos";
-
 const MOUNT_FLAGS: Flags = Flags::NOATIME;
 
 /// Options of ext4(5).
@@ -75,11 +73,25 @@ const MOUNT_OPTIONS: &str = "nobarrier,data=writeback";
 /// without what lay in the memory of this boot. None does.
 const REQUIREMENT: &str = "cvm-init-metadata-in-memory";
 
-/// Makes the volume on its partition or disk and mounts it in the new root.
+/// Where the volume is mounted.
+#[derive(Debug, Clone, Copy)]
+pub enum Target {
+    /// On a directory of the new root.
+    NewRoot(&'static str),
+    /// Beside it.
+    Initramfs(&'static str),
+}
+
+/// Makes the volume on its partition or disk and mounts it.
 ///
 /// # Errors
 /// When the place or the memory is too small, the kernel lacks the cipher, or a step fails.
-pub fn provision(config: &Config, place: &VolumePlace, report: &mut Report) -> Result<()> {
+pub fn provision(
+    config: &Config,
+    place: &VolumePlace,
+    target: Target,
+    report: &mut Report,
+) -> Result<()> {
     let mut device = place.device.clone();
     if let (true, Some(growth)) = (config.grow, &place.growth) {
         grow(growth, &mut device);
@@ -100,11 +112,20 @@ pub fn provision(config: &Config, place: &VolumePlace, report: &mut Report) -> R
         memory_encryption: processor.memory_encryption,
         random_numbers,
     });
-    effect(MOUNT.on(&[&MOUNT_POINT]), || {
-        mount_in_new_root(&node(mapping::VOLUME), MOUNT_POINT, "ext4", MOUNT_FLAGS, MOUNT_OPTIONS)
-    })?;
+    mount_on(target)?;
     report.volume = Some(facts(&plan, &device, &uuid));
     Ok(())
+}
+
+fn mount_on(target: Target) -> Result<()> {
+    let (source, kind) = (node(mapping::VOLUME), "ext4");
+    let (Target::NewRoot(name) | Target::Initramfs(name)) = target;
+    effect(MOUNT.on(&[&name]), || match target {
+        Target::NewRoot(_) => mount_in_new_root(&source, name, kind, MOUNT_FLAGS, MOUNT_OPTIONS),
+        Target::Initramfs(_) => {
+            Ok(mount::mount(&source, Path::new(name), kind, MOUNT_FLAGS, MOUNT_OPTIONS)?)
+        }
+    })
 }
 
 /// Lets a partition reach the end of a disk that was grown behind its partition table, in the
