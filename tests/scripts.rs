@@ -20,6 +20,7 @@ const SCRIPTS: &[&str] = &[
     "boot",
     "bench",
     "debian-root",
+    "demo-image",
     "formats",
     "fuzz",
     "measure",

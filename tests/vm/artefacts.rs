@@ -218,6 +218,18 @@ pub(crate) fn initramfs_with_words(name: &str, words: &str) -> PathBuf {
     initramfs_and(name, "cmdline", words)
 }
 
+/// The same for a root of layers, with words beside the kernel command line if any.
+pub(crate) fn initramfs_of_layers(kernel: Kernel, words: &str) -> PathBuf {
+    static MADE: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let name =
+        format!("{kernel:?}-layers-{}", words.replace(|sign: char| !sign.is_alphanumeric(), "-"));
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let choice = ["--with", "layers"];
+    let words: &[&str] = if words.is_empty() { &[] } else { &["--append", words] };
+    let pack = || pack_choice(kernel, &name, init(), &[&choice, words].concat(), &[]);
+    made.entry(name.clone()).or_insert_with(pack).clone()
+}
+
 /// The same and a file. The kernel unpacks one archive over the other.
 fn initramfs_and(name: &str, file: &str, content: &str) -> PathBuf {
     let folder = Scratch::new(name);
@@ -249,12 +261,13 @@ pub(crate) fn initramfs_for_overlays_of(kernel: Kernel) -> PathBuf {
     pack_for(kernel, &name, init(), DEFAULT_CIPHER, &[], &["overlay"])
 }
 
-/// The fault build with it.
+/// The fault build with it, and with what layers need.
 pub(crate) fn initramfs_with_faults_and_overlay() -> PathBuf {
     static OVERLAY: OnceLock<PathBuf> = OnceLock::new();
     OVERLAY
         .get_or_init(|| {
-            pack_with("faults-overlay", fault_build(), DEFAULT_CIPHER, &[], &["overlay"])
+            let choice = ["--with", "overlay", "--with", "layers"];
+            pack_choice(Kernel::Running, "faults-overlay", fault_build(), &choice, &[])
         })
         .clone()
 }

@@ -5,6 +5,7 @@ use crate::artefacts;
 use crate::data::Data;
 use crate::disk::{Disk, Part};
 use crate::guest::Guest;
+use crate::layer::{self, Layer};
 use crate::matrix::{Kind, Row, Setup, print, run};
 use crate::points::{Point, points, sites};
 use crate::root::{Node, Root};
@@ -14,6 +15,7 @@ use crate::volume_disk::blank;
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 /// Files of which each effect is as good as the next: loading one module is loading another. They
@@ -82,6 +84,33 @@ fn setups() -> Vec<Setup> {
             then: |_| {},
         },
         Setup {
+            name: "layers of an image, what is written encrypted",
+            words: |_| {
+                format!(
+                    "{} cvm.volume=serial:disk3 cocoon.hostname=my-vm",
+                    layer::word(&all_layers())
+                )
+            },
+            disk: || Disk::builder().build(),
+            attach: |vm, _, host| with_layers(vm, host),
+            then: |_| {},
+        },
+        Setup {
+            name: "layers of an image, what is written in memory",
+            words: |_| {
+                let network = "ip=10.0.0.2:::255.0.0.0:vm:eth0:off:10.0.0.3";
+                format!(
+                    "{} cvm.cow=memory boot=cocoon-overlay {network}",
+                    layer::word(&all_layers())
+                )
+            },
+            disk: || Disk::builder().build(),
+            attach: |vm, _, host| {
+                with_layers(vm, host).qemu(&["-device", "virtio-net-pci,mac=52:54:00:00:00:01"])
+            },
+            then: |_| {},
+        },
+        Setup {
             name: "disk plugged in late",
             words: |_| String::new(),
             disk: || Disk::builder().build(),
@@ -107,6 +136,20 @@ fn setups() -> Vec<Setup> {
             then: |_| {},
         },
     ]
+}
+
+fn all_layers() -> Vec<&'static Layer> {
+    layer::image().iter().collect()
+}
+
+/// The layers of an image, and a disk for what is written.
+fn with_layers(vm: Vm, host: &Path) -> Vm {
+    let vm = all_layers()
+        .into_iter()
+        .rev()
+        .fold(vm, |vm, layer| vm.disk_on(Bus::VirtioBlk, layer.path()).read_only());
+    let vm = vm.disk_on(Bus::VirtioBlk, &blank(host, "cow", 64 << 20));
+    vm.initramfs(artefacts::initramfs_with_faults_and_overlay())
 }
 
 /// The points of every setup, each with the setup that reaches it.
@@ -167,6 +210,9 @@ const SLICE: &[(Kind, &str)] = &[
     (Kind::Late, "mount-share:certs_share#1"),
     (Kind::Stall, "copy:/cocos_init#1"),
     (Kind::Late, "mount-overlay:/etc#1"),
+    (Kind::Panic, "mount-verified:layer 1#1"),
+    (Kind::Stall, "join-layers#1"),
+    (Kind::Late, "detach-layers#1"),
     (Kind::Panic, "remount:/run#1"),
     (Kind::Late, "move:/proc#1"),
     (Kind::Panic, "change-root#1"),

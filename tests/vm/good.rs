@@ -284,6 +284,7 @@ pub(crate) fn check_copy_of_cocos_init(guest: &mut Guest, root: &Root) {
             Kind::Directory => ("directory", None),
             Kind::File(_) => ("file", None),
             Kind::Symlink(target) => ("symlink", Some(target)),
+            Kind::Whiteout => panic!("no layer is copied"),
         };
         let xattrs: serde_json::Map<_, _> =
             node.xattrs.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();

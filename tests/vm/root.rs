@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     Directory,
     File(Vec<u8>),
     Symlink(String),
+    /// What overlayfs takes for nothing: the name is gone from the layers below.
+    Whiteout,
 }
 
 /// A file, directory or link of the root, as the guest is to see it.
@@ -52,6 +54,10 @@ impl Node {
 
     pub(crate) fn link(path: &str, target: &str) -> Self {
         Self::new(path, Kind::Symlink(target.to_owned()), 0o777)
+    }
+
+    pub(crate) fn whiteout(path: &str) -> Self {
+        Self::new(path, Kind::Whiteout, 0o600)
     }
 
     pub(crate) fn mode(mut self, mode: u32) -> Self {
@@ -204,6 +210,12 @@ impl Builder {
         self
     }
 
+    /// Only what is put in.
+    pub(crate) fn empty(mut self) -> Self {
+        self.nodes.clear();
+        self
+    }
+
     /// Puts a node in, in place of one with the same path.
     pub(crate) fn with(mut self, node: Node) -> Self {
         // In its place, so that a directory stays before what it holds.
@@ -226,6 +238,8 @@ impl Builder {
                 Kind::Directory => fs::create_dir(&path),
                 Kind::File(content) => fs::write(&path, content),
                 Kind::Symlink(target) => symlink(target, &path),
+                // Under fakeroot, below.
+                Kind::Whiteout => Ok(()),
             }
             .unwrap_or_else(|e| panic!("cannot make {} of the root: {e}", node.path));
         }
@@ -291,9 +305,11 @@ impl Builder {
             .map(|node| {
                 let Node { path, kind, mode, owner, mtime, xattrs } = node;
                 let is_link = matches!(kind, Kind::Symlink(_));
+                let is_whiteout = matches!(kind, Kind::Whiteout);
                 let mtime = u128::from(mtime.0) * 1_000_000_000 + u128::from(mtime.1);
                 json!({
-                    "path": files.join(path), "link": is_link, "mode": mode, "owner": owner,
+                    "path": files.join(path), "link": is_link, "whiteout": is_whiteout, "mode": mode,
+                    "owner": owner,
                     "mtime": u64::try_from(mtime).expect("a time of these centuries"),
                     "xattrs": xattrs,
                 })
@@ -312,9 +328,11 @@ fn text(path: &Path) -> &str {
 /// Makes files what a description says, the last first, so that a folder's time stays, and then runs
 /// what packs them.
 const AS_DESCRIBED: &str = r#"
-import json, os, sys
+import json, os, stat, sys
 for node in reversed(json.load(open(sys.argv[1]))):
     path = node["path"]
+    if node["whiteout"]:
+        os.mknod(path, stat.S_IFCHR, 0)
     os.chown(path, *node["owner"], follow_symlinks=False)
     if not node["link"]:
         os.chmod(path, node["mode"])
@@ -331,6 +349,7 @@ fn edit(node: &Node) -> String {
         Kind::Directory => 0o040_000,
         Kind::File(_) => 0o100_000,
         Kind::Symlink(_) => 0o120_000,
+        Kind::Whiteout => 0o020_000,
     };
     let mut edits = String::new();
     let mut set = |field: &str, value: String| {

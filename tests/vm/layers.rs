@@ -1,0 +1,514 @@
+//! A root of layers: each on a disk of its own, proven, and what is written on the encrypted volume, in
+//! memory or on a disk of the host's.
+
+use crate::artefacts::{Kernel, initramfs_of_layers};
+use crate::good::mounts;
+use crate::guest::Guest;
+use crate::layer::{Layer, image, word};
+use crate::refused::refusal;
+use crate::root::{Node, Root};
+use crate::tool::{Scratch, command, run};
+use crate::vm::{Bus, Vm};
+use crate::volume_disk::blank;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+const MIB: u64 = 1 << 20;
+const ENOENT: i32 = 2;
+
+/// As an engine writes it, in the initramfs of an image that it may boot.
+const UNVERIFIED: &str = "cvm.unverified=yes";
+const ENGINE: &str = "boot=cocoon-overlay cocoon.layers=cocoon-layer2,cocoon-layer1,cocoon-layer0 \
+                      cocoon.cow=cocoon-cow clocksource=kvm-clock rw";
+
+/// The serial of a layer; 0 is the lowest.
+fn serial(number: usize) -> String {
+    format!("serial=cocoon-layer{number}")
+}
+
+/// A guest with these layers on a disk each, the topmost first, attached from the lowest on.
+fn with_layers(layers: &[&Layer]) -> Vm {
+    layers.iter().rev().enumerate().fold(Vm::new(), |vm, (number, layer)| {
+        vm.disk_on(Bus::VirtioBlk, layer.path()).with(&serial(number)).read_only()
+    })
+}
+
+fn with_cow(vm: Vm, cow: &Path) -> Vm {
+    vm.disk_on(Bus::VirtioBlk, cow).with("serial=cocoon-cow")
+}
+
+fn all() -> Vec<&'static Layer> {
+    image().iter().collect()
+}
+
+/// What is in the root is what the layers have, one above the other.
+#[track_caller]
+fn check_content(guest: &mut Guest) {
+    assert_eq!(guest.read("/etc/changed"), "of the second layer\n");
+    assert_eq!(guest.read("/etc/added"), "of the topmost layer\n");
+    let removed = guest.call("stat", json!({ "path": "/etc/removed" }));
+    assert_eq!(removed.unwrap_err().errno, Some(ENOENT));
+    assert_eq!(guest.read("/etc/machine-id"), "");
+}
+
+/// The root is an overlay, and nobody sees what it is made of.
+#[track_caller]
+fn check_mounts(guest: &mut Guest) {
+    let all = mounts(guest);
+    let shown = guest.read("/proc/mounts");
+    let root: Vec<_> = shown.lines().filter(|line| line.contains(" / ")).collect();
+    let [root] = root[..] else { panic!("{shown}") };
+    assert!(root.starts_with("overlay / overlay rw,relatime,"), "{root}");
+    for option in
+        ["lowerdir=/layers/0:/layers/1:/layers/2", "redirect_dir=on", "metacopy=on", "index=on"]
+    {
+        assert!(root.contains(option), "{root}");
+    }
+    assert!(!all.iter().any(|mount| mount.starts_with("/layers")), "{all:?}");
+    assert!(!all.iter().any(|mount| mount.starts_with("/cocos")), "{all:?}");
+    let left = guest.call("list", json!({ "path": "/layers" }));
+    assert_eq!(left.unwrap_err().errno, Some(ENOENT));
+}
+
+/// What is written stays, also when memory has let go of it.
+#[track_caller]
+fn check_writing(guest: &mut Guest) {
+    for path in ["/etc/changed", "/new"] {
+        guest.ask("write", json!({ "path": path, "text": SECRET }));
+    }
+    guest.ask("sync", json!({}));
+    guest.ask("drop_caches", json!({}));
+    for path in ["/etc/changed", "/new"] {
+        assert_eq!(guest.read(path), SECRET);
+    }
+}
+
+const SECRET: &str = "what a guest of layers writes, and no host is to read\n";
+
+fn contains(file: &Path, text: &str) -> bool {
+    let bytes = fs::read(file).expect("the disk is there");
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[track_caller]
+fn boots_confidentially(kernel: Kernel) {
+    let scratch = Scratch::new("layers");
+    let cow = blank(scratch.path(), "cow", 256 * MIB);
+    let words = format!("{ENGINE} {}", word(&all()));
+    let vm = with_cow(with_layers(&all()), &cow)
+        .kernel(kernel)
+        .initramfs(initramfs_of_layers(kernel, ""))
+        .append(&words)
+        .append("cocoon.hostname=my-vm");
+    let mut guest = vm.boot();
+    check_content(&mut guest);
+    check_mounts(&mut guest);
+    assert_eq!(guest.read("/etc/hostname"), "my-vm\n");
+    assert_eq!(guest.read("/proc/sys/kernel/hostname"), "my-vm\n");
+
+    let report = guest.report();
+    assert_eq!(report["volume"]["partition"], "vdd");
+    assert_eq!((&report["root"], &report["disk"]), (&Value::Null, &Value::Null));
+    assert_eq!(report["layers"]["upper"], "volume");
+    let layers = report["layers"]["layers"].as_array().unwrap();
+    let mappings = guest.ask("dm", json!({}));
+    for (number, (layer, disk)) in image().iter().zip(["vdc", "vdb", "vda"]).enumerate() {
+        let (name, hash) = (format!("layer_{number}"), &layer.roothash);
+        let facts = json!({
+            "disk": disk, "device": format!("/dev/mapper/{name}"), "root_hash": hash,
+            "data_blocks": layer.blocks,
+        });
+        assert_eq!(layers[number], facts);
+        let mapping = mappings.as_array().unwrap().iter().find(|it| it["name"] == name).unwrap();
+        assert_eq!((&mapping["kind"], &mapping["read_only"]), (&json!("verity"), &json!(true)));
+        let table = mapping["table"].as_str().unwrap();
+        let (blocks, start) = (layer.blocks, layer.blocks + 1);
+        assert!(table.contains(&format!(" 4096 4096 {blocks} {start} sha256 {hash} ")), "{table}");
+        // As for any other root.
+        assert!(table.contains("restart_on_corruption"), "{table}");
+        assert_eq!(mapping["uuid"], format!("CRYPT-VERITY-{}-{name}", &hash[..32]));
+    }
+    let rules = guest.read("/run/udev/rules.d/10-cvm-init.rules");
+    assert!(rules.contains("|root_verity|layer_0|layer_1|layer_2\""), "{rules}");
+
+    check_writing(&mut guest);
+    let stores = mounts(&mut guest);
+    for store in ["docker", "containerd"] {
+        let mount = format!("/var/lib/{store} ext4 /dev/mapper/cocos_crypt /{store} rw,noatime");
+        assert!(stores.iter().any(|it| it.starts_with(&mount)), "{stores:?}");
+    }
+    guest.power_off();
+    assert!(!contains(&cow, SECRET));
+    for layer in all() {
+        assert!(contains(layer.path(), "of the"), "what is not encrypted would be seen");
+    }
+}
+
+#[test]
+fn an_image_boots_with_every_layer_proven_and_all_that_is_written_encrypted() {
+    boots_confidentially(Kernel::Running);
+}
+
+#[test]
+fn an_image_boots_with_a_newer_kernel() {
+    boots_confidentially(Kernel::Trixie);
+}
+
+/// Without an engine: disks by what they prove, in any order, and one layer.
+#[test]
+fn layers_are_found_by_proof_and_one_is_enough() {
+    let (image, scratch) = (image(), Scratch::new("one"));
+    let whole = &image[2];
+    let cow = blank(scratch.path(), "cow", 64 * MIB);
+    let vm = Vm::new()
+        .disk_on(Bus::VirtioBlk, &cow)
+        .with("serial=scratch")
+        .disk_on(Bus::VirtioBlk, image[0].path())
+        .read_only()
+        .disk_on(Bus::VirtioBlk, whole.path())
+        .read_only()
+        .initramfs(initramfs_of_layers(Kernel::Running, ""))
+        .append(&word(&[whole]))
+        .append("cvm.volume=serial:scratch cvm.volume_min=64M");
+    let mut guest = vm.boot();
+    assert_eq!(guest.report()["layers"]["layers"][0]["disk"], "vdc");
+    assert_eq!(guest.read("/etc/removed"), "of the lowest layer\n");
+    // Nobody has said that a network is wanted.
+    let networks = guest.call("list", json!({ "path": "/etc/systemd/network" }));
+    assert_eq!(networks.map_or(json!([]), |found| found), json!([]));
+    check_writing(&mut guest);
+    guest.power_off();
+    assert!(!contains(&cow, SECRET));
+}
+
+#[test]
+fn what_is_written_to_memory_reaches_no_disk() {
+    let vm = with_layers(&all())
+        .initramfs(initramfs_of_layers(Kernel::Running, ""))
+        .append(&word(&all()))
+        .append("cvm.cow=memory");
+    let mut guest = vm.boot();
+    check_content(&mut guest);
+    check_mounts(&mut guest);
+    check_writing(&mut guest);
+    let report = guest.report();
+    assert_eq!((&report["layers"]["upper"], &report["volume"]), (&json!("memory"), &Value::Null));
+    guest.power_off();
+}
+
+/// An ext4 as the engine makes it.
+fn engines_cow(folder: &Path, bytes: u64) -> PathBuf {
+    let cow = blank(folder, "cow.raw", bytes);
+    run(command("mkfs.ext4")
+        .args(["-F", "-m", "0", "-q", "-E", "lazy_itable_init=1,lazy_journal_init=1,discard"])
+        .arg(&cow));
+    cow
+}
+
+const NETWORK: &str = "net.ifnames=0 cocoon.hostname=my-vm \
+                       ip=10.88.0.5::10.88.0.1:255.255.0.0:my-vm:eth0:off:8.8.8.8:1.1.1.1 \
+                       ip=10.89.0.5:::255.255.255.0:my-vm:eth1:off";
+
+/// The engine's own line and disks, with our program in place of its script.
+fn engines(cow: &Path) -> Vm {
+    with_cow(with_layers(&all()), cow)
+        .initramfs(initramfs_of_layers(Kernel::Running, UNVERIFIED))
+        .append(ENGINE)
+        .qemu(&["-device", "virtio-net-pci,mac=52:54:00:00:00:01"])
+        .qemu(&["-device", "virtio-net-pci,mac=52:54:00:00:00:02"])
+}
+
+#[test]
+fn an_engines_guest_boots_and_keeps_what_it_writes() {
+    let scratch = Scratch::new("engine");
+    let cow = engines_cow(scratch.path(), 64 * MIB);
+    let mut guest = engines(&cow).append(NETWORK).boot();
+    check_content(&mut guest);
+    check_mounts(&mut guest);
+    let report = guest.report();
+    assert_eq!((&report["layers"]["upper"], &report["volume"]), (&json!("plain"), &Value::Null));
+    assert_eq!(report["layers"]["layers"][0]["root_hash"], Value::Null);
+    assert_eq!(
+        guest.read("/etc/systemd/network/10-525400000001.network"),
+        "[Match]\nMACAddress=52:54:00:00:00:01\n\n[Network]\nAddress=10.88.0.5/16\n\
+         Gateway=10.88.0.1\nDNS=8.8.8.8\nDNS=1.1.1.1\n"
+    );
+    assert_eq!(
+        guest.read("/etc/systemd/network/10-525400000002.network"),
+        "[Match]\nMACAddress=52:54:00:00:00:02\n\n[Network]\nAddress=10.89.0.5/24\n"
+    );
+    assert_eq!(guest.read("/etc/resolv.conf"), "nameserver 8.8.8.8\nnameserver 1.1.1.1\n");
+    assert_eq!(guest.read("/etc/hostname"), "my-vm\n");
+    check_writing(&mut guest);
+    guest.ask("write", json!({ "path": "/etc/machine-id", "text": "of one boot\n" }));
+    guest.ask("sync", json!({}));
+    // As an engine stops a guest.
+    drop(guest);
+
+    let mut guest = engines(&cow).boot();
+    assert_eq!((guest.read("/new"), guest.read("/etc/changed")), (SECRET.into(), SECRET.into()));
+    assert_eq!(guest.read("/etc/machine-id"), "");
+    // This time it is told nothing: each device asks.
+    let asks = "[Match]\nMACAddress=52:54:00:00:00:02\n\n[Network]\nDHCP=ipv4\n\n[DHCPv4]\n\
+                ClientIdentifier=mac\n";
+    assert_eq!(guest.read("/etc/systemd/network/10-525400000002.network"), asks);
+    assert_eq!(guest.read("/etc/resolv.conf"), "nameserver 8.8.8.8\nnameserver 8.8.4.4\n");
+    guest.power_off();
+}
+
+/// Links on a disk that the host writes: none leads to where this program would write.
+#[test]
+fn what_is_written_by_name_stays_within_the_root() {
+    let scratch = Scratch::new("links");
+    let cow = engines_cow(scratch.path(), 64 * MIB);
+    let script = "mkdir /upper\nmkdir /upper/etc\n\
+                  symlink /upper/etc/hostname /dev/kmsg\n\
+                  symlink /upper/etc/machine-id /proc/sys/kernel/panic\n\
+                  symlink /upper/etc/resolv.conf /run/resolv\n\
+                  symlink /upper/etc/systemd ../../run\n";
+    let edits = scratch.join("edits");
+    fs::write(&edits, script).unwrap();
+    run(command("debugfs").args(["-w", "-f"]).arg(&edits).arg(&cow));
+    let mut guest = engines(&cow).append(NETWORK).boot();
+    assert_eq!(guest.read("/etc/hostname"), "my-vm\n");
+    assert_eq!(guest.ask("stat", json!({ "path": "/etc/hostname" }))["type"], "file");
+    assert_eq!(guest.read("/etc/machine-id"), "");
+    assert_eq!(guest.ask("stat", json!({ "path": "/etc/resolv.conf" }))["type"], "symlink");
+    // In the root's own /run, over which that of the boot is mounted, and not in the boot's.
+    let ours = guest.call("list", json!({ "path": "/run/network" }));
+    assert_eq!(ours.unwrap_err().errno, Some(ENOENT));
+    guest.power_off();
+}
+
+/// A disk whose partitions are the layers, the lowest first, and others of these names.
+fn partitioned(folder: &Path, layers: &[&Layer], others: &[&str]) -> PathBuf {
+    let disk = blank(folder, "disk.img", 256 * MIB);
+    let (mut table, mut at) = ("label: gpt\n".to_owned(), 1);
+    let mut places = Vec::new();
+    for layer in layers.iter().rev() {
+        let mib = fs::metadata(layer.path()).unwrap().len().div_ceil(MIB);
+        writeln!(table, "start={at}MiB, size={mib}MiB, name=layer").unwrap();
+        places.push(at * MIB);
+        at += mib;
+    }
+    for name in others {
+        writeln!(table, "start={at}MiB, size=64MiB, name={name}").unwrap();
+        at += 64;
+    }
+    let script = folder.join("table");
+    fs::write(&script, table).unwrap();
+    let by = ["-euo", "pipefail", "-c", r#"sfdisk -q "$2" <"$1""#, "bash"];
+    run(command("bash").args(by).args([&script, &disk]));
+    let file = fs::OpenOptions::new().write(true).open(&disk).unwrap();
+    for (layer, place) in layers.iter().rev().zip(places) {
+        file.write_all_at(&fs::read(layer.path()).unwrap(), place).unwrap();
+    }
+    disk
+}
+
+#[test]
+fn layers_can_be_partitions_of_the_disk_that_the_volume_is_on() {
+    let scratch = Scratch::new("partitions");
+    let disk = partitioned(scratch.path(), &all(), &["other", "cocos"]);
+    let vm = |disk: &Path| {
+        Vm::new()
+            .disk_on(Bus::VirtioScsi, disk)
+            .initramfs(initramfs_of_layers(Kernel::Running, ""))
+            .append(&word(&all()))
+    };
+    let mut guest = vm(&disk).boot();
+    check_content(&mut guest);
+    let report = guest.report();
+    assert_eq!(report["layers"]["layers"][0]["disk"], "sda3");
+    assert_eq!(report["volume"]["partition"], "sda5");
+    check_writing(&mut guest);
+    guest.power_off();
+    drop(guest);
+    for (others, fault) in [
+        (&["other"][..], "it has no partition called \"cocos\""),
+        (&["cocos", "cocos"], "it has two partitions called \"cocos\", 4 and 5"),
+    ] {
+        let disk = partitioned(scratch.path(), &all(), others);
+        assert_eq!(
+            refusal(vm(&disk).append("cvm.timeout=5 quiet")),
+            format!(
+                "disk: no partition for the volume beside the layers within 5 s; sda for the volume: \
+                 {fault}"
+            )
+        );
+    }
+}
+
+/// What a guest is refused for whose layers are these.
+#[track_caller]
+fn refused(layers: &[&Layer], words: &str) -> String {
+    let scratch = Scratch::new("refused");
+    let cow = blank(scratch.path(), "cow", 64 * MIB);
+    let vm = with_cow(with_layers(layers), &cow)
+        .initramfs(initramfs_of_layers(Kernel::Running, ""))
+        .append(words)
+        .append("cvm.timeout=5 quiet");
+    let reason = refusal(vm);
+    let untouched = fs::read(&cow).unwrap().iter().all(|&byte| byte == 0);
+    assert!(untouched, "the disk for what is written was written to");
+    reason
+}
+
+#[test]
+fn a_layer_that_was_altered_ends_the_boot() {
+    let image = image();
+    let words = format!("{ENGINE} {}", word(&all()));
+    let unmatched = "the top hash block does not match the root hash: its digest is ";
+    let missing = |number: usize| {
+        format!(
+            "disk: no disk with serial \"cocoon-layer{}\" or another that proves layer {number} \
+             within 5 s; ",
+            2 - number
+        )
+    };
+    for (number, disk) in ["vdc", "vdb", "vda"].into_iter().enumerate() {
+        let layer = &image[number];
+        // The magic, read through dm-verity; the tree; the salt in the superblock.
+        for (offset, expected) in [
+            (
+                1024,
+                format!("root: cannot read layer {number}'s superblock: I/O error (os error 5)"),
+            ),
+            (
+                layer.tree() + 4096,
+                format!("{}{disk} for layer {number}: {unmatched}", missing(number)),
+            ),
+            (
+                layer.tree() + 88,
+                format!("{}{disk} for layer {number}: {unmatched}", missing(number)),
+            ),
+        ] {
+            let altered = layer.altered(offset);
+            let mut layers = all();
+            layers[number] = &altered;
+            let reason = refused(&layers, &words);
+            assert!(reason.starts_with(&expected), "{number} {offset}: {reason}");
+        }
+    }
+}
+
+#[test]
+fn layers_that_are_not_those_of_the_line_end_the_boot() {
+    let [top, middle, base] = image();
+    let other = Layer::of(Root::builder().empty().with(Node::file("other", "other\n")));
+    let line = |layers: &[&Layer]| format!("{ENGINE} {}", word(layers));
+    // One too few, as of a line that was cut.
+    assert_eq!(
+        refused(&all(), &line(&[top, middle])),
+        "config: cvm.layers= has 2, but cocoon.layers= has 3: was the command line cut?"
+    );
+    // One that no disk has.
+    let reason = refused(&all(), &line(&[top, &other, base]));
+    let start = "disk: no disk with serial \"cocoon-layer1\" or another that proves layer 1 within \
+                 5 s; vdb for layer 1: ";
+    assert!(reason.starts_with(start), "{reason}");
+    // A number of blocks that is another.
+    let more = line(&[top, middle, base])
+        .replace(&base.proof(), &format!("{}@{}", base.roothash, base.blocks + 1));
+    let reason = refused(&all(), &more);
+    assert!(reason.contains(" that proves layer 2 within 5 s; vda for layer 2: "), "{reason}");
+    assert_eq!(
+        refused(&all(), ENGINE),
+        "config: cocoon.layers= without cvm.layers=: the layers are not verified, which \
+         cvm.unverified=yes would allow"
+    );
+    assert_eq!(
+        refused(&all(), &format!("{} cvm.cow=plain", line(&[top, middle, base]))),
+        "config: cvm.cow=plain: what is on it is not verified, which cvm.unverified=yes would allow"
+    );
+}
+
+/// The host may name its disks as it likes: each layer is where it is proven.
+#[test]
+fn serials_that_are_swapped_change_nothing() {
+    let [top, middle, base] = image();
+    let vm = with_layers(&[middle, base, top])
+        .initramfs(initramfs_of_layers(Kernel::Running, ""))
+        .append(&format!("{ENGINE} {} cvm.cow=memory", word(&all())));
+    let mut guest = vm.boot();
+    check_content(&mut guest);
+    guest.power_off();
+}
+
+/// What an engine's guest is refused for whose disks are these.
+#[track_caller]
+fn engines_refusal(layers: &[&Layer], cow: impl FnOnce(Vm) -> Vm) -> String {
+    let vm = cow(with_layers(layers))
+        .initramfs(initramfs_of_layers(Kernel::Running, UNVERIFIED))
+        .append(ENGINE)
+        .append("cocoon.timeout=5 quiet");
+    refusal(vm)
+}
+
+#[test]
+fn a_disk_for_what_is_written_that_cannot_be_is_refused_by_its_fault() {
+    let scratch = Scratch::new("cow");
+    let cow = engines_cow(scratch.path(), 64 * MIB);
+    let missing = "disk: no usable disk with serial \"cocoon-cow\" for what is written within 5 s";
+    assert_eq!(engines_refusal(&all(), |vm| vm), missing);
+    assert_eq!(
+        engines_refusal(&all(), |vm| with_cow(vm, &cow).read_only()),
+        format!("{missing}; vdd for what is written: it is read-only")
+    );
+    assert_eq!(
+        engines_refusal(&all(), |vm| with_cow(with_cow(vm, &cow).read_only(), &cow).read_only()),
+        format!(
+            "{missing}; vdd for what is written: another disk has this serial, too; vde for what is \
+             written: another disk has this serial, too"
+        )
+    );
+    let nothing = blank(scratch.path(), "nothing", MIB);
+    assert_eq!(
+        engines_refusal(&all(), |vm| with_cow(vm, &nothing)),
+        "root: the disk for what is written, vdd, has no ext4"
+    );
+    fs::OpenOptions::new().write(true).open(&cow).unwrap().set_len(63 * MIB).unwrap();
+    assert_eq!(
+        engines_refusal(&all(), |vm| with_cow(vm, &cow)),
+        format!(
+            "root: the disk for what is written, vdd, has {} bytes, but its ext4 was made for {}",
+            63 * MIB,
+            64 * MIB
+        )
+    );
+}
+
+/// What is on the disk for what is written refers to files of the layers by their handles.
+#[test]
+fn other_layers_below_what_was_written_are_told() {
+    let scratch = Scratch::new("stale");
+    let cow = engines_cow(scratch.path(), 64 * MIB);
+    engines(&cow).boot().power_off();
+    let [top, _, base] = image();
+    let other = Layer::of(Root::builder().empty().with(Node::file("other", "other\n")));
+    assert_eq!(
+        engines_refusal(&[&other, top, base], |vm| with_cow(vm, &cow)),
+        "root: cannot mount the layers as the root: what is on the disk for what is written belongs \
+         to other layers: the image was changed since"
+    );
+}
+
+#[test]
+fn a_layer_of_an_engine_that_is_none_is_refused_by_its_fault() {
+    let scratch = Scratch::new("none");
+    let cow = engines_cow(scratch.path(), 64 * MIB);
+    let [top, middle, base] = image();
+    let spoilt = middle.altered(1024);
+    assert_eq!(
+        engines_refusal(&[top, &spoilt, base], |vm| with_cow(vm, &cow)),
+        "root: layer 1 is no file system that is known (ext4, erofs, squashfs): it begins with \
+         0000000000000000"
+    );
+    assert_eq!(
+        engines_refusal(&[top, base], |vm| with_cow(vm, &cow)),
+        "disk: no usable disk with serial \"cocoon-layer2\" for layer 0 within 5 s"
+    );
+}
