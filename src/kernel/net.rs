@@ -21,19 +21,17 @@ pub fn mac(device: &str) -> io::Result<Option<Mac>> {
     }
 }
 
-/// The addresses of all devices that have one, by the devices' names.
+/// The addresses of all devices that have one.
 ///
 /// # Errors
 /// When sysfs cannot be read.
 pub fn macs() -> io::Result<Vec<Mac>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(DEVICES)? {
-        names.extend(entry?.file_name().into_string());
-    }
-    names.sort_unstable();
     let mut macs = Vec::new();
-    for name in names {
-        macs.extend(mac(&name)?);
+    for entry in fs::read_dir(DEVICES)? {
+        // The kernel's own names are ASCII.
+        if let Ok(name) = entry?.file_name().into_string() {
+            macs.extend(mac(&name)?);
+        }
     }
     Ok(macs)
 }
