@@ -6,6 +6,7 @@ use crate::data::Data;
 use crate::disk::{Disk, Part};
 use crate::guest::Guest;
 use crate::layer::{self, Layer};
+use crate::layers::{engines_cow, partitioned};
 use crate::matrix::{Kind, Row, Setup, print, run};
 use crate::points::{Point, points, sites};
 use crate::root::{Node, Root};
@@ -39,13 +40,19 @@ const BEFORE_WATCHDOG: &str = "there is no watchdog yet, and nothing that the ho
 /// Boots that together reach every place. The first gives all its effects, each other one those
 /// that were not seen before.
 fn setups() -> Vec<Setup> {
+    let mut all = setups_of_partitions();
+    all.extend(setups_of_layers());
+    all
+}
+
+fn setups_of_partitions() -> Vec<Setup> {
     vec![
         Setup {
             name: "shares",
             words: |_| String::new(),
             disk: || Disk::builder().build(),
             attach: |vm, disk, host| {
-                vm.disk(disk).share("certs_share", host).share("env_share", host)
+                vm.words_of(disk).disk(disk).share("certs_share", host).share("env_share", host)
             },
             then: |_| {},
         },
@@ -53,21 +60,21 @@ fn setups() -> Vec<Setup> {
             name: "grown disk, found by its serial, parameters on the command line",
             words: |disk| format!("cvm.disk=serial:disk0 {}", disk.verity_parameters),
             disk: || Disk::builder().grown(64 << 20).build(),
-            attach: |vm, disk, _| vm.disk(disk),
+            attach: |vm, disk, _| vm.words_of(disk).disk(disk),
             then: |_| {},
         },
         Setup {
             name: "tags on the disk",
             words: |_| "cvm.tags=disk".to_owned(),
             disk: || Disk::builder().build(),
-            attach: |vm, disk, _| vm.disk(disk),
+            attach: |vm, disk, _| vm.words_of(disk).disk(disk),
             then: |_| {},
         },
         Setup {
             name: "partitions by UUID, hash tree behind the data",
-            words: |disk| disk.place_of_tree.clone(),
+            words: |_| String::new(),
             disk: || Disk::builder().named().tree_behind().build(),
-            attach: |vm, disk, _| vm.disk(disk),
+            attach: |vm, disk, _| vm.words_of(disk).disk(disk),
             then: |_| {},
         },
         Setup {
@@ -79,10 +86,41 @@ fn setups() -> Vec<Setup> {
             },
             attach: |vm, disk, host| {
                 let initramfs = artefacts::initramfs_with_faults_and_overlay();
-                vm.initramfs(initramfs).disk(disk).share("certs_share", host)
+                vm.words_of(disk).initramfs(initramfs).disk(disk).share("certs_share", host)
             },
             then: |_| {},
         },
+        Setup {
+            name: "disk plugged in late",
+            words: |_| String::new(),
+            disk: || Disk::builder().build(),
+            attach: |vm, disk, _| vm.words_of(disk).disk_not_plugged_in(disk),
+            then: |guest: &mut Guest| {
+                guest.wait_serial("#1 wait-for-disk", Duration::from_secs(100));
+                guest.plug_in(0);
+            },
+        },
+        Setup {
+            // On virtio-blk, which shows its disks before they are looked for: one look finds all.
+            name: "volume on a disk of its own, verified data",
+            words: |_| {
+                format!("cvm.volume=serial:disk1 {}", Data::standard().word("models", "disk2"))
+            },
+            disk: || Disk::builder().without(Part::Cocos).build(),
+            attach: |vm, disk, host| {
+                vm.words_of(disk)
+                    .disk_on(Bus::VirtioBlk, disk.path())
+                    .disk_on(Bus::VirtioBlk, &blank(host, "volume", 64 << 20))
+                    .disk_on(Bus::VirtioBlk, Data::standard().path())
+                    .read_only()
+            },
+            then: |_| {},
+        },
+    ]
+}
+
+fn setups_of_layers() -> Vec<Setup> {
+    vec![
         Setup {
             name: "layers of an image, what is written encrypted",
             words: |_| {
@@ -111,27 +149,26 @@ fn setups() -> Vec<Setup> {
             then: |_| {},
         },
         Setup {
-            name: "disk plugged in late",
-            words: |_| String::new(),
-            disk: || Disk::builder().build(),
-            attach: |vm, disk, _| vm.disk_not_plugged_in(disk),
-            then: |guest: &mut Guest| {
-                guest.wait_serial("#1 wait-for-disk", Duration::from_secs(100));
-                guest.plug_in(0);
+            name: "layers of an engine, what is written on its disk",
+            words: |_| {
+                "boot=cocoon-overlay cocoon.layers=disk2,disk1,disk0 cocoon.cow=disk3 \
+                 cvm.unverified=yes"
+                    .to_owned()
             },
+            disk: || Disk::builder().build(),
+            attach: |vm, _, host| {
+                with_layers_and(vm, &engines_cow(host, 64 << 20))
+                    .qemu(&["-device", "virtio-net-pci,mac=52:54:00:00:00:01"])
+            },
+            then: |_| {},
         },
         Setup {
-            // On virtio-blk, which shows its disks before they are looked for: one look finds all.
-            name: "volume on a disk of its own, verified data",
-            words: |_| {
-                format!("cvm.volume=serial:disk1 {}", Data::standard().word("models", "disk2"))
-            },
-            disk: || Disk::builder().without(Part::Cocos).build(),
-            attach: |vm, disk, host| {
-                vm.disk_on(Bus::VirtioBlk, disk.path())
-                    .disk_on(Bus::VirtioBlk, &blank(host, "volume", 64 << 20))
-                    .disk_on(Bus::VirtioBlk, Data::standard().path())
-                    .read_only()
+            name: "layers that are partitions",
+            words: |_| layer::word(&all_layers()),
+            disk: || Disk::builder().build(),
+            attach: |vm, _, host| {
+                vm.disk_on(Bus::VirtioBlk, &partitioned(host, &all_layers(), &["cocos"]))
+                    .initramfs(artefacts::initramfs_with_faults_and_overlay())
             },
             then: |_| {},
         },
@@ -142,14 +179,17 @@ fn all_layers() -> Vec<&'static Layer> {
     layer::image().iter().collect()
 }
 
-/// The layers of an image, and a disk for what is written.
+/// The layers of an image, and a blank disk for what is written.
 fn with_layers(vm: Vm, host: &Path) -> Vm {
+    with_layers_and(vm, &blank(host, "cow", 64 << 20))
+}
+
+fn with_layers_and(vm: Vm, cow: &Path) -> Vm {
     let vm = all_layers()
         .into_iter()
         .rev()
         .fold(vm, |vm, layer| vm.disk_on(Bus::VirtioBlk, layer.path()).read_only());
-    let vm = vm.disk_on(Bus::VirtioBlk, &blank(host, "cow", 64 << 20));
-    vm.initramfs(artefacts::initramfs_with_faults_and_overlay())
+    vm.disk_on(Bus::VirtioBlk, cow).initramfs(artefacts::initramfs_with_faults_and_overlay())
 }
 
 /// The points of every setup, each with the setup that reaches it.
@@ -259,7 +299,6 @@ pub(crate) fn host_folder() -> Scratch {
 /// So that a wait for a disk that never proves ends soon, and no line is dropped.
 pub(crate) const WORDS: &str = "cvm.timeout=3 printk.devkmsg=on";
 
-pub(crate) fn vm(disk: &Disk) -> Vm {
-    let words = format!("roothash={} {WORDS}", disk.roothash);
-    Vm::new().processors(1).initramfs(crate::artefacts::initramfs_with_faults()).append(&words)
+pub(crate) fn vm() -> Vm {
+    Vm::new().processors(1).initramfs(crate::artefacts::initramfs_with_faults()).append(WORDS)
 }

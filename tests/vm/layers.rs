@@ -200,7 +200,7 @@ fn what_is_written_to_memory_reaches_no_disk() {
 }
 
 /// An ext4 as the engine makes it.
-fn engines_cow(folder: &Path, bytes: u64) -> PathBuf {
+pub(crate) fn engines_cow(folder: &Path, bytes: u64) -> PathBuf {
     let cow = blank(folder, "cow.raw", bytes);
     run(command("mkfs.ext4")
         .args(["-F", "-m", "0", "-q", "-E", "lazy_itable_init=1,lazy_journal_init=1,discard"])
@@ -284,7 +284,7 @@ fn what_is_written_by_name_stays_within_the_root() {
 }
 
 /// A disk whose partitions are the layers, the lowest first, and others of these names.
-fn partitioned(folder: &Path, layers: &[&Layer], others: &[&str]) -> PathBuf {
+pub(crate) fn partitioned(folder: &Path, layers: &[&Layer], others: &[&str]) -> PathBuf {
     let disk = blank(folder, "disk.img", 256 * MIB);
     let (mut table, mut at) = ("label: gpt\n".to_owned(), 1);
     let mut places = Vec::new();

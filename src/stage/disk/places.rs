@@ -24,7 +24,7 @@ use crate::format::{uuid, verity};
 use crate::kernel::block::{Disk, Partition};
 use crate::stage::verity::{HashArea, Verity};
 
-use super::seen::LIST_PARTITIONS;
+use super::seen;
 use super::{RootDisk, VolumePlace};
 
 const READ_TABLE: Effect<1> = Effect::new("read-partition-table", "read the partition table of {}");
@@ -74,7 +74,7 @@ struct Places<'a> {
 
 /// Looks whether `disk` is the one that holds the root.
 pub(super) fn examine(config: &Partitions, disk: &Disk) -> Verdict {
-    let partitions = match effect(LIST_PARTITIONS.on(&[&disk.device.name]), || disk.partitions()) {
+    let partitions = match seen::partitions(disk) {
         Ok(partitions) => partitions,
         Err(error) => return Verdict::NotYet(error.to_string()),
     };

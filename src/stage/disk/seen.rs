@@ -10,8 +10,7 @@ use crate::kernel::block::{Disk, Partition};
 
 const READ_SERIAL: Effect<1> = Effect::new("read-serial", "read the serial of {}");
 
-pub(super) const LIST_PARTITIONS: Effect<1> =
-    Effect::new("list-partitions", "list the partitions of {}");
+const LIST_PARTITIONS: Effect<1> = Effect::new("list-partitions", "list the partitions of {}");
 
 /// All of them, with their serials once somebody asks.
 pub(super) struct Seen<'a> {
@@ -61,10 +60,7 @@ impl<'a> Seen<'a> {
     /// Each disk with its partitions; none where they cannot be listed, as of a disk that goes away.
     pub(super) fn with_partitions(&self) -> impl Iterator<Item = (&'a Disk, &[Partition])> {
         let partitions = self.partitions.get_or_init(|| {
-            let list = |disk: &Disk| {
-                effect(LIST_PARTITIONS.on(&[&disk.device.name]), || disk.partitions())
-                    .unwrap_or_default()
-            };
+            let list = |disk: &Disk| partitions(disk).unwrap_or_default();
             self.disks.iter().map(list).collect()
         });
         self.disks.iter().zip(partitions.iter().map(Vec::as_slice))
@@ -77,4 +73,9 @@ impl<'a> Seen<'a> {
             self.disks.iter().map(serial).collect()
         })
     }
+}
+
+/// The partitions of a disk, in no particular order.
+pub(super) fn partitions(disk: &Disk) -> Result<Vec<Partition>> {
+    effect(LIST_PARTITIONS.on(&[&disk.device.name]), || disk.partitions())
 }

@@ -23,6 +23,8 @@ use crate::stage::directory_in_new_root;
 use crate::stage::root::{LAYERS, UPPER, join};
 
 const LOOK_FOR: Effect<1> = Effect::new("look-for", "look for {}");
+const LOOK_UP_NETWORK: Effect<1> =
+    Effect::new("look-up-network-device", "look up the network device {}");
 const LIST_NETWORK: Effect<0> = Effect::new("list-network-devices", "list the network devices");
 const SET_HOSTNAME: Effect<1> = Effect::new("set-hostname", "call the machine {}");
 const DETACH_LAYERS: Effect<0> = Effect::new("detach-layers", "take the layers out of sight");
@@ -100,7 +102,7 @@ fn write_networks(layers: &Layers) -> Result<()> {
     let mut any = false;
     for network in &layers.networks {
         let device = &network.device;
-        match effect(LIST_NETWORK, || net::mac(device))? {
+        match effect(LOOK_UP_NETWORK.on(&[device]), || net::mac(device))? {
             Some(mac) => {
                 any = true;
                 replace(&file_of(mac), &network.file(mac))?;
