@@ -102,6 +102,19 @@ pub fn is_own(option: &str) -> bool {
     }
 }
 
+/// Options of which the kernel takes notice when a tmpfs is mounted for the first time, and which it
+/// refuses from then on (`shmem_reconfigure` in its `mm/shmem.c`).
+const OF_THE_FIRST_MOUNT: &[&str] = &["noswap", "quota", "usrquota", "grpquota"];
+
+/// Whether an option is of no use for a tmpfs that is mounted already.
+#[must_use]
+pub fn is_of_the_first_mount(option: &str) -> bool {
+    let (name, _) = option.split_once('=').unwrap_or((option, ""));
+    // The limits of a quota come with it: `usrquota_block_hardlimit`.
+    let (name, _) = name.split_once('_').unwrap_or((name, ""));
+    OF_THE_FIRST_MOUNT.contains(&name)
+}
+
 /// What of a tmpfs is that of the directory on which it begins.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Directory {
