@@ -85,6 +85,13 @@ fn image(dir: &Path, rootfs: &Path) -> Command {
 }
 
 fn image_without_console(dir: &Path, rootfs: &Path) -> Command {
+    let mut command = image_without_cocos(dir, rootfs);
+    command.args(["--cocos-size", "20480M"]);
+    command
+}
+
+/// Without a partition for /cocos.
+fn image_without_cocos(dir: &Path, rootfs: &Path) -> Command {
     let mut command = script("image");
     command
         .arg("--rootfs")
@@ -93,7 +100,7 @@ fn image_without_console(dir: &Path, rootfs: &Path) -> Command {
         .arg(dir.join("kernel"))
         .arg("--initramfs")
         .arg(dir.join("initramfs"))
-        .args(["--cocos-size", "20480M", "-o"])
+        .arg("-o")
         .arg(dir.join("out"));
     command
 }

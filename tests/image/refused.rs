@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::script::{assert_empty, refuses, run, scratch};
-use crate::{image, key, root, stock_kernel};
+use crate::{image, image_without_cocos, key, root, stock_kernel};
 
 #[test]
 fn an_image_is_refused_by_what_is_wrong_with_its_arguments() {
@@ -33,6 +33,11 @@ fn an_image_is_refused_by_what_is_wrong_with_its_arguments() {
         (&["--append", &"x".repeat(2000)], 1, "the kernel takes 2047"),
         (&["--cocos-size", "10M"], 2, "--cocos-size 10M is less than the 32M that a boot needs"),
         (&["--cocos-size", "32767k"], 2, "is less than the 32M"),
+        (
+            &["--append", "cvm.volume=serial:v"],
+            2,
+            "--cocos-size 20480M and cvm.volume=serial:v exclude each other",
+        ),
         (&["--boot", "uki", "--append", "a=\"b"], 2, "--append holds a quote that does not end"),
         (
             &["--initramfs", missing.to_str().unwrap()],
@@ -44,6 +49,7 @@ fn an_image_is_refused_by_what_is_wrong_with_its_arguments() {
     for (arguments, status, why) in cases {
         refuses(image(&dir, &root).args(*arguments), *status, why);
     }
+    refuses(&mut image_without_cocos(&dir, &root), 2, "--cocos-size is missing; only with cvm.volume=");
     let (key, certificate) = key(&dir, "owner");
     refuses(image(&dir, &root).env("SB_KEY", &key), 2, "of SB_KEY and SB_CERT only one is set");
     let signed = |key: &Path, why: &str| {

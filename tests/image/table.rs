@@ -8,7 +8,7 @@ use cvm_init::format::gpt::{Entry, Header};
 use cvm_init::format::{uuid, verity};
 
 use crate::script::{run, scratch, tool};
-use crate::{MIB, image, root};
+use crate::{MIB, image, image_without_cocos, root};
 
 const SECTOR_SIZES: [u64; 2] = [512, 4096];
 
@@ -101,6 +101,23 @@ fn a_disk_is_made_for_sectors_of_either_size() {
         assert!(files.contains("::/bzImage"), "{files}");
         run(tool("fsck.fat").arg("-n").arg(efi_of(&dir, &disk, &entries[0], sector_size)));
     }
+}
+
+/// Where /cocos is on another disk there is no partition for it, and no room behind the last one but
+/// for the second table.
+#[test]
+fn a_disk_whose_volume_is_on_another_one_has_three_partitions() {
+    let dir = scratch("three");
+    let root = root(&dir);
+    run(image_without_cocos(&dir, &root).args(["--append", "console=ttyS0 cvm.volume=serial:v"]));
+    let disk = dir.join("out/disk.img");
+    let entries = table(&disk, 512);
+    let names: Vec<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
+    assert_eq!(names, ["efi", "root", "verity"]);
+    let shown = fs::read_to_string(dir.join("out/cmdline")).unwrap();
+    assert!(shown.contains(" cvm.volume=serial:v "), "{shown}");
+    assert_eq!(rows_of_fdisk(&disk, 512).len(), 3);
+    assert_eq!(fs::metadata(&disk).unwrap().len() % MIB, 0);
 }
 
 /// A copy of the EFI partition.
