@@ -24,6 +24,8 @@ const CONTENT: &str = "a file of verified data that the host alters while the gu
 
 pub(crate) struct Data {
     path: PathBuf,
+    /// Its file system.
+    pub(crate) kind: &'static str,
     pub(crate) roothash: String,
     pub(crate) blocks: u64,
     _scratch: Scratch,
@@ -48,6 +50,12 @@ impl Data {
         Self::by("data", &by)
     }
 
+    /// The same in another file system than the page has, made by `command`.
+    pub(crate) fn as_file_system(kind: &'static str, command: &str) -> Self {
+        let (_, rest) = commands().split_once('\n').expect("the first line makes the file system");
+        Self { kind, ..Self::by(kind, &format!("{command}\n{rest}")) }
+    }
+
     fn by(name: &str, commands: &str) -> Self {
         let scratch = Scratch::new("data");
         let folder = scratch.join(FOLDER);
@@ -63,6 +71,7 @@ impl Data {
         };
         Self {
             path: scratch.join(IMAGE),
+            kind: "ext4",
             roothash: field("Root hash:"),
             blocks: field("Data blocks:").parse().expect("a number"),
             _scratch: scratch,

@@ -1,6 +1,6 @@
 //! Further verified data, each on a disk of its own.
 
-use crate::artefacts::Kernel;
+use crate::artefacts::{Kernel, initramfs_of_formats};
 use crate::data::{ALTERED, Data, NAME};
 use crate::disk::{Disk, Part};
 use crate::good::mounts;
@@ -27,7 +27,8 @@ fn mount_point(name: &str) -> String {
 #[track_caller]
 fn check_data(guest: &mut Guest, name: &str, data: &Data, disk: &str, content: &str) {
     let (target, mapping) = (mount_point(name), format!("data_{name}"));
-    let mount = format!("{target} ext4 /dev/mapper/{mapping} / ro,nosuid,nodev,relatime");
+    let kind = data.kind;
+    let mount = format!("{target} {kind} /dev/mapper/{mapping} / ro,nosuid,nodev,relatime");
     let all = mounts(guest);
     assert!(all.contains(&mount), "{all:?}");
     assert_eq!(guest.read(&format!("{target}/{NAME}")), content);
@@ -112,6 +113,30 @@ fn three_disks_of_data() {
     assert_eq!(guest.read(&format!("{}/{NAME}", mount_point("n_3"))), "nvme");
     guest.ask("read", altered("models"));
     guest.power_off();
+}
+
+#[test]
+fn data_of_other_file_systems() {
+    let disk = Disk::builder().build();
+    let erofs = Data::as_file_system("erofs", "mkfs.erofs -zlz4hc models.img models");
+    let squashfs = Data::as_file_system(
+        "squashfs",
+        "mksquashfs models models.img -quiet -no-progress -comp zstd",
+    );
+    for kernel in [Kernel::Running, Kernel::Trixie] {
+        let vm = Vm::of(&disk)
+            .kernel(kernel)
+            .initramfs(initramfs_of_formats(kernel, &[]))
+            .disk_on(Bus::VirtioBlk, erofs.path())
+            .read_only()
+            .disk_on(Bus::VirtioBlk, squashfs.path())
+            .read_only()
+            .append(&[erofs.word("a", "disk1"), squashfs.word("b", "disk2")].join(" "));
+        let mut guest = vm.boot();
+        check_data(&mut guest, "a", &erofs, "vda", "erofs");
+        check_data(&mut guest, "b", &squashfs, "vdb", "squashfs");
+        guest.power_off();
+    }
 }
 
 /// One time limit holds for all; nothing is written before the last has come.

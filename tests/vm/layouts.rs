@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// Where the hash tree is, and what says which partition is which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(crate) enum Place {
     /// Numbers, and partition 3.
     Apart,
     /// Numbers, and behind the data.
@@ -31,7 +31,7 @@ enum Place {
 
 /// Where the parameters of the hash tree come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Parameters {
+pub(crate) enum Parameters {
     Superblock,
     /// The superblock is there, and not read.
     CommandLine,
@@ -48,17 +48,17 @@ const BUSES: [Bus; 3] = [Bus::VirtioScsi, Bus::VirtioBlk, Bus::Nvme];
 
 /// A boot.
 #[derive(Clone, Copy, Debug)]
-struct Row {
-    format: Format,
-    place: Place,
-    sector_size: u64,
-    parameters: Parameters,
-    bus: Bus,
-    kernel: Kernel,
+pub(crate) struct Row {
+    pub(crate) format: Format,
+    pub(crate) place: Place,
+    pub(crate) sector_size: u64,
+    pub(crate) parameters: Parameters,
+    pub(crate) bus: Bus,
+    pub(crate) kernel: Kernel,
 }
 
 /// All that can be combined, on one bus after the other.
-fn all_rows() -> Vec<Row> {
+pub(crate) fn all_rows() -> Vec<Row> {
     let mut buses = BUSES.iter().copied().cycle();
     let mut rows = Vec::new();
     for format in FORMATS {
@@ -105,45 +105,61 @@ impl Row {
     /// Boots, and holds report, table and content against what the row asks for.
     fn check(self) {
         let start = Instant::now();
-        let root = Root::builder().format(self.format).build();
-        let mut builder = self.place.builder().root(&root).sector_size(self.sector_size);
-        if self.parameters == Parameters::Bare {
-            builder = builder.without_superblock();
-        }
-        let disk = builder.build();
+        let root = self.root();
+        let disk = self.disk(&root);
         if self.parameters == Parameters::CommandLine {
             // What is not read may be anything.
             disk.write(Part::Verity, 0, &[0xa5; 4096]);
         }
-        let initramfs = initramfs_of_formats(self.kernel, &[]);
-        let mut vm = Vm::new().disk_on(self.bus, disk.path()).words_of(&disk).kernel(self.kernel);
-        vm = vm.initramfs(initramfs);
-        if self.sector_size != 512 {
-            vm = vm.with(LARGE_SECTORS);
-        }
-        if self.parameters != Parameters::Superblock {
-            vm = vm.append(&disk.verity_parameters);
-        }
         // The root as it was made, on another bus, so that it takes no name away.
         let (bus, original) = match self.bus {
-            Bus::VirtioScsi => (Bus::VirtioBlk, "/dev/vda"),
-            _ => (Bus::VirtioScsi, "/dev/sda"),
+            Bus::VirtioBlk => (Bus::VirtioScsi, "/dev/sda"),
+            _ => (Bus::VirtioBlk, "/dev/vda"),
         };
-        let mut guest = vm.disk_on(bus, &root.data).boot();
+        let vm = self.vm(&disk).words_of(&disk).disk_on(bus, &root.data);
+        let mut guest = match self.parameters {
+            Parameters::Superblock => vm.boot(),
+            _ => vm.append(&disk.verity_parameters).boot(),
+        };
         self.check_report(&mut guest, &disk, &root);
         check_content(&mut guest, original);
         guest.power_off();
         println!("passed {:>3} s  {self:?}", start.elapsed().as_secs());
     }
 
+    pub(crate) fn root(self) -> Root {
+        Root::builder().format(self.format).build()
+    }
+
+    pub(crate) fn disk(self, root: &Root) -> Disk {
+        let builder = self.place.builder().root(root).sector_size(self.sector_size);
+        match self.parameters {
+            Parameters::Bare => builder.without_superblock().build(),
+            _ => builder.build(),
+        }
+    }
+
+    /// A guest with the disk, which is told nothing of it.
+    pub(crate) fn vm(self, disk: &Disk) -> Vm {
+        let initramfs = initramfs_of_formats(self.kernel, &[]);
+        let vm = Vm::new().disk_on(self.bus, disk.path()).kernel(self.kernel).initramfs(initramfs);
+        if self.sector_size == 512 { vm } else { vm.with(LARGE_SECTORS) }
+    }
+
+    /// The kernel's name of the disk.
+    pub(crate) fn disk_name(self) -> &'static str {
+        match self.bus {
+            Bus::VirtioScsi | Bus::Ahci => "sda",
+            Bus::VirtioBlk => "vda",
+            Bus::Nvme => "nvme0n1",
+        }
+    }
+
     fn check_report(self, guest: &mut Guest, disk: &Disk, root: &Root) {
         let report = guest.report();
         assert_eq!(report["root"]["file_system"], self.format.name());
-        let name = |number: u32| match self.bus {
-            Bus::VirtioScsi | Bus::Ahci => format!("sda{number}"),
-            Bus::VirtioBlk => format!("vda{number}"),
-            Bus::Nvme => format!("nvme0n1p{number}"),
-        };
+        let before = if self.bus == Bus::Nvme { "p" } else { "" };
+        let name = |number: u32| format!("{}{before}{number}", self.disk_name());
         let [data, hash, volume] = self.place.numbers().map(name);
         let behind = if self.place.is_behind() { disk.size(Part::Root) / 4096 } else { 0 };
         let superblock = u64::from(self.parameters != Parameters::Bare);

@@ -2,10 +2,14 @@
 //! little use to the host.
 
 use super::gpt::edited;
+use crate::artefacts::Kernel;
 use crate::disk::{Builder, Disk, Part};
+use crate::formats::{EROFS, SQUASHFS};
+use crate::layouts::{Parameters, Place, Row, all_rows};
 use crate::refused::{PINNED, refusal, refusal_that_writes_nothing};
+use crate::root::Format;
 use crate::served::{Lie, On, Served};
-use crate::vm::Vm;
+use crate::vm::{Bus, Vm};
 
 /// A layout, and how such a disk is built.
 type Layout = (&'static str, fn() -> Builder<'static>);
@@ -61,6 +65,70 @@ fn what_is_altered_in_any_layout_ends_the_boot() {
     }
 }
 
+/// One byte of the data, of the hash tree and of its superblock, each in a boot of its own, and a root
+/// hash that differs behind its first half.
+fn refuse_what_is_altered(row: Row) {
+    let (root, name) = (row.root(), row.disk_name());
+    let unmatched =
+        format!("disk: {name}: the top hash block does not match the root hash: its digest is ");
+    // Of the file system's magic.
+    let data = match row.format {
+        Format::Ext4 => 1024 + 0x38,
+        Format::Erofs(_) => 1024,
+        Format::Squashfs(_) => 0,
+    };
+    let unread = "root: cannot read the root's superblock: I/O error (os error 5)";
+    for (part, offset, expected) in [
+        (Part::Root, data, unread),
+        (Part::Verity, 4096 + 17, &unmatched),
+        // The salt.
+        (Part::Verity, 88, &unmatched),
+    ] {
+        let disk = row.disk(&root);
+        let byte = disk.read(part, offset, 1)[0];
+        disk.write(part, offset, &[byte ^ 1]);
+        let vm = row.vm(&disk).words_of(&disk).append(&format!("cvm.disk=/dev/{name} quiet"));
+        let reason = refusal_that_writes_nothing(vm, &disk);
+        assert!(reason.starts_with(expected), "{row:?}: {reason}");
+    }
+    let disk = row.disk(&root);
+    let words = format!(
+        "roothash={} {} cvm.disk=/dev/{name} quiet",
+        another_of_the_same_start(&disk),
+        disk.place_of_tree
+    );
+    let reason = refusal_that_writes_nothing(row.vm(&disk).append(&words), &disk);
+    let unnamed = format!("disk: {name}: it has no partition with the UUID ");
+    let expected = if row.place == Place::Named { unnamed } else { unmatched };
+    assert!(reason.starts_with(&expected), "{row:?}: {reason}");
+}
+
+#[test]
+fn what_is_altered_on_large_sectors_or_in_other_file_systems_ends_the_boot() {
+    for (format, place, bus) in
+        [(SQUASHFS, Place::Named, Bus::VirtioBlk), (EROFS, Place::Behind, Bus::Nvme)]
+    {
+        refuse_what_is_altered(Row {
+            format,
+            place,
+            sector_size: 4096,
+            parameters: Parameters::Superblock,
+            bus,
+            kernel: Kernel::Running,
+        });
+    }
+}
+
+#[test]
+#[ignore = "scripts/test --all"]
+fn what_is_altered_in_every_layout_ends_the_boot() {
+    for row in all_rows() {
+        if row.parameters == Parameters::Superblock {
+            refuse_what_is_altered(row);
+        }
+    }
+}
+
 /// Neither where a tree lies behind its superblock nor where one without would.
 #[test]
 fn a_tree_whose_parameters_are_given_is_proven_in_both_places() {
@@ -74,6 +142,13 @@ fn a_tree_whose_parameters_are_given_is_proven_in_both_places() {
     assert!(reason.starts_with(&behind) && reason.contains(&without), "{reason}");
 }
 
+/// A root hash whose first half is the disk's.
+fn another_of_the_same_start(disk: &Disk) -> String {
+    let mut other = disk.roothash.clone();
+    other.replace_range(40..42, if &other[40..42] == "00" { "01" } else { "00" });
+    other
+}
+
 /// It names the same root, and no tree; behind the data there is one, which does not match.
 #[test]
 fn another_root_hash_of_the_same_start_is_not_proven() {
@@ -82,9 +157,8 @@ fn another_root_hash_of_the_same_start_is_not_proven() {
         (Disk::builder().named().tree_behind(), "the top hash block does not match the root hash"),
     ] {
         let disk = builder.build();
-        let mut other = disk.roothash.clone();
-        other.replace_range(40..42, if &other[40..42] == "00" { "01" } else { "00" });
-        let words = format!("roothash={other} {}", disk.place_of_tree);
+        let words =
+            format!("roothash={} {}", another_of_the_same_start(&disk), disk.place_of_tree);
         let vm = Vm::new().disk(&disk).append(&words).append(PINNED);
         let reason = refusal_that_writes_nothing(vm, &disk);
         assert!(reason.starts_with(&format!("disk: sda: {expected}")), "{reason}");
