@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub(crate) const WORDS: &str = "console=ttyS0 no_timer_check";
 
 /// How a disk is attached.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bus {
     VirtioScsi,
     VirtioBlk,

@@ -315,11 +315,6 @@ mod tests {
     /// Less two bitmaps and a table of 512 blocks a group, descriptors and journal.
     const LARGEST: u64 = MAX_BYTES / GROUP * (GROUP - 514) - 80 * MIB;
 
-    /// No bound on its metadata.
-    fn layout(data_bytes: u64) -> Layout {
-        Layout::new(data_bytes, u64::MAX).unwrap()
-    }
-
     #[test]
     fn refuses_what_is_too_small_or_too_large_and_says_where_the_limits_are() {
         let refusal = |bytes| Layout::new(bytes, u64::MAX).unwrap_err().to_string();
