@@ -49,7 +49,11 @@ fn an_image_is_refused_by_what_is_wrong_with_its_arguments() {
     for (arguments, status, why) in cases {
         refuses(image(&dir, &root).args(*arguments), *status, why);
     }
-    refuses(&mut image_without_cocos(&dir, &root), 2, "--cocos-size is missing; only with cvm.volume=");
+    refuses(
+        &mut image_without_cocos(&dir, &root),
+        2,
+        "--cocos-size is missing; only with cvm.volume=",
+    );
     let (key, certificate) = key(&dir, "owner");
     refuses(image(&dir, &root).env("SB_KEY", &key), 2, "of SB_KEY and SB_CERT only one is set");
     let signed = |key: &Path, why: &str| {

@@ -125,7 +125,9 @@ impl Mounts {
             places.push((place, tmpfs));
         }
         let (run, is_asked) = Tmpfs::of_fstab(text, RUN, "", &mut kept)?;
-        if let Some(option) = run.data.split(',').find(|option| tmpfs::is_of_the_first_mount(option)) {
+        if let Some(option) =
+            run.data.split(',').find(|option| tmpfs::is_of_the_first_mount(option))
+        {
             return Err(Error::new(format!(
                 "{FSTAB}: the tmpfs on {RUN} is mounted already when its line is read, and the kernel \
                  takes {option} at the first mount only"
@@ -299,7 +301,9 @@ mod tests {
             "/etc/fstab: the tmpfs on /run is mounted already when its line is read, and the kernel \
              takes noswap at the first mount only"
         );
-        assert!(refusal("tmpfs /run tmpfs usrquota_inode_hardlimit=9").contains(" usrquota_inode_"));
+        assert!(
+            refusal("tmpfs /run tmpfs usrquota_inode_hardlimit=9").contains(" usrquota_inode_")
+        );
         assert!(mounts("", "tmpfs /tmp tmpfs noswap\ntmpfs /var tmpfs quota").is_ok());
         // What is not in force need not be good.
         assert!(mounts("cvm.shares=no cvm.tmp=volume", "tmpfs /tmp tmpfs size=1X").is_ok());

@@ -157,8 +157,7 @@ fn another_root_hash_of_the_same_start_is_not_proven() {
         (Disk::builder().named().tree_behind(), "the top hash block does not match the root hash"),
     ] {
         let disk = builder.build();
-        let words =
-            format!("roothash={} {}", another_of_the_same_start(&disk), disk.place_of_tree);
+        let words = format!("roothash={} {}", another_of_the_same_start(&disk), disk.place_of_tree);
         let vm = Vm::new().disk(&disk).append(&words).append(PINNED);
         let reason = refusal_that_writes_nothing(vm, &disk);
         assert!(reason.starts_with(&format!("disk: sda: {expected}")), "{reason}");
