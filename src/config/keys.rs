@@ -5,6 +5,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use super::Config;
+use super::measure::{MEASURES, Measure};
 use super::values::{
     ACTIONS, DataDisk, DiskChoice, LEVELS, Medium, REACTIONS, SHARES, SYSTEMD_BOOLEANS, TAGS, Tags,
     VOLUME_MIN, YES_NO, cipher, data, disk, hash_offset, medium, one_of, overlay, root_hash,
@@ -39,6 +40,7 @@ pub(super) struct Given {
     var: Option<Medium>,
     overlay: Option<Vec<String>>,
     credentials: Option<bool>,
+    measure: Option<Measure>,
     init: Option<String>,
     begins: bool,
     ends: bool,
@@ -147,6 +149,10 @@ pub(super) const KEYS: &[Key] = &[
         given.credentials = Some(one_of(text, SYSTEMD_BOOLEANS)?);
         Ok(())
     }),
+    ("cvm.measure", |given, text| {
+        given.measure = Some(one_of(text, MEASURES)?);
+        Ok(())
+    }),
     ("init", |given, text| {
         if !text.starts_with('/') {
             return Err("not an absolute path".into());
@@ -220,6 +226,7 @@ impl Given {
             var: self.var,
             overlay: self.overlay.unwrap_or_default(),
             credentials: self.credentials.unwrap_or(false),
+            measure: self.measure.unwrap_or(Measure::Auto),
             init: self.init.unwrap_or_else(|| "/sbin/init".to_owned()),
         })
     }

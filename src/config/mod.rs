@@ -4,6 +4,7 @@
 //! same, because a mistyped security parameter must stop the boot and not fall back to a default.
 
 mod keys;
+mod measure;
 mod values;
 
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::format::verity::{self, HashOffset, OnCorruption, RootHash};
 use crate::kernel::power::Action;
 
 pub use self::keys::DEFAULT_TIMEOUT;
+pub use self::measure::Measure;
 pub use self::values::{DataDisk, DiskChoice, MOUNT_POINTS, Medium, SHARES, Tags};
 
 /// Everything that a boot is told from outside.
@@ -64,6 +66,8 @@ pub struct Config {
     /// `systemd.import_credentials=`, systemd's own key: whether the root may take credentials from
     /// the firmware, which are the host's words.
     pub credentials: bool,
+    /// `cvm.measure=`
+    pub measure: Measure,
     /// `init=`
     pub init: String,
 }
