@@ -1,6 +1,8 @@
 //! Texts: the command line, what the shares are called, the fstab, and what is logged of all that.
 
-use cvm_init::config::{Config, DataDisk, DiskChoice, Lines, MOUNT_POINTS, Medium, SHARES};
+use cvm_init::config::{
+    Config, DataDisk, DiskChoice, Lines, MOUNT_POINTS, Measure, Medium, SHARES,
+};
 use cvm_init::format::fstab::{self, Mount};
 use cvm_init::format::hex;
 use cvm_init::format::tmpfs;
@@ -37,6 +39,7 @@ pub fn cmdline(bytes: &[u8]) {
         .expect_err("a second root hash");
     Config::from_cmdline(&behind("cvm.unknown=1")).expect_err("an unknown key");
     check_values(&config);
+    check_events(&config);
     check_round_trip(&config);
 }
 
@@ -73,6 +76,21 @@ fn check_values(config: &Config) {
     }
 }
 
+/// What is recorded of it is a few lines that anybody can read, or a refusal.
+fn check_events(config: &Config) {
+    let root = Params::new(Vec::new(), 2).expect("a tree");
+    let events = match config.events(config.verity.as_ref().unwrap_or(&root)) {
+        Ok(events) => events,
+        Err(error) => return check_refusal(&error),
+    };
+    assert_eq!(events.len(), 3 + config.data.len());
+    for event in events {
+        let line = event.line();
+        assert!(line.starts_with(&format!("cvm-init {} ", event.operation)), "{line:?}");
+        assert!(line.len() <= 1024 && line.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+    }
+}
+
 /// Its values written as words again are read as the same values.
 fn check_round_trip(config: &Config) {
     let mut words = vec![
@@ -94,6 +112,15 @@ fn check_round_trip(config: &Config) {
             Medium::Memory(Some(size)) => format!("{key}=memory:{size}"),
         }));
     }
+    words.push(format!(
+        "cvm.measure={}",
+        match config.measure {
+            Measure::Auto => "auto",
+            Measure::Required => "required",
+            Measure::Rtmr3 => "rtmr3",
+            Measure::No => "no",
+        }
+    ));
     if !config.overlay.is_empty() {
         words.push(format!("\"cvm.overlay={}\"", config.overlay.join(",")));
     }
@@ -133,13 +160,14 @@ fn check_round_trip(config: &Config) {
             tmp,
             var,
             overlay,
+            measure,
             init,
             ..
         } = config.clone();
         let disks = (disk, config.volume.clone(), config.volume_min, config.data.clone());
         let places = (tmp, var, overlay);
         let root = (root_hash, verity, hash_offset, root_kinds);
-        (root, disks, grow, timeout, log, shares, places, init)
+        (root, disks, grow, timeout, log, shares, places, measure, init)
     };
     assert_eq!(told(&again), told(config));
 }
