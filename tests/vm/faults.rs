@@ -9,6 +9,7 @@ use crate::matrix::{Kind, Row, Setup, print, run};
 use crate::points::{Point, points, sites};
 use crate::root::{Node, Root};
 use crate::tool::Scratch;
+use crate::tpm::Tpm;
 use crate::vm::{Bus, Vm};
 use crate::volume_disk::blank;
 use std::collections::BTreeSet;
@@ -93,7 +94,7 @@ fn setups() -> Vec<Setup> {
         },
         Setup {
             // On virtio-blk, which shows its disks before they are looked for: one look finds all.
-            name: "volume on a disk of its own, verified data",
+            name: "volume on a disk of its own, verified data, a TPM",
             words: |_| {
                 format!("cvm.volume=serial:disk1 {}", Data::standard().word("models", "disk2"))
             },
@@ -103,6 +104,7 @@ fn setups() -> Vec<Setup> {
                     .disk_on(Bus::VirtioBlk, &blank(host, "volume", 64 << 20))
                     .disk_on(Bus::VirtioBlk, Data::standard().path())
                     .read_only()
+                    .tpm(Tpm::honest())
             },
             then: |_| {},
         },
@@ -168,6 +170,8 @@ const SLICE: &[(Kind, &str)] = &[
     (Kind::Stall, "copy:/cocos_init#1"),
     (Kind::Late, "mount-overlay:/etc#1"),
     (Kind::Panic, "remount:/run#1"),
+    (Kind::Stall, "read-register:PCR 15#1"),
+    (Kind::Late, "measure:volume#1"),
     (Kind::Late, "move:/proc#1"),
     (Kind::Panic, "change-root#1"),
     (Kind::Fail, "run:/sbin/init#1"),
