@@ -1,6 +1,5 @@
 //! What a boot did and how long it took: `/run/cvm-init/boot.json`.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -185,10 +184,19 @@ pub struct MeasuredFacts {
     pub register: &'static str,
     /// What was measured into it, in this order.
     pub events: Vec<String>,
-    /// What it held then, in hexadecimal digits, by bank.
-    pub values: BTreeMap<&'static str, String>,
+    /// What it held then.
+    pub values: Vec<BankFacts>,
     /// The log that explains it.
     pub log: &'static str,
+}
+
+/// What a register held in one bank.
+#[derive(Debug, Serialize)]
+pub struct BankFacts {
+    /// "sha256", "sha384" or "sha512".
+    pub bank: &'static str,
+    /// In hexadecimal digits.
+    pub value: String,
 }
 
 #[derive(Debug, Serialize)]

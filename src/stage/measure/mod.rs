@@ -25,7 +25,7 @@ use crate::format::event::Event;
 use crate::format::{hex, verity};
 use crate::kernel::rtmr::{RTMR3, Rtmr};
 use crate::kernel::tpm::{DEVICES, Tpm};
-use crate::report::{MeasuredFacts, Report};
+use crate::report::{BankFacts, MeasuredFacts, Report};
 
 const LOOK_FOR: Effect<1> = Effect::new("look-for", "look for {}");
 const OPEN: Effect<1> = Effect::new("open", "open {}");
@@ -138,7 +138,10 @@ pub fn record(
     report.measured = Some(MeasuredFacts {
         register: name,
         events: events.iter().map(|event| event.line().to_owned()).collect(),
-        values: values.iter().map(|(bank, value)| (bank.name(), hex::encode(value))).collect(),
+        values: values
+            .iter()
+            .map(|(bank, value)| BankFacts { bank: bank.name(), value: hex::encode(value) })
+            .collect(),
         log,
     });
     Ok(())
