@@ -7,7 +7,8 @@ use crate::faults::host_folder;
 use crate::guest::{Ending, Guest};
 use crate::tpm::{Ask, Tpm};
 use crate::vm::Vm;
-use cvm_init::format::hex;
+use cvm_init::format::event::Event;
+use cvm_init::format::{hex, tpm2};
 use cvm_tools::measure::hash::Hash;
 use cvm_tools::measure::record::Record;
 use cvm_tools::measure::tpm::{Chain, IDENTITY};
@@ -23,6 +24,8 @@ const LIMIT: Duration = Duration::from_secs(180);
 const END: Duration = Duration::from_secs(15);
 
 const PCR_EVENT: [u8; 4] = [0, 0, 1, 0x3c];
+const GET_CAPABILITY: [u8; 4] = [0, 0, 1, 0x7a];
+const CAP_PCRS: [u8; 4] = [0, 0, 0, 5];
 const PCR_READ: [u8; 4] = [0, 0, 1, 0x7e];
 
 /// What an image build tells of a boot of this disk by these words.
@@ -315,6 +318,31 @@ fn a_tpm_whose_answer_is_too_short_or_too_long_ends_the_boot() {
         Some(answer)
     });
     check_end(guest, CANNOT, "");
+}
+
+/// By the firmware, or by the host: it shows, and a verifier sees it.
+#[test]
+fn a_register_that_somebody_else_has_extended_is_extended_all_the_same() {
+    let mut other = Some(Event::new("somebody", "else").unwrap());
+    let mut guest = boot_with("", move |command, ask| {
+        let answer = ask(command)?;
+        if is(command, GET_CAPABILITY)
+            && command[10..14] == CAP_PCRS
+            && let Some(event) = other.take()
+        {
+            ask(&tpm2::measure(15, &event))?;
+        }
+        Ok(Some(answer))
+    });
+    let report = guest.report();
+    let value = register(&mut guest, "sha256");
+    assert_eq!(report["measured"]["values"][0], json!({ "bank": "sha256", "value": value }));
+    let chain = predicted(&Disk::builder().build(), "");
+    assert_ne!(value, chain.sha256[&IDENTITY].to_string());
+    assert_eq!(records(&mut guest).len(), 3);
+    let warning = "cvm-init: PCR 15 is not zero before this boot is recorded";
+    assert!(guest.serial().contains(warning), "{}", guest.serial());
+    guest.power_off();
 }
 
 /// The kernel waits for it for two minutes, also when it stops: the machine restarts in place of
