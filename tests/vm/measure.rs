@@ -4,15 +4,18 @@ use crate::artefacts::Kernel;
 use crate::data::Data;
 use crate::disk::Disk;
 use crate::faults::host_folder;
+use crate::firmware::{CODE, VARIABLES, image, installed};
 use crate::guest::{Ending, Guest};
+use crate::tool::{Scratch, run};
 use crate::tpm::{Ask, Tpm};
-use crate::vm::Vm;
+use crate::vm::{Bus, Vm};
 use cvm_init::format::event::Event;
 use cvm_init::format::{hex, tpm2};
 use cvm_tools::measure::hash::Hash;
 use cvm_tools::measure::record::Record;
 use cvm_tools::measure::tpm::{Chain, IDENTITY};
 use serde_json::{Value, json};
+use std::fs;
 use std::io;
 use std::time::Duration;
 
@@ -27,6 +30,42 @@ const PCR_EVENT: [u8; 4] = [0, 0, 1, 0x3c];
 const GET_CAPABILITY: [u8; 4] = [0, 0, 1, 0x7a];
 const CAP_PCRS: [u8; 4] = [0, 0, 0, 5];
 const PCR_READ: [u8; 4] = [0, 0, 1, 0x7e];
+
+/// Boots an image of `scripts/image` by a firmware: all registers that its `measurements.json` has are
+/// as it says.
+fn an_image_measures_what_was_predicted(boot: &str) {
+    let folder = Scratch::new("measured");
+    run(image(&folder).args(["--boot", boot]));
+    let variables = folder.join("variables.fd");
+    fs::copy(installed(VARIABLES), &variables).unwrap();
+    let mut guest = Vm::new()
+        .disk_on(Bus::VirtioScsi, &folder.join("disk.img"))
+        .firmware(installed(CODE), &variables)
+        .tpm(Tpm::honest())
+        .boot();
+    let text = fs::read_to_string(folder.join("measurements.json")).unwrap();
+    let document: Value = serde_json::from_str(&text).unwrap();
+    for bank in ["sha256", "sha384"] {
+        let values = document["tpm"]["disk"][bank].as_object().unwrap();
+        assert_eq!(values.len(), 8);
+        for (pcr, value) in values {
+            let path = format!("/sys/class/tpm/tpm0/pcr-{bank}/{pcr}");
+            let held = guest.read(&path).trim().to_ascii_lowercase();
+            assert_eq!(*value, held, "{boot}: PCR {pcr} in bank {bank}");
+        }
+    }
+    guest.power_off();
+}
+
+#[test]
+fn an_image_with_grub_measures_what_was_predicted() {
+    an_image_measures_what_was_predicted("grub");
+}
+
+#[test]
+fn a_unified_image_measures_what_was_predicted() {
+    an_image_measures_what_was_predicted("uki");
+}
 
 /// What an image build tells of a boot of this disk by these words.
 fn predicted(disk: &Disk, words: &str) -> Chain {
@@ -134,7 +173,7 @@ fn another_word_or_disk_of_data_makes_another_value() {
     let words = format!("cvm.tags=disk {}", data.word("models", "disk1"));
     let mut guest = Vm::of(&disk)
         .append(&words)
-        .disk_on(crate::vm::Bus::VirtioScsi, data.path())
+        .disk_on(Bus::VirtioScsi, data.path())
         .read_only()
         .tpm(Tpm::honest())
         .boot();
