@@ -129,9 +129,9 @@ fn check_logs(guest: &mut Guest, chain: &Chain) {
     assert_eq!((&stat["mode"], &stat["uid"]), (&json!(0o600), &json!(0)));
 }
 
-fn boots_to_what_is_predicted(kernel: Kernel) {
+fn boots_to_what_is_predicted(kernel: Kernel, device: &str) {
     let disk = Disk::builder().build();
-    let mut guest = Vm::of(&disk).kernel(kernel).tpm(Tpm::honest()).boot();
+    let mut guest = Vm::of(&disk).kernel(kernel).tpm_as(device, Tpm::honest()).boot();
     let chain = predicted(&disk, "");
     check_registers(&mut guest, &chain);
     check_logs(&mut guest, &chain);
@@ -140,12 +140,12 @@ fn boots_to_what_is_predicted(kernel: Kernel) {
 
 #[test]
 fn a_boot_comes_to_what_the_image_build_predicts() {
-    boots_to_what_is_predicted(Kernel::Running);
+    boots_to_what_is_predicted(Kernel::Running, "tpm-tis");
 }
 
 #[test]
 fn a_boot_of_a_newer_kernel_comes_to_what_the_image_build_predicts() {
-    boots_to_what_is_predicted(Kernel::Trixie);
+    boots_to_what_is_predicted(Kernel::Trixie, "tpm-crb");
 }
 
 /// Another disk of another size, shares, memory, processors and places of parameters.

@@ -73,15 +73,15 @@ impl Tpm {
         tpm
     }
 
-    /// QEMU's words for it.
-    pub(crate) fn arguments(&self) -> [String; 6] {
+    /// QEMU's words for it, behind the interface of this device of QEMU's.
+    pub(crate) fn arguments(&self, device: &str) -> [String; 6] {
         [
             "-chardev",
             &format!("socket,id=tpm-socket,path={},abstract=on", self.socket),
             "-tpmdev",
             "emulator,id=tpm-emulator,chardev=tpm-socket",
             "-device",
-            "tpm-tis,tpmdev=tpm-emulator",
+            &format!("{device},tpmdev=tpm-emulator"),
         ]
         .map(str::to_owned)
     }

@@ -255,8 +255,13 @@ impl Vm {
     }
 
     /// A TPM, for this VM alone.
-    pub(crate) fn tpm(mut self, tpm: Tpm) -> Self {
-        self.devices.extend(tpm.arguments());
+    pub(crate) fn tpm(self, tpm: Tpm) -> Self {
+        self.tpm_as("tpm-tis", tpm)
+    }
+
+    /// The same as this device of QEMU's.
+    pub(crate) fn tpm_as(mut self, device: &str, tpm: Tpm) -> Self {
+        self.devices.extend(tpm.arguments(device));
         self.tpm = Some(tpm);
         self
     }
