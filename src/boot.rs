@@ -15,7 +15,7 @@ use crate::kernel::key;
 use crate::kernel::kmsg;
 use crate::kernel::power::{self, Action};
 use crate::report::{Report, Stage};
-use crate::stage::{data, disk, handoff, platform, root, runtime, teardown, volume};
+use crate::stage::{data, disk, handoff, measure, platform, root, runtime, teardown, volume};
 
 const MAKE_KEYRING: Effect<0> = Effect::new("make-keyring", "make the keyring");
 const START_WATCHDOG: Effect<0> = Effect::new("start-watchdog", "start the watchdog");
@@ -57,7 +57,10 @@ fn run() -> Result<Infallible> {
     })?;
     kmsg::set_level(config.log);
     effect::set_limit(config.timeout);
-    stage(&mut report, Stage::Platform, |_| platform::prepare())?;
+    let register = stage(&mut report, Stage::Platform, |_| {
+        platform::prepare()?;
+        measure::find(config.measure)
+    })?;
     let disks = stage(&mut report, Stage::Disk, |report| disk::find(&config, report))?;
     let root = stage(&mut report, Stage::Root, |report| root::open(&config, &disks.root, report))?;
     stage(&mut report, Stage::Data, |report| data::open(&disks.data, report))?;
@@ -66,6 +69,9 @@ fn run() -> Result<Infallible> {
         None => Ok(()),
     })?;
     stage(&mut report, Stage::Runtime, |report| runtime::prepare(&config, &root, report))?;
+    stage(&mut report, Stage::Measure, |report| {
+        measure::record(&config, disks.root.params(), register, report)
+    })?;
     enter(Stage::Handoff);
     root::guard(&disks.root, config.on_corruption)?;
     data::guard(&disks.data, config.on_corruption)?;

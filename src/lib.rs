@@ -17,3 +17,6 @@ pub mod effect;
 pub mod error;
 #[cfg(feature = "fault")]
 pub mod fault;
+
+/// Of the program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -26,6 +26,8 @@ pub enum Stage {
     Volume,
     /// Mounts of the new root.
     Runtime,
+    /// What is recorded for verifiers.
+    Measure,
     /// The way to the new init.
     Handoff,
 }
@@ -40,6 +42,7 @@ impl fmt::Display for Stage {
             Self::Data => "data",
             Self::Volume => "volume",
             Self::Runtime => "runtime",
+            Self::Measure => "measure",
             Self::Handoff => "handoff",
         })
     }
@@ -69,6 +72,8 @@ pub struct Report {
     pub volume: Option<VolumeFacts>,
     /// Tags of the 9P shares that are mounted.
     pub shares: Vec<&'static str>,
+    /// What of this boot was recorded for verifiers; null where nothing was.
+    pub measured: Option<MeasuredFacts>,
     stages: Vec<StageTime>,
     effects: Vec<EffectTime>,
 }
@@ -194,6 +199,28 @@ pub struct VolumeFacts {
     pub free_blocks: u64,
     /// Free inodes of the fresh file system.
     pub free_inodes: u64,
+}
+
+/// What was recorded for verifiers.
+#[derive(Debug, Serialize)]
+pub struct MeasuredFacts {
+    /// "PCR 15" of a TPM or "RTMR3" of a TD.
+    pub register: &'static str,
+    /// What was measured into it, in this order.
+    pub events: Vec<String>,
+    /// What it held then.
+    pub values: Vec<BankFacts>,
+    /// The log that explains it.
+    pub log: &'static str,
+}
+
+/// What a register held in one bank.
+#[derive(Debug, Serialize)]
+pub struct BankFacts {
+    /// "sha256", "sha384" or "sha512".
+    pub bank: &'static str,
+    /// In hexadecimal digits.
+    pub value: String,
 }
 
 #[derive(Debug, Serialize)]

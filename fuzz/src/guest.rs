@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use cvm_init::config::{
-    Config, DataDisk, DiskChoice, DiskName, Layer, Layers, Layout, Lines, MOUNT_POINTS, Medium,
-    Partitions, Proof, SHARES, Upper,
+    Config, DataDisk, DiskChoice, DiskName, Layer, Layers, Layout, Lines, MOUNT_POINTS, Measure,
+    Medium, Partitions, Proof, SHARES, Upper,
 };
 use cvm_init::format::fstab::{self, Mount};
 use cvm_init::format::hex;
@@ -43,6 +43,7 @@ pub fn cmdline(bytes: &[u8]) {
     }
     Config::from_cmdline(&behind("cvm.unknown=1")).expect_err("an unknown key");
     check_values(&config);
+    check_events(&config);
     check_round_trip(&config);
 }
 
@@ -124,6 +125,25 @@ fn check_values(config: &Config) {
     }
 }
 
+/// What is recorded of it is a few lines that anybody can read, or a refusal.
+fn check_events(config: &Config) {
+    let root = Params::new(Vec::new(), 2).expect("a tree");
+    let (verity, of_root) = match &config.layout {
+        Layout::Partitions(partitions) => (partitions.verity.as_ref(), 1),
+        Layout::Layers(layers) => (None, layers.layers.len()),
+    };
+    let events = match config.events(verity.or(Some(&root))) {
+        Ok(events) => events,
+        Err(error) => return check_refusal(&error),
+    };
+    assert_eq!(events.len(), of_root + 2 + config.data.len());
+    for event in events {
+        let line = event.line();
+        assert!(line.starts_with(&format!("cvm-init {} ", event.operation)), "{line:?}");
+        assert!(line.len() <= 1024 && line.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+    }
+}
+
 /// Its values written as words again are read as the same values.
 fn check_round_trip(config: &Config) {
     let mut words = vec![
@@ -131,6 +151,15 @@ fn check_round_trip(config: &Config) {
         format!("cvm.log={}", config.log.as_str().to_ascii_lowercase()),
         format!("init=\"{}\"", config.init),
     ];
+    words.push(format!(
+        "cvm.measure={}",
+        match config.measure {
+            Measure::Auto => "auto",
+            Measure::Required => "required",
+            Measure::Rtmr3 => "rtmr3",
+            Measure::No => "no",
+        }
+    ));
     match &config.layout {
         Layout::Partitions(partitions) => {
             words.extend(words_of_partitions(partitions));
@@ -162,10 +191,11 @@ fn check_round_trip(config: &Config) {
             tmp,
             var,
             overlay,
+            measure,
             init,
             ..
         } = config.clone();
-        ((layout, volume_min, data, grow), timeout, log, shares, (tmp, var, overlay), init)
+        ((layout, volume_min, data, grow), timeout, log, shares, (tmp, var, overlay), measure, init)
     };
     assert_eq!(told(&again), told(config));
 }

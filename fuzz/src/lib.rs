@@ -8,11 +8,13 @@ mod disk;
 mod guest;
 mod image;
 mod kernel;
+mod tpm;
 
 pub use disk::{disk_serial, partition_table, partitions, program, root_start, verity_superblock};
 pub use guest::{cmdline, fstab, kmsg_record, mount_tag};
 pub use image::layer;
 pub use kernel::{dm_answer, uevent};
+pub use tpm::tpm_answer;
 
 /// A target, by the name of its folders and of its program.
 pub type Target = (&'static str, fn(&[u8]));
@@ -30,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     ("partitions", partitions),
     ("program", program),
     ("root_start", root_start),
+    ("tpm_answer", tpm_answer),
     ("uevent", uevent),
     ("verity_superblock", verity_superblock),
 ];

@@ -55,6 +55,7 @@ STAGES = {
     "data": "#d55e00",
     "volume": "#0072b2",
     "runtime": "#e69f00",
+    "measure": "#999933",
     "handoff": "#cc79a7",
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use super::layers::{self, Words};
+use super::measure::{MEASURES, Measure};
 use super::partitions;
 use super::values::{
     ACTIONS, DataDisk, DiskChoice, DiskName, LEVELS, Medium, REACTIONS, SHARES, SYSTEMD_BOOLEANS,
@@ -41,6 +42,7 @@ pub(super) struct Given {
     pub(super) var: Option<Medium>,
     pub(super) overlay: Option<Vec<String>>,
     pub(super) credentials: Option<bool>,
+    pub(super) measure: Option<Measure>,
     pub(super) init: Option<String>,
     pub(super) layers: Words,
     pub(super) engine_timeout: Option<Duration>,
@@ -149,6 +151,10 @@ pub(super) const KEYS: &[Key] = &[
     }),
     ("systemd.import_credentials", |given, text| {
         given.credentials = Some(one_of(text, SYSTEMD_BOOLEANS)?);
+        Ok(())
+    }),
+    ("cvm.measure", |given, text| {
+        given.measure = Some(one_of(text, MEASURES)?);
         Ok(())
     }),
     ("init", |given, text| {
@@ -266,6 +272,7 @@ impl Given {
             var: self.var,
             overlay: self.overlay.unwrap_or_default(),
             credentials: self.credentials.unwrap_or(false),
+            measure: self.measure.unwrap_or(Measure::Auto),
             init: self.init.unwrap_or_else(|| "/sbin/init".to_owned()),
         })
     }

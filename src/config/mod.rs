@@ -5,6 +5,7 @@
 
 mod keys;
 mod layers;
+mod measure;
 mod partitions;
 mod values;
 
@@ -22,6 +23,7 @@ use crate::kernel::power::Action;
 
 pub use self::keys::DEFAULT_TIMEOUT;
 pub use self::layers::{Layer, Layers, Proof, Upper};
+pub use self::measure::Measure;
 pub use self::partitions::Partitions;
 pub use self::values::{DataDisk, DiskChoice, DiskName, MOUNT_POINTS, Medium, SHARES, Tags};
 
@@ -60,6 +62,8 @@ pub struct Config {
     /// `systemd.import_credentials=`, systemd's own key: whether the root may take credentials from
     /// the firmware, which are the host's words.
     pub credentials: bool,
+    /// `cvm.measure=`
+    pub measure: Measure,
     /// `init=`
     pub init: String,
 }

@@ -31,6 +31,7 @@ const EVERY_KEY: &[&str] = &[
     "cvm.var=memory:64M",
     "cvm.overlay=/etc,/usr/local",
     "systemd.import_credentials=on",
+    "cvm.measure=required",
     "init=/bin/other",
 ];
 
@@ -70,6 +71,7 @@ fn the_root_hash_alone_is_enough() {
     assert_eq!((config.tmp, config.var), (None, None));
     assert!(config.overlay.is_empty());
     assert!(!config.credentials);
+    assert_eq!(config.measure, Measure::Auto);
     assert_eq!(config.init, "/sbin/init");
     assert_eq!((&root.verity, root.hash_offset), (&None, None));
 }
@@ -104,6 +106,7 @@ fn every_key_is_taken() {
     assert_eq!(config.var, Some(Medium::Memory(Some(Size::Bytes(64 << 20)))));
     assert_eq!(config.overlay, ["/etc", "/usr/local"]);
     assert!(config.credentials);
+    assert_eq!(config.measure, Measure::Required);
     assert_eq!(config.init, "/bin/other");
 }
 
@@ -129,6 +132,7 @@ fn unknown_duplicated_and_malformed_keys_are_refused() {
         ("cvm.log=info cvm.log=info", "cvm.log= is given twice"),
         ("cvm.log=loud", "cvm.log=loud: not one of error, warn, info, debug"),
         ("cvm.tags=paper", "cvm.tags=paper: not one of memory, disk"),
+        ("cvm.measure=yes", "cvm.measure=yes: not one of auto, required, rtmr3, no"),
         ("cvm.timeout=0", "cvm.timeout=0: not a number of seconds from 1 to 3600"),
         ("cvm.disk=sda", "cvm.disk=sda: neither /dev/NAME nor serial:STRING"),
         ("cvm.disk=/dev/a/b", "cvm.disk=/dev/a/b: neither /dev/NAME nor serial:STRING"),

@@ -65,6 +65,17 @@ pub enum Tags {
     Disk,
 }
 
+impl Tags {
+    /// By the name of `cvm.tags=`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+        }
+    }
+}
+
 /// The shares that there can be, by the contract with whoever launches the guest.
 pub const SHARES: &[Share] = &[
     Share { tag: "certs_share", target: "/etc/certs" },
@@ -86,14 +97,15 @@ pub const MOUNT_POINTS: &[&str] = &["/cocos", "/dev", "/proc", "/run", "/sys", "
 /// What a boot has made writable in any case, where the root has it.
 const SCRIPTS: &str = "/cocos_init";
 
-pub(super) const TAGS: &[(&str, Tags)] = &[("memory", Tags::Memory), ("disk", Tags::Disk)];
+pub(super) const TAGS: &[(&str, Tags)] =
+    &[(Tags::Memory.name(), Tags::Memory), (Tags::Disk.name(), Tags::Disk)];
 
 pub(super) const YES_NO: &[(&str, bool)] = &[("yes", true), ("no", false)];
 
 pub(super) const REACTIONS: &[(&str, OnCorruption)] = &[
-    ("io-error", OnCorruption::IoError),
-    ("restart", OnCorruption::Restart),
-    ("panic", OnCorruption::Panic),
+    (OnCorruption::IoError.name(), OnCorruption::IoError),
+    (OnCorruption::Restart.name(), OnCorruption::Restart),
+    (OnCorruption::Panic.name(), OnCorruption::Panic),
 ];
 
 pub(super) const ACTIONS: &[(&str, Action)] = &[

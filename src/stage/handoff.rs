@@ -1,4 +1,4 @@
-//! Stage 7: the way into the new root.
+//! Stage 8: the way into the new root.
 
 use std::convert::Infallible;
 use std::env;

@@ -6,6 +6,7 @@ mod filesystem;
 pub mod handoff;
 #[cfg(feature = "fault")]
 pub mod leftovers;
+pub mod measure;
 pub mod platform;
 pub mod root;
 pub mod runtime;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::efi::from_efi;
-use crate::script::{run, scratch, tool};
+use crate::script::{run, scratch, script, tool};
 use crate::{image, key, root, stock_kernel};
 
 /// The registers that are told.
@@ -65,8 +65,8 @@ fn every_register_is_told_and_explained_by_its_events() {
     let root = root(&dir);
     let out = dir.join("out");
     for (boot, release, zeros) in [
-        ("grub", "GRUB 2.06", &["11", "12", "13", "15"][..]),
-        ("uki", "systemd-stub 252", &["12", "13", "15", "8"]),
+        ("grub", "GRUB 2.06", &["11", "12", "13"][..]),
+        ("uki", "systemd-stub 252", &["12", "13", "8"]),
     ] {
         run(image(&dir, &root).args(["--boot", boot]));
         let document = document(&out);
@@ -74,7 +74,7 @@ fn every_register_is_told_and_explained_by_its_events() {
         assert_eq!(document["boot"], boot);
         let said = document["tpm"]["disk"]["holds_for"][0].as_str().unwrap();
         assert!(said.starts_with(release), "{said}");
-        for (chain, zeros) in [("disk", zeros), ("kernel", &["11", "12", "13", "15", "8"])] {
+        for (chain, zeros) in [("disk", zeros), ("kernel", &["11", "12", "13", "8"])] {
             let chain = &document["tpm"][chain];
             for (bank, bytes) in [("sha256", 32), ("sha384", 48)] {
                 let values = chain[bank].as_object().unwrap();
@@ -168,6 +168,40 @@ fn the_events_of_a_unified_image_are_those_that_systemd_tells() {
     assert_eq!(digests(direct, 4)[0], kernel);
 }
 
+/// PID 1 reads both, and what it records is predicted of both.
+#[test]
+fn what_pid_1_records_is_told_by_the_words_of_line_and_initramfs() {
+    let dir = scratch("words of both");
+    let root = root(&dir);
+    let lines = |document: &Value| -> Vec<String> {
+        let events = document["tpm"]["disk"]["events"].as_array().unwrap().iter();
+        let of = events.filter(|event| event["pcr"] == 15 && event["digests"].is_object());
+        of.map(|event| event["what"].as_str().unwrap().to_owned()).collect()
+    };
+    run(image(&dir, &root).args(["--append", "init=/bin/a"]));
+    let on_the_line = document(&dir.join("out"));
+    let said = lines(&on_the_line);
+    assert_eq!(said.len(), 3, "{said:?}");
+    assert_eq!(said[2], "cvm-init handoff init=/bin/a, by PID 1");
+    for (line, digest) in said.iter().zip(digests(&on_the_line["tpm"]["disk"], 15)) {
+        let line = line.strip_suffix(", by PID 1").unwrap();
+        assert_eq!(digest, sha256(&[line.as_bytes()]));
+    }
+    run(script("initramfs")
+        .args(["--kernel-modules", "none", "--append", "init=/bin/a", "--init"])
+        .arg(root.join("bin/a"))
+        .arg("-o")
+        .arg(dir.join("initramfs")));
+    run(&mut image(&dir, &root));
+    let in_the_initramfs = document(&dir.join("out"));
+    assert_eq!(lines(&in_the_initramfs), said);
+    assert_eq!(in_the_initramfs["inputs"]["initramfs_words"], "init=/bin/a");
+    run(image(&dir, &root).args(["--append", "cvm.measure=no"]));
+    let nowhere = document(&dir.join("out"));
+    assert_eq!(lines(&nowhere), [""; 0]);
+    assert_eq!(nowhere["tpm"]["disk"]["sha256"]["15"], "00".repeat(32));
+}
+
 /// Firmware hashes a program as it is, and tools one that is padded to 8 bytes.
 #[test]
 fn a_unified_image_of_odd_parts_has_one_hash_for_firmware_and_tools() {
@@ -217,12 +251,18 @@ struct Change {
     shows: [&'static [&'static str]; 3],
 }
 
-const CHANGES: [Change; 5] = [
+const CHANGES: [Change; 6] = [
     Change {
         what: "command line",
         file: |_| {},
         arguments: &["--append", "x"],
         shows: [&["8", "9"], &["11", "4", "9"], &["9"]],
+    },
+    Change {
+        what: "what PID 1 records",
+        file: |_| {},
+        arguments: &["--append", "cvm.tags=disk"],
+        shows: [&["15", "8", "9"], &["11", "15", "4", "9"], &["15", "9"]],
     },
     Change {
         what: "initramfs",
@@ -244,7 +284,7 @@ const CHANGES: [Change; 5] = [
         what: "root",
         file: |dir| fs::write(dir.join("root/bin/a"), "another init").unwrap(),
         arguments: &[],
-        shows: [&["5", "8", "9"], &["11", "4", "5", "9"], &["9"]],
+        shows: [&["15", "5", "8", "9"], &["11", "15", "4", "5", "9"], &["15", "9"]],
     },
     Change {
         what: "partition",

@@ -236,7 +236,7 @@ fn a_superblock_that_claims_fewer_blocks() {
         let reason = refusal_of(&data, &format!("{}{at}", data.word("models", "disk1")));
         let end =
             format!("its superblock has {fewer} data blocks, but lies behind {}", data.blocks);
-        assert!(reason.ends_with(&end), "{reason}");
+        assert!(reason.contains(&end), "{reason}");
     }
 }
 

@@ -11,6 +11,7 @@ use crate::matrix::{Kind, Row, Setup, print, run};
 use crate::points::{Point, points, sites};
 use crate::root::{Node, Root};
 use crate::tool::Scratch;
+use crate::tpm::Tpm;
 use crate::vm::{Bus, Vm};
 use crate::volume_disk::blank;
 use std::collections::BTreeSet;
@@ -102,7 +103,7 @@ fn setups_of_partitions() -> Vec<Setup> {
         },
         Setup {
             // On virtio-blk, which shows its disks before they are looked for: one look finds all.
-            name: "volume on a disk of its own, verified data",
+            name: "volume on a disk of its own, verified data, a TPM",
             words: |_| {
                 format!("cvm.volume=serial:disk1 {}", Data::standard().word("models", "disk2"))
             },
@@ -113,6 +114,7 @@ fn setups_of_partitions() -> Vec<Setup> {
                     .disk_on(Bus::VirtioBlk, &blank(host, "volume", 64 << 20))
                     .disk_on(Bus::VirtioBlk, Data::standard().path())
                     .read_only()
+                    .tpm(Tpm::honest())
             },
             then: |_| {},
         },
@@ -254,6 +256,8 @@ const SLICE: &[(Kind, &str)] = &[
     (Kind::Stall, "join-layers#1"),
     (Kind::Late, "detach-layers#1"),
     (Kind::Panic, "remount:/run#1"),
+    (Kind::Stall, "read-register:PCR 15#1"),
+    (Kind::Late, "measure:volume#1"),
     (Kind::Late, "move:/proc#1"),
     (Kind::Panic, "change-root#1"),
     (Kind::Fail, "run:/sbin/init#1"),

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-const CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+pub(crate) const CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 /// The build that verifies what it starts; only it can keep the guest from changing the keys.
 pub(crate) const SECURE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 /// No key, no boot entry.
@@ -28,7 +28,7 @@ pub(crate) fn installed(file: &str) -> &Path {
 }
 
 /// `scripts/image` for the root that has the agent; makes `disk.img` and `cmdline` in the folder.
-fn image(folder: &Scratch) -> Command {
+pub(crate) fn image(folder: &Scratch) -> Command {
     let mut image = artefacts::script("image");
     image
         .arg("--rootfs")

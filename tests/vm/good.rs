@@ -48,7 +48,7 @@ const DIRECTORIES: &[(&str, u32)] = &[
 const TMPFS: &[(&str, u64)] = &[("/run", 20), ("/tmp", 25), ("/var", 25)];
 
 const STAGES: &[&str] =
-    &["config", "platform", "disk", "root", "data", "volume", "runtime", "handoff"];
+    &["config", "platform", "disk", "root", "data", "volume", "runtime", "measure", "handoff"];
 /// What the root's own fstab says of /tmp, which stays.
 pub(crate) const TMP_LINE: &str = "tmpfs /tmp tmpfs mode=1777,nosuid,nodev 0 0";
 

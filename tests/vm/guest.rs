@@ -4,6 +4,7 @@ use crate::channel::{Channel, Received, listen};
 use crate::slots::Slots;
 use crate::terminals::{Sockets, Terminals};
 use crate::tool::{Scratch, command};
+use crate::tpm::Tpm;
 use crate::vm::device_id;
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -48,13 +49,20 @@ pub(crate) struct Guest {
     ending: Option<Ending>,
     terminals: Option<Terminals>,
     scratch: Scratch,
+    /// Ended when QEMU is gone.
+    _tpm: Option<Tpm>,
     /// Given back when QEMU is gone.
     _slots: Slots,
 }
 
 impl Guest {
     /// A VM with `terminals` has them to be typed on; without, its console is a file.
-    pub(crate) fn launch(slots: Slots, machine: &[String], terminals: bool) -> Self {
+    pub(crate) fn launch(
+        slots: Slots,
+        machine: &[String],
+        terminals: bool,
+        tpm: Option<Tpm>,
+    ) -> Self {
         let scratch = Scratch::new("vm");
         let folder = scratch.path().file_name().unwrap_or_default().display().to_string();
         let name = |what: &str| format!("cvm-init-{}-{folder}-{what}", process::id());
@@ -103,6 +111,7 @@ impl Guest {
             ending: None,
             terminals: terminals.flatten(),
             scratch,
+            _tpm: tpm,
             _slots: slots,
         };
         guest.qmp("qmp_capabilities");

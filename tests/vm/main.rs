@@ -5,7 +5,7 @@
 //! `data_disks`, `volume`, `volume_disk`, `tags`, `ciphers`,
 //! `corruption`, `overlay`, `writable`, `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`,
 //! `console`, `secrets`, `lying`, `firmware`, `debian`,
-//! `formats`, `figures` and `soak`; the other modules are what a test is written with.
+//! `formats`, `measure`, `figures` and `soak`; the other modules are what a test is written with.
 
 #![expect(
     clippy::unwrap_used,
@@ -41,6 +41,7 @@ mod layouts;
 mod lying;
 mod machine;
 mod matrix;
+mod measure;
 mod memory;
 mod overlay;
 mod points;
@@ -58,6 +59,7 @@ mod stalls;
 mod tags;
 mod terminals;
 mod tool;
+mod tpm;
 mod vm;
 mod volume;
 mod volume_check;

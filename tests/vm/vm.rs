@@ -5,6 +5,7 @@ use crate::disk::Disk;
 use crate::guest::Guest;
 use crate::served::Served;
 use crate::slots::Slots;
+use crate::tpm::Tpm;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub(crate) const WORDS: &str = "console=ttyS0 no_timer_check";
 
 /// How a disk is attached.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bus {
     VirtioScsi,
     VirtioBlk,
@@ -44,6 +45,7 @@ pub(crate) struct Vm {
     disks: usize,
     shares: usize,
     terminals: bool,
+    tpm: Option<Tpm>,
     slots: fn() -> Slots,
 }
 
@@ -63,6 +65,7 @@ impl Vm {
             disks: 0,
             shares: 0,
             terminals: false,
+            tpm: None,
             slots: Slots::one,
         }
     }
@@ -251,6 +254,18 @@ impl Vm {
         self
     }
 
+    /// A TPM, for this VM alone.
+    pub(crate) fn tpm(self, tpm: Tpm) -> Self {
+        self.tpm_as("tpm-tis", tpm)
+    }
+
+    /// The same as this device of QEMU's.
+    pub(crate) fn tpm_as(mut self, device: &str, tpm: Tpm) -> Self {
+        self.devices.extend(tpm.arguments(device));
+        self.tpm = Some(tpm);
+        self
+    }
+
     /// A file of the launcher's.
     pub(crate) fn fw_cfg(mut self, name: &str, text: &str) -> Self {
         self.devices.extend(["-fw_cfg".to_owned(), format!("name={name},string={text}")]);
@@ -291,7 +306,7 @@ impl Vm {
             self.initramfs = artefacts::initramfs_of(self.kernel, DEFAULT_CIPHER);
         }
         let slots = (self.slots)();
-        Guest::launch(slots, &self.arguments(), self.terminals)
+        Guest::launch(slots, &self.arguments(), self.terminals, self.tpm)
     }
 
     fn arguments(&self) -> Vec<String> {

@@ -49,6 +49,18 @@ pub enum OnCorruption {
     Panic,
 }
 
+impl OnCorruption {
+    /// By the name of `cvm.verity_on_corruption=`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::IoError => "io-error",
+            Self::Restart => "restart",
+            Self::Panic => "panic",
+        }
+    }
+}
+
 /// The target's version from which on the kernel can restart or panic at a block that cannot be read
 /// (Linux 6.12).
 pub const ERRORS_SINCE: [u32; 3] = [1, 10, 0];
@@ -142,6 +154,15 @@ impl Params {
         )))
     }
 
+    /// The salt in hexadecimal digits, or the dash that stands for none.
+    #[must_use]
+    pub fn salt_text(&self) -> String {
+        match self.salt.as_slice() {
+            [] => "-".to_owned(),
+            salt => hex::encode(salt),
+        }
+    }
+
     /// Sectors of 512 bytes that the mapping has.
     #[must_use]
     pub fn sectors(&self) -> u64 {
@@ -160,10 +181,6 @@ impl Params {
         on_corruption: OnCorruption,
         on_errors: bool,
     ) -> String {
-        let salt = match self.salt.as_slice() {
-            [] => "-".to_owned(),
-            salt => hex::encode(salt),
-        };
         // The number of optional arguments, and each of them.
         let options = match (on_corruption, on_errors) {
             (OnCorruption::IoError, _) => "",
@@ -173,9 +190,10 @@ impl Params {
             (OnCorruption::Panic, true) => " 2 panic_on_corruption panic_on_error",
         };
         format!(
-            "{HASH_TYPE} {data} {hash} {BLOCK_SIZE} {BLOCK_SIZE} {} {tree} {ALGORITHM} {} {salt}{options}",
+            "{HASH_TYPE} {data} {hash} {BLOCK_SIZE} {BLOCK_SIZE} {} {tree} {ALGORITHM} {} {}{options}",
             self.data_blocks,
             hex::encode(root_hash),
+            self.salt_text(),
         )
     }
 }

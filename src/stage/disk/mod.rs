@@ -59,6 +59,17 @@ pub enum RootDisks {
     },
 }
 
+impl RootDisks {
+    /// What the hash tree of a root on a partition was proven with.
+    #[must_use]
+    pub fn params(&self) -> Option<&verity::Params> {
+        match self {
+            Self::Partition(disk) => Some(&disk.verity.params),
+            Self::Layers { .. } => None,
+        }
+    }
+}
+
 /// The disk that holds the root, proven.
 #[derive(Debug)]
 pub struct RootDisk {

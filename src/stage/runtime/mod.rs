@@ -93,7 +93,7 @@ fn parted(path: &str) -> (&str, &str) {
 }
 
 /// Makes directories in /run, which is still that of the initramfs.
-fn make_run_dirs(dirs: &[&str]) -> Result<()> {
+pub(super) fn make_run_dirs(dirs: &[&str]) -> Result<()> {
     for dir in dirs {
         effect(MAKE_DIR.on(&[&dir]), || mount::ensure_dir(Path::new(dir), 0o755))?;
     }

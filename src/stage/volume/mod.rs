@@ -236,7 +236,7 @@ fn write_header(plan: &Plan, device: &Device, uuid: [u8; 16], key: &VolumeKey) -
 fn facts(plan: &Plan, device: &Device, uuid: &[u8; 16]) -> VolumeFacts {
     let bytes = plan.pieces().bytes();
     let Plan { cipher, layout, .. } = plan;
-    let tags = plan.tags.as_ref().map_or("none", TagPlan::place_name);
+    let tags = plan.tags.as_ref().map_or("none", |tags| tags.place.name());
     log::info!(
         "volume of {bytes} bytes, {} with {}, tags: {tags}, on {}",
         cipher.name,

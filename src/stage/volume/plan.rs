@@ -154,15 +154,6 @@ impl Pieces {
 }
 
 impl TagPlan {
-    /// By the name of `cvm.tags=`.
-    #[must_use]
-    pub(super) fn place_name(&self) -> &'static str {
-        match self.place {
-            Tags::Disk => "disk",
-            Tags::Memory => "memory",
-        }
-    }
-
     /// Bytes of memory that the tags may come to take, or where they lie on the disk what stands
     /// before them.
     #[must_use]

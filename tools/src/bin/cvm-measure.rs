@@ -29,6 +29,9 @@ enum Command {
         /// What the EFI partition holds
         #[arg(long)]
         efi: PathBuf,
+        /// What the initramfs says in the command line's stead
+        #[arg(long, default_value = "", hide_default_value = true)]
+        initramfs_words: String,
         /// Where bzImage, rootfs.cpio.gz, cmdline, rootfs.roothash and disk.img lie
         dir: PathBuf,
     },
@@ -82,7 +85,9 @@ struct Whole<'a> {
 
 fn main() -> ExitCode {
     let done = match Command::parse() {
-        Command::Image { boot, efi, dir } => write(boot, &efi, &dir),
+        Command::Image { boot, efi, initramfs_words, dir } => {
+            write(boot, &efi, &initramfs_words, &dir)
+        }
         Command::Machine(options) => tell(&options),
         Command::Igvm { file } => print_igvm(&file),
     };
@@ -96,7 +101,7 @@ fn main() -> ExitCode {
 }
 
 /// Writes both files. What could not be predicted is said, and in the file.
-fn write(boot: Boot, efi: &Path, dir: &Path) -> Result<()> {
+fn write(boot: Boot, efi: &Path, initramfs_words: &str, dir: &Path) -> Result<()> {
     let grub_cfg = match boot {
         Boot::Grub => Some(text(&efi.join(image::GRUB_CFG))?),
         Boot::Uki => None,
@@ -106,6 +111,7 @@ fn write(boot: Boot, efi: &Path, dir: &Path) -> Result<()> {
         kernel: &bytes(&dir.join(image::KERNEL))?,
         initramfs: &bytes(&dir.join(image::INITRAMFS))?,
         cmdline: &text(&dir.join(image::CMDLINE))?,
+        initramfs_words,
         roothash: &text(&dir.join(image::ROOTHASH))?,
         disk: &head(&dir.join(image::DISK))?,
         boot_loader: &bytes(&efi.join(image::BOOT_LOADER))?,
@@ -129,7 +135,12 @@ fn tell(options: &Options) -> Result<()> {
     let (kernel, initramfs) =
         (bytes(&dir.join(image::KERNEL))?, bytes(&dir.join(image::INITRAMFS))?);
     let cmdline = text(&dir.join(image::CMDLINE))?;
-    let files = machine::Files { kernel: &kernel, initramfs: &initramfs, cmdline: &cmdline };
+    let files = machine::Files {
+        kernel: &kernel,
+        initramfs: &initramfs,
+        cmdline: &cmdline,
+        initramfs_words: &document.inputs.initramfs_words.clone(),
+    };
     files.require(&document)?;
     let ovmf = options.ovmf.as_ref().map(|path| Ok((path.display().to_string(), bytes(path)?)));
     let ovmf = ovmf.transpose()?;

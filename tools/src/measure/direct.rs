@@ -8,7 +8,7 @@ use cvm_init::error::Result;
 
 use crate::measure::pe::Pe;
 use crate::measure::tpm::{BOOT_CONFIG, BOOT_MANAGER, Event, FILES, GRUB_COMMANDS, UKI};
-use crate::measure::tpm::{UKI_EXTENSIONS, UKI_PARAMETERS, no_identity, utf16};
+use crate::measure::tpm::{UKI_EXTENSIONS, UKI_PARAMETERS, utf16};
 
 /// A kernel and what it is started with.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +49,6 @@ impl Direct<'_> {
             Event::none(UKI, "no unified kernel image"),
             Event::none(UKI_PARAMETERS, "no unified kernel image"),
             Event::none(UKI_EXTENSIONS, "no unified kernel image"),
-            no_identity(),
         ]);
         Ok(events)
     }
@@ -87,7 +86,7 @@ mod tests {
         // The same for every image: Cocos publishes it for its own.
         let chain = Chain::of(Vec::new(), events);
         assert!(chain.sha256[&BOOT_CONFIG].to_string().starts_with("a5ceb755"));
-        assert_eq!(chain.events.iter().filter(|event| event.digests.is_none()).count(), 5);
+        assert_eq!(chain.events.iter().filter(|event| event.digests.is_none()).count(), 4);
     }
 
     #[test]

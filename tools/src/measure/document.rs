@@ -57,6 +57,9 @@ pub struct Inputs {
     pub initramfs: File,
     /// The kernel command line.
     pub cmdline: Text,
+    /// What the initramfs says in its stead.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub initramfs_words: String,
     /// Root hash of the verified root.
     pub roothash: Hash<32>,
     /// What the firmware starts from the disk.

@@ -9,7 +9,7 @@ use cvm_init::error::{Error, Result};
 use crate::measure::bytes::find;
 use crate::measure::pe::Pe;
 use crate::measure::tpm::{BOOT_CONFIG, BOOT_MANAGER, Event, FILES, GRUB_COMMANDS};
-use crate::measure::tpm::{UKI, UKI_EXTENSIONS, UKI_PARAMETERS, no_identity};
+use crate::measure::tpm::{UKI, UKI_EXTENSIONS, UKI_PARAMETERS};
 
 /// What is known.
 const KNOWN: &str = "2.06";
@@ -85,7 +85,6 @@ impl Grub<'_> {
             Event::none(UKI, "no unified kernel image"),
             Event::none(UKI_PARAMETERS, "no unified kernel image"),
             Event::none(UKI_EXTENSIONS, "no unified kernel image"),
-            no_identity(),
         ]);
         events
     }

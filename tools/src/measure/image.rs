@@ -10,7 +10,8 @@ use crate::measure::document::{
 use crate::measure::grub::{self, Grub};
 use crate::measure::hash::{Digests, Hash};
 use crate::measure::pe::Pe;
-use crate::measure::tpm::Chain;
+use crate::measure::record::Record;
+use crate::measure::tpm::{Chain, Event};
 use crate::measure::{gpt, kernel, uki};
 
 /// Where the files lie, beside the image ...
@@ -39,6 +40,8 @@ pub struct Files<'a> {
     pub initramfs: &'a [u8],
     /// [`CMDLINE`], a line.
     pub cmdline: &'a str,
+    /// What the initramfs says in the command line's stead.
+    pub initramfs_words: &'a str,
     /// [`ROOTHASH`], a line.
     pub roothash: &'a str,
     /// The start of [`DISK`], of [`gpt::HEAD_SIZE`] bytes.
@@ -82,6 +85,7 @@ impl Files<'_> {
                 },
                 initramfs: File::of(INITRAMFS, self.initramfs),
                 cmdline: text(cmdline),
+                initramfs_words: self.initramfs_words.to_owned(),
                 roothash: roothash(self.roothash)?,
                 boot_loader: Program {
                     file: BOOT_LOADER.to_owned(),
@@ -118,13 +122,22 @@ impl Files<'_> {
                 uki::events(image, gpt)?
             }
         };
-        Ok(Chain::of(holds_for, events))
+        self.chain(holds_for, events)
     }
 
     fn direct_chain(&self, direct: &Direct<'_>) -> Result<Chain> {
         let holds_for =
             vec![self.linux()?, "QEMU 10.2 and newer, and any for a guest of SEV".to_owned()];
-        Ok(Chain::of(holds_for, direct.events()?))
+        self.chain(holds_for, direct.events()?)
+    }
+
+    /// The chain up to the start of init: PID 1 goes on with what was measured before.
+    fn chain(&self, mut holds_for: Vec<String>, mut events: Vec<Event>) -> Result<Chain> {
+        let record = Record::of(line(self.cmdline), self.initramfs_words)
+            .map_err(|cause| Error::cannot(&"tell what PID 1 records", &cause))?;
+        events.extend(record.events());
+        holds_for.push(format!("cvm-init {}", cvm_init::VERSION));
+        Ok(Chain::of(holds_for, events))
     }
 
     /// The kernel, whose EFI stub measures what it is started with.
@@ -173,6 +186,7 @@ fn of_others() -> Vec<Unknown> {
 mod tests {
     use super::*;
     use crate::measure::pe;
+    use crate::measure::record::tests::words;
 
     const CONFIG: &str = "linux /bzImage 'a'\ninitrd /rootfs.cpio.gz\nboot\nhalt\n";
 
@@ -202,11 +216,16 @@ mod tests {
     }
 
     fn measure(boot: Boot, boot_loader: &[u8], kernel: &[u8]) -> Result<Document> {
+        measure_by(&words(""), boot, boot_loader, kernel)
+    }
+
+    fn measure_by(words: &str, boot: Boot, boot_loader: &[u8], kernel: &[u8]) -> Result<Document> {
         Files {
             boot,
             kernel,
             initramfs: b"i",
-            cmdline: "a\n",
+            cmdline: &format!("{words}\n"),
+            initramfs_words: "",
             roothash: &("0f".repeat(32) + "\n"),
             disk: &disk(),
             boot_loader,
@@ -227,10 +246,11 @@ mod tests {
             let inputs = &document.inputs;
             assert_eq!(inputs.boot_loader.release.as_deref(), Some(release));
             assert_eq!(inputs.kernel.release.as_deref(), Some("6.1.0-x"));
-            assert_eq!(inputs.cmdline.text, "a");
+            assert_eq!(inputs.cmdline.text, words(""));
             assert_eq!(inputs.grub_cfg.is_some(), boot == Boot::Grub);
             let disk = document.tpm.disk.as_ref().unwrap();
             assert_eq!(disk.holds_for[0], release);
+            assert_eq!(disk.events.iter().filter(|event| event.pcr == 15).count(), 3);
             let values = document.pcr_values().unwrap();
             assert_eq!(values["pcr_values"]["sha256"]["4"], disk.sha256[&4].to_string());
             assert_eq!(values["pcr_values"]["sha384"].as_object().unwrap().len(), 8);
@@ -292,6 +312,15 @@ mod tests {
             let of_disk = missing.iter().any(|(chain, _)| *chain == of_disk);
             assert_eq!(document.pcr_values().is_none(), of_disk);
         }
+    }
+
+    #[test]
+    fn a_record_that_depends_on_the_disk_leaves_out_both_chains() {
+        let linux = kernel::tests::sample("6.1.0-x");
+        let words = format!("roothash={}", "0f".repeat(32));
+        let document = measure_by(&words, Boot::Grub, &grub("2.06"), &linux).unwrap();
+        let start = "cannot tell what PID 1 records: the command line has neither cvm.verity_salt=";
+        assert_eq!(document.missing().filter(|of| of.why.starts_with(start)).count(), 2);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::measure::document::{Document, FILE, File, Unknown};
 use crate::measure::hash::{Digests, Hash};
 use crate::measure::image::{CMDLINE, INITRAMFS, KERNEL, line};
 use crate::measure::ovmf::Firmware;
+use crate::measure::record::Record;
 use crate::measure::tpm::{BOOT_MANAGER, Chain};
 use crate::measure::{kernel, snp, tdx};
 
@@ -36,6 +37,8 @@ pub struct Files<'a> {
     pub initramfs: &'a [u8],
     /// [`CMDLINE`].
     pub cmdline: &'a str,
+    /// What the initramfs says in its stead.
+    pub initramfs_words: &'a str,
 }
 
 /// The launch digest of an SNP guest that is booted directly.
@@ -79,6 +82,9 @@ pub struct Tdx {
     pub rtmr1: Rtmr1,
     /// Of command line and initramfs.
     pub rtmr2: Hash<48>,
+    /// What PID 1 records there, when it is told to; else zero.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtmr3: Option<Hash<48>>,
 }
 
 /// RTMR1, which depends on QEMU.
@@ -144,7 +150,7 @@ impl Files<'_> {
         ovmf: Option<(&str, &[u8])>,
         shape: &Shape<'_>,
     ) -> Result<(Machine, Vec<Unknown>)> {
-        let Self { kernel, initramfs, cmdline } = *self;
+        let Self { kernel, initramfs, cmdline, initramfs_words } = *self;
         let boot = Direct { kernel, initramfs, cmdline: line(cmdline) };
         let signature = shape.signature()?;
         let mut unknown = Vec::new();
@@ -176,9 +182,12 @@ impl Files<'_> {
             Ok(digests) => machine.snp = digests,
             Err(error) => untold("launch digest of a direct boot on SNP", error),
         }
+        let record = Record::of(line(cmdline), initramfs_words);
         match shape.tdx(&firmware, file, boot, older.ok()) {
             Ok(registers) => {
-                machine.tdx.push(registers);
+                let rtmr3 = record.map(|record| record.rtmr3());
+                let rtmr3 = rtmr3.map_err(|error| untold("RTMR3", error)).ok();
+                machine.tdx.push(Tdx { rtmr3, ..registers });
                 unknown.extend(of_tdx());
             }
             Err(error) => untold("MRTD, RTMR1 and RTMR2 of a direct boot on TDX", error),
@@ -239,6 +248,7 @@ impl Shape<'_> {
             mrtd_all_added_first: tdx::mrtd(firmware, tdx::Order::AllAddedFirst)?,
             rtmr1: Rtmr1 { qemu_10_2: tdx::rtmr1(boot.kernel)?, older: older.transpose()? },
             rtmr2: tdx::rtmr2(&boot),
+            rtmr3: None,
         })
     }
 }
@@ -259,7 +269,6 @@ fn of_tdx() -> Vec<Unknown> {
             "RTMR1 and RTMR2 of a boot from the disk",
             "its events in SHA-384, replayed in the order of the firmware's log",
         ),
-        ("RTMR3", "nothing up to the start of init; the root may extend it later"),
     ]
     .map(|(value, why)| Unknown::of(value, &why))
     .into()
@@ -269,13 +278,23 @@ fn of_tdx() -> Vec<Unknown> {
 mod tests {
     use super::*;
     use crate::measure::ovmf;
+    use crate::measure::record::tests::words;
 
     const SHAPE: Shape<'_> =
         Shape { vcpus: 4, cpu: "EPYC", features: &[0x1, 0x21], memory: 2 << 30 };
 
     fn measure(ovmf: Option<&[u8]>, shape: &Shape<'_>) -> Result<(Machine, Vec<String>)> {
+        measure_by(&words(""), ovmf, shape)
+    }
+
+    fn measure_by(
+        words: &str,
+        ovmf: Option<&[u8]>,
+        shape: &Shape<'_>,
+    ) -> Result<(Machine, Vec<String>)> {
         let kernel = kernel::tests::sample("6.1.0");
-        let files = Files { kernel: &kernel, initramfs: b"i", cmdline: "a\n" };
+        let cmdline = &format!("{words}\n");
+        let files = Files { kernel: &kernel, initramfs: b"i", cmdline, initramfs_words: "" };
         let (machine, unknown) = files.measure(ovmf.map(|data| ("a.fd", data)), shape)?;
         Ok((machine, unknown.into_iter().map(|of| format!("{}: {}", of.value, of.why)).collect()))
     }
@@ -292,8 +311,20 @@ mod tests {
         assert_ne!(rtmr1.older.as_ref().unwrap().value, rtmr1.qemu_10_2);
         assert_ne!(tdx.mrtd, tdx.mrtd_all_added_first);
         assert!(machine.pcr_4_of_older_qemu.is_some());
-        assert_eq!(unknown.len(), 3, "{unknown:?}");
+        assert_eq!(tdx.rtmr3, Some(Hash::<48>::ZERO));
+        assert_eq!(unknown.len(), 2, "{unknown:?}");
         assert!(unknown[0].starts_with("RTMR0: "));
+    }
+
+    #[test]
+    fn rtmr3_is_what_pid_1_is_told_to_record_there() {
+        let file = ovmf::tests::sample();
+        let of = |words: &str| measure_by(words, Some(&file), &SHAPE).unwrap();
+        let (machine, _) = of(&words("cvm.measure=rtmr3"));
+        assert_ne!(machine.tdx[0].rtmr3, Some(Hash::<48>::ZERO));
+        let (machine, unknown) = of("a");
+        assert_eq!(machine.tdx[0].rtmr3, None);
+        assert_eq!(unknown[0], "RTMR3: roothash= is missing");
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //!
 //! Each chain is a list of events, and [`tpm`] makes the values of a TPM's registers of it:
 //! [`grub`] and [`uki`] boot from the disk, [`direct`] is QEMU's `-kernel`. [`snp`] and [`tdx`] are
-//! the launch measurements of the processors, over a firmware that [`ovmf`] reads. [`image`] puts
-//! together what holds for an image wherever it boots, [`machine`] what only the machine decides,
-//! and [`document`] is the file that both end up in.
+//! the launch measurements of the processors, over a firmware that [`ovmf`] reads. [`record`] is
+//! what PID 1 measures. [`image`] puts together what holds for an image wherever it boots,
+//! [`machine`] what only the machine decides, and [`document`] is the file that both end up in.
 
 pub mod bytes;
 pub mod direct;
@@ -18,6 +18,7 @@ pub mod kernel;
 pub mod machine;
 pub mod ovmf;
 pub mod pe;
+pub mod record;
 pub mod snp;
 pub mod table;
 pub mod tdx;

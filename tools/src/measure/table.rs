@@ -70,6 +70,9 @@ pub fn table(document: &Document, machine: &Machine) -> String {
             table.row("RTMR1", format_args!("{} (older, {memory} MiB of memory)", older.value));
         }
         table.row("RTMR2", tdx.rtmr2);
+        if let Some(rtmr3) = tdx.rtmr3 {
+            table.row("RTMR3", rtmr3);
+        }
     }
     table.heading("not predicted");
     for Unknown { value, why } in &document.not_predicted {

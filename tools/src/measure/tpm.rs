@@ -26,7 +26,7 @@ pub const UKI: u8 = 11;
 pub const UKI_PARAMETERS: u8 = 12;
 /// systemd-stub: extensions of the root.
 pub const UKI_EXTENSIONS: u8 = 13;
-/// What the system itself is.
+/// What the system itself is: PID 1, and what the root adds later.
 pub const IDENTITY: u8 = 15;
 
 /// The texts that firmware measures, without a NUL (EDK2, `Guid/TcgEventHob` and
@@ -94,12 +94,6 @@ impl Event {
     }
 }
 
-/// The word that nothing of this version extends [`IDENTITY`].
-#[must_use]
-pub fn no_identity() -> Event {
-    Event::none(IDENTITY, "nothing up to the start of init; the root's systemd may extend it later")
-}
-
 /// What a boot measures, and what the registers hold when init starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -156,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_register_without_an_event_is_zero_and_there() {
-        let chain = Chain::of(vec!["a".to_owned()], vec![no_identity()]);
+        let chain = Chain::of(vec!["a".to_owned()], vec![Event::none(UKI, "none")]);
         assert!(chain.sha256.keys().eq(&PCRS));
         assert!(chain.sha384.values().all(|value| *value == Hash::ZERO));
         let json = serde_json::to_value(&chain).unwrap();

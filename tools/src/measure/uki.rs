@@ -8,7 +8,7 @@ use cvm_init::error::{Error, Result};
 use crate::measure::bytes::find;
 use crate::measure::pe::Pe;
 use crate::measure::tpm::{BOOT_CONFIG, BOOT_MANAGER, Event, FILES, GRUB_COMMANDS, UKI};
-use crate::measure::tpm::{UKI_EXTENSIONS, UKI_PARAMETERS, no_identity, utf16};
+use crate::measure::tpm::{UKI_EXTENSIONS, UKI_PARAMETERS, utf16};
 
 /// What is known.
 const KNOWN: &str = "252";
@@ -87,7 +87,6 @@ pub fn events(image: &Pe<'_>, gpt: &[u8]) -> Result<Vec<Event>> {
             "no command line but that of the image: another one shows here",
         ),
         Event::none(UKI_EXTENSIONS, "no extension of the root: one that is added shows here"),
-        no_identity(),
     ]);
     Ok(events)
 }
