@@ -292,7 +292,7 @@ fn what_only_some_boots_need_is_packed_when_asked_for() {
     run(&mut look);
     refuses(look.args(["--with", "overlay"]), 1, "it lacks OVERLAY_FS (");
     for unknown in ["aes-gcm-random", ""] {
-        let why = format!("--with {unknown} is not one of overlay rtmr3");
+        let why = format!("--with {unknown} is not one of overlay layers rtmr3");
         refuses(initramfs(&dir, "top\n").args(["--with", unknown]), 2, &why);
     }
 }
