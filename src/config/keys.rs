@@ -45,7 +45,6 @@ pub(super) struct Given {
     pub(super) measure: Option<Measure>,
     pub(super) init: Option<String>,
     pub(super) layers: Words,
-    pub(super) engine_timeout: Option<Duration>,
     pub(super) begins: bool,
     pub(super) ends: bool,
 }
@@ -193,7 +192,7 @@ pub(super) const LAYER_KEYS: &[Key] = &[
         Ok(())
     }),
     ("cocoon.timeout", |given, text| {
-        given.engine_timeout = Some(timeout(text)?);
+        given.layers.timeout = Some(timeout(text)?);
         Ok(())
     }),
     ("cocoon.hostname", |given, text| {
@@ -234,12 +233,6 @@ impl Given {
             Layout::Partitions(partitions::settle(&mut self)?)
         };
         require_different_disks(&layout, &self.data)?;
-        let timeout = match (self.timeout, self.engine_timeout) {
-            (Some(_), Some(_)) => {
-                return Err(Error::new("cvm.timeout= and cocoon.timeout= exclude each other"));
-            }
-            (ours, engines) => ours.or(engines).unwrap_or(DEFAULT_TIMEOUT),
-        };
         let cipher_name = self.cipher.as_deref().unwrap_or(DEFAULT_CIPHER);
         let cipher = cipher(cipher_name, self.integrity.as_deref())?;
         let tags = match (&cipher.tag, self.tags) {
@@ -265,7 +258,7 @@ impl Given {
             cipher,
             tags,
             grow: self.grow.unwrap_or(true),
-            timeout,
+            timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
             log: self.log.unwrap_or(LevelFilter::Info),
             shares,
             tmp: self.tmp,

@@ -3,6 +3,8 @@
 //! The keys `boot=cocoon-overlay`, `cocoon.*` and `ip=` are written by Cocoon's engine, which takes no
 //! further words; ours say what of it is proven, and stand in the initramfs where that is so.
 
+use std::time::Duration;
+
 use super::keys::Given;
 use super::values::{self, DiskName};
 use crate::error::{Error, Result};
@@ -102,6 +104,7 @@ pub(super) struct Words {
     pub(super) boot: bool,
     pub(super) disks: Option<Vec<DiskName>>,
     pub(super) cow_disk: Option<DiskName>,
+    pub(super) timeout: Option<Duration>,
     pub(super) hostname: Option<String>,
     pub(super) networks: Vec<String>,
 }
@@ -182,6 +185,10 @@ pub(super) fn settle(given: &mut Given) -> Result<Layers> {
                 Error::new("cvm.cow=plain: cocoon.cow= does not say on which disk")
             })?),
         };
+    if given.timeout.is_some() && words.timeout.is_some() {
+        return Err(Error::new("cvm.timeout= and cocoon.timeout= exclude each other"));
+    }
+    given.timeout = given.timeout.or(words.timeout);
     let by_engine = words.boot || layers.iter().any(|layer| layer.disk.is_some());
     let networks = networks(&words.networks)?;
     Ok(Layers { layers, upper, hostname: words.hostname, networks, by_engine })

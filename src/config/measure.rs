@@ -32,8 +32,8 @@ pub(super) const MEASURES: &[(&str, Measure)] = &[
 impl Config {
     /// What is recorded of a boot, in this order: `root` with the parameters that a root on a partition
     /// was verified with, or a `layer` for each layer, the topmost first; `data` for each disk of
-    /// `cvm.data=`, `volume`, `handoff`. Nothing of it is of one boot
-    /// alone, as keys, sizes, times and shares are, so that a verifier knows it before.
+    /// `cvm.data=`, `volume`, `handoff`. Nothing of it is of one boot alone, as keys, sizes, times and
+    /// shares are, so that a verifier knows it before.
     ///
     /// # Errors
     /// `init=` is too long to be recorded; a root on a partition has no parameters.

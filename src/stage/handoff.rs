@@ -14,7 +14,7 @@ use rustix::fs::{FsWord, fstatfs};
 use rustix::process::{chdir, chroot};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-use super::{NEW_ROOT, directory_in_new_root, root::init::Init, runtime::RUN_DIR, teardown};
+use super::{MOVED, NEW_ROOT, directory_in_new_root, root::init::Init, runtime::RUN_DIR, teardown};
 use crate::effect::{Effect, effect, optional};
 use crate::error::{Error, Result};
 use crate::kernel::exec::exec;
@@ -37,9 +37,6 @@ const UNEXPEDITE_RCU: Effect<0> =
     Effect::new("unexpedite-rcu", "let grace periods take their time");
 const RUN: Effect<1> = Effect::new("run", "run {}");
 const LOOK_AT_INITRAMFS: Effect<0> = Effect::new("look-at-initramfs", "look at the initramfs");
-
-/// Mounts that the new root takes over.
-const MOVED: &[&str] = &["/dev", "/proc", "/sys", "/run"];
 
 /// `f_type` of the file systems that an initramfs is made of (statfs(2)). Anything else is not
 /// ours to empty.

@@ -28,6 +28,9 @@ use crate::kernel::mount::{self, Flags};
 /// Where the new root is mounted until it becomes `/`.
 pub const NEW_ROOT: &str = "/root";
 
+/// Mounts that the new root takes over, on its directories of the same names.
+const MOVED: &[&str] = &["/dev", "/proc", "/sys", "/run"];
+
 /// The names of our mappings, which other software depends on.
 pub mod mapping {
     /// The verified root.

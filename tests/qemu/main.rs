@@ -53,6 +53,13 @@ fn image(test: &str) -> Scratch {
         fs::write(dir.path().join(name), name).unwrap();
     }
     fs::write(dir.path().join("img/cmdline"), "roothash=00 quiet\n").unwrap();
+    fs::create_dir(dir.path().join("layers")).unwrap();
+    // Of an image before there is one layer more.
+    for name in ["bzImage", "rootfs.cpio.gz", "layer0.img", "layer1.img", "layer2.img"] {
+        fs::write(dir.path().join("layers").join(name), name).unwrap();
+    }
+    fs::write(dir.path().join("layers/layers.json"), r#"{"layers": [{}, {}]}"#).unwrap();
+    fs::write(dir.path().join("layers/cmdline"), "cvm.layers=01@2,00@2\n").unwrap();
     let disk = fs::File::create(dir.path().join("img/disk.img")).unwrap();
     disk.set_len(64 * MIB).unwrap();
     // All that the launcher looks for.

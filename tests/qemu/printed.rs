@@ -43,6 +43,13 @@ fn plain_with_more_disks() {
     golden("plain-disks", &flags, &[("ENABLE_KVM", "true")]);
 }
 
+/// As many as the list has, each with the serial that an engine gives it.
+#[test]
+fn plain_with_layers() {
+    let flags = ["--tee", "none", "--layers", "layers", "--append", "console=ttyS0"];
+    golden("plain-layers", &flags, &[("ENABLE_KVM", "true")]);
+}
+
 #[test]
 fn plain_from_disk_with_everything_changed() {
     golden(

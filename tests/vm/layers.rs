@@ -30,7 +30,7 @@ fn serial(number: usize) -> String {
 }
 
 /// A guest with these layers on a disk each, the topmost first, attached from the lowest on.
-fn with_layers(layers: &[&Layer]) -> Vm {
+pub(crate) fn with_layers(layers: &[&Layer]) -> Vm {
     layers.iter().rev().enumerate().fold(Vm::new(), |vm, (number, layer)| {
         vm.disk_on(Bus::VirtioBlk, layer.path()).with(&serial(number)).read_only()
     })
@@ -40,7 +40,7 @@ fn with_cow(vm: Vm, cow: &Path) -> Vm {
     vm.disk_on(Bus::VirtioBlk, cow).with("serial=cocoon-cow")
 }
 
-fn all() -> Vec<&'static Layer> {
+pub(crate) fn all() -> Vec<&'static Layer> {
     image().iter().collect()
 }
 
@@ -280,6 +280,34 @@ fn what_is_written_by_name_stays_within_the_root() {
     // In the root's own /run, over which that of the boot is mounted, and not in the boot's.
     let ours = guest.call("list", json!({ "path": "/run/network" }));
     assert_eq!(ours.unwrap_err().errno, Some(ENOENT));
+    guest.power_off();
+    drop(guest);
+
+    // In the root it leads to nothing, and where the boot is to a directory.
+    let cow = engines_cow(scratch.path(), 64 * MIB);
+    let script = "mkdir /upper\nmkdir /upper/etc\nsymlink /upper/etc/systemd /modules\n";
+    fs::write(&edits, script).unwrap();
+    run(command("debugfs").args(["-w", "-f"]).arg(&edits).arg(&cow));
+    assert_eq!(
+        refusal(engines(&cow).append("quiet")),
+        "runtime: cannot make /etc/systemd: Not a directory (os error 20)"
+    );
+}
+
+/// An image may have one and the same layer twice; one disk is enough for it.
+#[test]
+fn a_layer_that_stands_twice_lies_on_one_disk() {
+    let [top, middle, base] = image();
+    let vm = with_layers(&all())
+        .initramfs(initramfs_of_layers(Kernel::Running, ""))
+        .append(&word(&[top, middle, top, base]))
+        .append("cvm.cow=memory");
+    let mut guest = vm.boot();
+    check_content(&mut guest);
+    let report = guest.report();
+    let disks = [0, 1, 2, 3].map(|number| report["layers"]["layers"][number]["disk"].clone());
+    assert_eq!(disks, ["vdc", "vdb", "vdc", "vda"]);
+    check_writing(&mut guest);
     guest.power_off();
 }
 

@@ -1,6 +1,6 @@
 //! What a boot records in a TPM: what the image build has predicted, whatever the host does.
 
-use crate::artefacts::Kernel;
+use crate::artefacts::{Kernel, initramfs_of_layers};
 use crate::data::Data;
 use crate::disk::Disk;
 use crate::faults::host_folder;
@@ -9,6 +9,7 @@ use crate::guest::{Ending, Guest};
 use crate::tool::{Scratch, run};
 use crate::tpm::{Ask, Tpm};
 use crate::vm::{Bus, Vm};
+use crate::{layer, layers};
 use cvm_init::format::event::Event;
 use cvm_init::format::{hex, tpm2};
 use cvm_tools::measure::hash::Hash;
@@ -180,6 +181,21 @@ fn another_word_or_disk_of_data_makes_another_value() {
     let chain = predicted(&disk, &words);
     assert_ne!(chain.sha256, predicted(&disk, "").sha256);
     assert_eq!(chain.events.len(), 4);
+    check_registers(&mut guest, &chain);
+    check_logs(&mut guest, &chain);
+    guest.power_off();
+}
+
+#[test]
+fn of_a_root_of_layers_each_is_recorded() {
+    let words = format!("{} cvm.cow=memory", layer::word(&layers::all()));
+    let mut guest = layers::with_layers(&layers::all())
+        .initramfs(initramfs_of_layers(Kernel::Running, ""))
+        .append(&words)
+        .tpm(Tpm::honest())
+        .boot();
+    let chain = Chain::of(Vec::new(), Record::of(&words, "").unwrap().events());
+    assert_eq!(chain.events.len(), 5);
     check_registers(&mut guest, &chain);
     check_logs(&mut guest, &chain);
     guest.power_off();

@@ -205,9 +205,10 @@ fn a_value_that_is_wrong_is_named() {
 
 #[test]
 fn words_of_others_are_passed_over() {
-    let partitions =
-        read("roothash=HASH boot=live boot=live boot ip=dhcp ip cocoon.hostname=vm", "");
-    assert!(matches!(partitions.unwrap().layout, Layout::Partitions(_)));
+    let words = "boot=live boot=live boot ip=dhcp ip cocoon.hostname=vm cocoon.timeout=7";
+    let config = read(&format!("roothash=HASH {words}"), "").unwrap();
+    assert!(matches!(config.layout, Layout::Partitions(_)));
+    assert_eq!(config.timeout, Duration::from_secs(30));
     let later = layers(&format!("{TWO} cocoon.colour=red ip=dhcp"), "cvm.unverified=yes");
     assert_eq!(later.networks, []);
     assert_eq!(

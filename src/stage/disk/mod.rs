@@ -36,22 +36,29 @@ const WAIT: Effect<0> = Effect::new("wait-for-disk", "wait for a block device");
 
 /// What a boot needs of its disks.
 #[derive(Debug)]
-pub struct Disks {
+pub struct Disks<'a> {
     /// What the root is made of.
-    pub root: RootDisks,
+    pub root: RootDisks<'a>,
     /// Where the volume goes, where there is one.
     pub volume: Option<VolumePlace>,
     /// Further data, proven, as the command line has it in order.
     pub data: Vec<Verified>,
 }
 
-/// What the root is made of.
+/// What the root is made of, and what the command line says of it.
 #[derive(Debug)]
-pub enum RootDisks {
+pub enum RootDisks<'a> {
     /// A partition of a disk.
-    Partition(Box<RootDisk>),
+    Partition {
+        /// Which one.
+        wanted: &'a Partitions,
+        /// The disk.
+        disk: Box<RootDisk>,
+    },
     /// Layers on a disk each.
     Layers {
+        /// Which ones.
+        wanted: &'a Layers,
         /// From the topmost down.
         layers: Vec<LayerDisk>,
         /// What is above them where that is the host's, too.
@@ -59,12 +66,12 @@ pub enum RootDisks {
     },
 }
 
-impl RootDisks {
+impl RootDisks<'_> {
     /// What the hash tree of a root on a partition was proven with.
     #[must_use]
     pub fn params(&self) -> Option<&verity::Params> {
         match self {
-            Self::Partition(disk) => Some(&disk.verity.params),
+            Self::Partition { disk, .. } => Some(&disk.verity.params),
             Self::Layers { .. } => None,
         }
     }
@@ -92,7 +99,7 @@ pub struct RootDisk {
 /// What is missing, and what every disk seen was refused for. At once when the root's disk is pinned
 /// by its name, which no other disk can have; another disk with the same serial may still come. At
 /// once, too, when there are two to choose from.
-pub fn find(config: &Config, report: &mut Report) -> Result<Disks> {
+pub fn find<'a>(config: &'a Config, report: &mut Report) -> Result<Disks<'a>> {
     // Before the first look, so that no device appears unseen between look and wait.
     let listener = effect(LISTEN, Listener::open)?;
     let deadline = Instant::now() + config.timeout;
@@ -102,7 +109,7 @@ pub fn find(config: &Config, report: &mut Report) -> Result<Disks> {
         let disks = effect(LIST_DISKS, block::disks)?;
         any_seen |= !disks.is_empty();
         if let Some(found) = searches.look(config, &Seen::new(&disks))? {
-            describe(&found.root, config, report);
+            describe(&found.root, report);
             return Ok(found);
         }
         let wake = effect(WAIT, || listener.wait_for_block(deadline))?;
@@ -163,7 +170,7 @@ impl Searches {
 
     /// Looks for all of it: what was there the last time may have gone since. `None` when something
     /// is missing.
-    fn look(&mut self, config: &Config, seen: &Seen<'_>) -> Result<Option<Disks>> {
+    fn look<'a>(&mut self, config: &'a Config, seen: &Seen<'_>) -> Result<Option<Disks<'a>>> {
         let found = match &config.layout {
             Layout::Partitions(partitions) => self.look_for_partitions(partitions, seen)?,
             Layout::Layers(layers) => self.look_for_layers(layers, seen)?,
@@ -182,17 +189,17 @@ impl Searches {
         Ok(found.map(|((root, volume), data)| Disks { root, volume, data }))
     }
 
-    fn look_for_partitions(
+    fn look_for_partitions<'a>(
         &mut self,
-        partitions: &Partitions,
+        wanted: &'a Partitions,
         seen: &Seen<'_>,
-    ) -> Result<Option<(RootDisks, Option<VolumePlace>)>> {
+    ) -> Result<Option<(RootDisks<'a>, Option<VolumePlace>)>> {
         let [search, ..] = self.root.as_mut_slice() else {
             return Ok(None);
         };
-        let mut proven = look_for_root(partitions, seen, search)?.into_iter();
+        let mut proven = look_for_root(wanted, seen, search)?.into_iter();
         let mut root = search.end(proven.next());
-        let volume = match &partitions.volume {
+        let volume = match &wanted.volume {
             Some(disk) => {
                 let roots: Vec<_> = root.iter().map(|root| &*root.name).collect();
                 self.look_for_upper(disk, seen, &roots)
@@ -201,22 +208,23 @@ impl Searches {
         };
         Ok(root.zip(volume).map(|(root, volume)| {
             let also_proven = proven.map(|other| other.name).collect();
-            (RootDisks::Partition(Box::new(RootDisk { also_proven, ..root })), Some(volume))
+            let disk = Box::new(RootDisk { also_proven, ..root });
+            (RootDisks::Partition { wanted, disk }, Some(volume))
         }))
     }
 
-    fn look_for_layers(
+    fn look_for_layers<'a>(
         &mut self,
-        layers: &Layers,
+        wanted: &'a Layers,
         seen: &Seen<'_>,
-    ) -> Result<Option<(RootDisks, Option<VolumePlace>)>> {
-        let wanted = layers.upper.disk();
-        let given_up = match (wanted, &mut self.upper) {
+    ) -> Result<Option<(RootDisks<'a>, Option<VolumePlace>)>> {
+        let upper = wanted.upper.disk();
+        let given_up = match (upper, &mut self.upper) {
             (Some(disk), Some(search)) => seen.named(disk, search),
             _ => Vec::new(),
         };
-        let found = layers::look(layers, seen, &given_up, &mut self.root)?;
-        let place = match (wanted, &mut self.upper) {
+        let found = layers::look(wanted, seen, &given_up, &mut self.root)?;
+        let place = match (upper, &mut self.upper) {
             (Some(disk), _) => {
                 let roots: Vec<_> = found.iter().flatten().map(|layer| &*layer.disk).collect();
                 self.look_for_upper(disk, seen, &roots)
@@ -227,17 +235,13 @@ impl Searches {
             }
             (None, None) => None,
         };
-        let Some(found) = found else { return Ok(None) };
-        Ok(match (&layers.upper, place) {
-            (Upper::Memory, _) => Some((RootDisks::Layers { layers: found, plain: None }, None)),
-            (_, None) => None,
-            (Upper::Plain(_), Some(VolumePlace { device, .. })) => {
-                Some((RootDisks::Layers { layers: found, plain: Some(device) }, None))
-            }
-            (Upper::Volume(_), place) => {
-                Some((RootDisks::Layers { layers: found, plain: None }, place))
-            }
-        })
+        let (plain, volume) = match (&wanted.upper, place) {
+            (Upper::Memory, _) => (None, None),
+            (_, None) => return Ok(None),
+            (Upper::Plain(_), Some(VolumePlace { device, .. })) => (Some(device), None),
+            (Upper::Volume(_), place) => (None, place),
+        };
+        Ok(found.map(|layers| (RootDisks::Layers { wanted, layers, plain }, volume)))
     }
 
     /// The disk of its own for what is written, none of the `roots`.
@@ -324,19 +328,16 @@ fn look_for_data(wanted: &DataDisk, seen: &Seen<'_>, search: &mut Search) -> Opt
 }
 
 /// What the log and the report say of the root's disks.
-fn describe(root: &RootDisks, config: &Config, report: &mut Report) {
-    match (root, &config.layout) {
-        (RootDisks::Partition(root), Layout::Partitions(partitions)) => {
-            describe_partition(root, partitions, report);
-        }
-        (RootDisks::Layers { layers, .. }, _) => {
+fn describe(root: &RootDisks<'_>, report: &mut Report) {
+    match root {
+        RootDisks::Partition { wanted, disk } => describe_partition(disk, wanted, report),
+        RootDisks::Layers { layers, .. } => {
             for (number, LayerDisk { device, verity, .. }) in layers.iter().enumerate() {
                 let proven =
                     if verity.is_some() { "proven by its root hash" } else { "not verified" };
                 log::info!("layer {number} on {}, {proven}", device.name);
             }
         }
-        (RootDisks::Partition(_), Layout::Layers(_)) => {}
     }
 }
 

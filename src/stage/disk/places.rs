@@ -73,7 +73,7 @@ struct Places<'a> {
 }
 
 /// Looks whether `disk` is the one that holds the root.
-pub(super) fn examine(config: &Partitions, disk: &Disk) -> Verdict {
+pub(super) fn examine(wanted: &Partitions, disk: &Disk) -> Verdict {
     let partitions = match seen::partitions(disk) {
         Ok(partitions) => partitions,
         Err(error) => return Verdict::NotYet(error.to_string()),
@@ -82,21 +82,21 @@ pub(super) fn examine(config: &Partitions, disk: &Disk) -> Verdict {
         return without_partitions(disk);
     }
     let verdict =
-        |places: &Places<'_>, by_uuid| match take(config, disk, &partitions, places, by_uuid) {
+        |places: &Places<'_>, by_uuid| match take(wanted, disk, &partitions, places, by_uuid) {
             Ok(found) => Verdict::Proven(Box::new(found)),
             Err(error) => Verdict::Refused(error),
         };
-    let numbered = match by_number(config, &partitions) {
+    let numbered = match by_number(wanted, &partitions) {
         Ok(places) => verdict(&places, false),
         Err(misses) => Verdict::NotYet(misses),
     };
     if matches!(numbered, Verdict::Proven(_)) {
         return numbered;
     }
-    let [root, _] = verity::partition_uuids(&config.root_hash);
+    let [root, _] = verity::partition_uuids(&wanted.root_hash);
     match read_table(disk) {
         Ok(table) if table.iter().any(|entry| entry.uuid == root) => {
-            match by_uuid(config, disk, &partitions, &table) {
+            match by_uuid(wanted, disk, &partitions, &table) {
                 Ok(places) => verdict(&places, true),
                 Err(other) => other,
             }
@@ -111,21 +111,21 @@ pub(super) fn examine(config: &Partitions, disk: &Disk) -> Verdict {
 
 /// The places of rule 1, or what misses of them.
 fn by_number<'a>(
-    config: &Partitions,
+    wanted: &Partitions,
     partitions: &'a [Partition],
 ) -> std::result::Result<Places<'a>, String> {
     let numbered = |number| partitions.iter().find(|partition| partition.number == number);
-    let hash = match config.hash_offset {
+    let hash = match wanted.hash_offset {
         Some(offset) => Some(HashArea::Behind(offset)),
         None => numbered(VERITY).map(|tree| HashArea::Apart(&tree.device)),
     };
     let (root, hash, volume) = match (numbered(ROOT), hash, numbered(COCOS)) {
-        (Some(root), Some(hash), _) if config.volume.is_some() => {
+        (Some(root), Some(hash), _) if wanted.volume.is_some() => {
             return Ok(Places { root, hash, volume: None });
         }
         (Some(root), Some(hash), Some(volume)) => (root, hash, volume),
         (root, hash, volume) => {
-            let has_volume = volume.is_some() || config.volume.is_some();
+            let has_volume = volume.is_some() || wanted.volume.is_some();
             let there = [(ROOT, root.is_some()), (VERITY, hash.is_some()), (COCOS, has_volume)];
             let missing: Vec<_> = there
                 .iter()
@@ -144,12 +144,12 @@ fn by_number<'a>(
 
 /// The places of rule 2, on a disk that has a partition of the root's UUID.
 fn by_uuid<'a>(
-    config: &Partitions,
+    wanted: &Partitions,
     disk: &Disk,
     partitions: &'a [Partition],
     table: &[Entry],
 ) -> std::result::Result<Places<'a>, Verdict> {
-    let uuids = verity::partition_uuids(&config.root_hash);
+    let uuids = verity::partition_uuids(&wanted.root_hash);
     let [root, tree] = uuids;
     let of_uuid = |uuid: [u8; 16]| {
         let what = format!("with the UUID {}", uuid::hyphenated(&uuid));
@@ -157,7 +157,7 @@ fn by_uuid<'a>(
     };
     let root = of_uuid(root)?;
     root.require(Role::Root)?;
-    let hash = if let Some(offset) = config.hash_offset {
+    let hash = if let Some(offset) = wanted.hash_offset {
         HashArea::Behind(offset)
     } else {
         let tree = of_uuid(tree)?;
@@ -165,7 +165,7 @@ fn by_uuid<'a>(
         HashArea::Apart(&made_of(tree, disk, partitions)?.device)
     };
     let root = made_of(root, disk, partitions)?;
-    if config.volume.is_some() {
+    if wanted.volume.is_some() {
         return Ok(Places { root, hash, volume: None });
     }
     let entry = only(table, &format!("called {LABEL:?}"), |entry| entry.name == LABEL)?;
@@ -220,7 +220,7 @@ fn another(entry: &Entry) -> Error {
 
 /// Proves the root.
 fn take(
-    config: &Partitions,
+    wanted: &Partitions,
     disk: &Disk,
     partitions: &[Partition],
     places: &Places<'_>,
@@ -229,12 +229,12 @@ fn take(
     if let Some(volume) = places.volume {
         require_apart(volume, disk, partitions)?;
     }
-    let (root, given) = (&places.root.device, config.verity.as_ref());
+    let (root, given) = (&places.root.device, wanted.verity.as_ref());
     Ok(RootDisk {
         name: disk.device.name.clone(),
         by_uuid,
         also_proven: Vec::new(),
-        verity: Verity::prove(root, places.hash, &config.root_hash, given)?,
+        verity: Verity::prove(root, places.hash, &wanted.root_hash, given)?,
         volume: places.volume.map(|volume| VolumePlace::partition(disk, volume, partitions)),
     })
 }
@@ -324,9 +324,9 @@ mod tests {
     /// Data of Linux, which says nothing of its use.
     const LINUX: [u8; 16] = [0x0f; 16];
 
-    fn config(words: &str) -> Partitions {
-        let config = Config::from_cmdline(&format!("roothash={HASH} {words}")).unwrap();
-        match config.layout {
+    fn wanted(words: &str) -> Partitions {
+        let wanted = Config::from_cmdline(&format!("roothash={HASH} {words}")).unwrap();
+        match wanted.layout {
             Layout::Partitions(partitions) => partitions,
             Layout::Layers(_) => panic!("no layers here"),
         }
@@ -339,7 +339,7 @@ mod tests {
 
     /// Root, hash tree, volume and another partition, with 8 sectors of 4096 bytes each.
     fn table() -> Vec<Entry> {
-        let [root, tree] = verity::partition_uuids(&config("").root_hash);
+        let [root, tree] = verity::partition_uuids(&wanted("").root_hash);
         let named = [(root, "root"), (tree, "tree"), ([3; 16], LABEL), ([4; 16], "other")];
         let entry = |(number, (uuid, name)): (u32, ([u8; 16], &str))| {
             let first = u64::from(number) * 8;
@@ -362,7 +362,7 @@ mod tests {
     /// The number of the volume's partition, or what is said in its place.
     fn volume(words: &str, kernels: &[Entry], ours: &[Entry]) -> (&'static str, String) {
         let seen = partitions(kernels);
-        match by_uuid(&config(words), &disk(), &seen, ours) {
+        match by_uuid(&wanted(words), &disk(), &seen, ours) {
             Ok(Places { volume, .. }) => {
                 ("places", volume.map_or("elsewhere".into(), |volume| volume.number.to_string()))
             }

@@ -22,7 +22,7 @@ use crate::kernel::mount::{self, Flags};
 use crate::report::{LayerFacts, LayersFacts, Report};
 use crate::stage::disk::LayerDisk;
 use crate::stage::verity::Verity;
-use crate::stage::{NEW_ROOT, filesystem, mapping, node};
+use crate::stage::{MOVED, NEW_ROOT, filesystem, mapping, node};
 
 const MOUNT_LAYERS: Effect<0> = Effect::new("mount-layers", "mount tmpfs on /layers");
 const MOUNT_UPPER: Effect<1> = Effect::new("mount-upper", "mount {} for what is written");
@@ -46,9 +46,6 @@ const OPTIONS: &str = "index=on,redirect_dir=on,metacopy=on,xino=on";
 
 /// The most that mount(2) takes of options, in bytes: a page less a NUL.
 const OPTIONS_MAX: usize = 4095;
-
-/// Where the boot itself mounts in the root. What is not there is made: the root is writable.
-const MOUNT_POINTS: &[&str] = &["/dev", "/proc", "/run", "/sys"];
 
 pub(super) fn open<'a>(
     config: &Config,
@@ -89,7 +86,8 @@ pub(super) fn open<'a>(
             "volume"
         }
     };
-    let places: Vec<_> = MOUNT_POINTS.iter().map(|name| places::of(name)).collect::<Result<_>>()?;
+    // What is not there is made: the root is writable.
+    let places: Vec<_> = MOVED.iter().map(|name| places::of(name)).collect::<Result<_>>()?;
     let init = Init::find(&config.init, &places)?;
     log::info!("root of {} layers, what is written: {upper}", layers.len());
     report.layers = Some(LayersFacts { layers: facts, upper });

@@ -12,7 +12,7 @@ use self::mounts::Mounts;
 use super::disk::RootDisks;
 use super::mapping;
 use super::volume::Target;
-use crate::config::{Config, Layers, Layout};
+use crate::config::{Config, Layers};
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
 use crate::format::rootfs::Kind;
@@ -66,15 +66,14 @@ impl Root<'_> {
 /// # Errors
 /// When the kernel has no dm-verity, the root is no file system that can be mounted or none that is
 /// asked for, or it lacks what a boot needs of it.
-pub fn open<'a>(config: &'a Config, disks: &RootDisks, report: &mut Report) -> Result<Root<'a>> {
-    match (disks, &config.layout) {
-        (RootDisks::Partition(disk), Layout::Partitions(partitions)) => {
-            partition::open(config, partitions, &disk.verity, report)
+pub fn open<'a>(config: &Config, disks: &RootDisks<'a>, report: &mut Report) -> Result<Root<'a>> {
+    match disks {
+        RootDisks::Partition { wanted, disk } => {
+            partition::open(config, wanted, &disk.verity, report)
         }
-        (RootDisks::Layers { layers, plain }, Layout::Layers(wanted)) => {
+        RootDisks::Layers { wanted, layers, plain } => {
             layers::open(config, wanted, layers, plain.as_ref(), report)
         }
-        _ => Err(Error::new("the disks are not those of the layout")),
     }
 }
 
@@ -82,9 +81,9 @@ pub fn open<'a>(config: &'a Config, disks: &RootDisks, report: &mut Report) -> R
 ///
 /// # Errors
 /// When the kernel cannot do it.
-pub fn guard(disks: &RootDisks, on_corruption: OnCorruption) -> Result<()> {
+pub fn guard(disks: &RootDisks<'_>, on_corruption: OnCorruption) -> Result<()> {
     match disks {
-        RootDisks::Partition(disk) => disk.verity.guard(mapping::ROOT, on_corruption),
+        RootDisks::Partition { disk, .. } => disk.verity.guard(mapping::ROOT, on_corruption),
         RootDisks::Layers { layers, .. } => layers
             .iter()
             .enumerate()

@@ -18,7 +18,7 @@ use crate::stage::{NEW_ROOT, filesystem, mapping, node};
 const NAME: &str = "the root";
 
 pub(super) fn open<'a>(
-    config: &'a Config,
+    config: &Config,
     partitions: &Partitions,
     verity: &Verity,
     report: &mut Report,

@@ -19,8 +19,8 @@ use crate::error::Result;
 use crate::format::network::{self, Mac};
 use crate::kernel::mount::{self, Flags};
 use crate::kernel::net;
-use crate::stage::directory_in_new_root;
 use crate::stage::root::{LAYERS, UPPER, join};
+use crate::stage::{MOVED, directory_in_new_root};
 
 const LOOK_FOR: Effect<1> = Effect::new("look-for", "look for {}");
 const LOOK_UP_NETWORK: Effect<1> =
@@ -28,9 +28,6 @@ const LOOK_UP_NETWORK: Effect<1> =
 const LIST_NETWORK: Effect<0> = Effect::new("list-network-devices", "list the network devices");
 const SET_HOSTNAME: Effect<1> = Effect::new("set-hostname", "call the machine {}");
 const DETACH_LAYERS: Effect<0> = Effect::new("detach-layers", "take the layers out of sight");
-
-/// Mount points of the handoff.
-const MOUNT_POINTS: &[&str] = &["/dev", "/proc", "/run", "/sys"];
 
 /// Directories of the files below, each in one before it.
 const FILE_DIRS: &[&str] = &["/etc", "/etc/systemd", NETWORKS];
@@ -57,7 +54,7 @@ pub(super) fn prepare(layers: &Layers) -> Result<()> {
     if let Upper::Volume(_) = layers.upper {
         join(layers)?;
     }
-    make_missing(MOUNT_POINTS)?;
+    make_missing(MOVED)?;
     if let Upper::Volume(_) = layers.upper {
         bind_stores()?;
     }

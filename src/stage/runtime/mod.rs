@@ -11,6 +11,9 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags, mkdirat, openat};
+use rustix::io::Errno;
+
 use super::root::{Form, Root};
 use super::{directory_in_new_root, mapping};
 use crate::config::{Config, Layout};
@@ -74,14 +77,18 @@ fn make_dirs(dirs: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Makes a directory where it is not there yet, in one that is.
+/// Makes a directory where it is not there yet, in one that is. A link in its place is none.
 fn make_dir(path: &str, mode: u32) -> io::Result<()> {
     let (parent, name) = parted(path);
     let parent = directory_in_new_root(parent)?;
-    let path = mount::path_of(&parent).join(name);
-    mount::ensure_dir(&path, mode)?;
+    match mkdirat(&parent, name, Mode::from_raw_mode(mode)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = File::from(openat(&parent, name, flags, Mode::empty())?);
     // This process's mask takes bits of it away.
-    fs::set_permissions(path, Permissions::from_mode(mode))
+    directory.set_permissions(Permissions::from_mode(mode))
 }
 
 /// The directory that an absolute path lies in, and its name there.
