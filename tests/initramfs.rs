@@ -148,6 +148,23 @@ fn modules_are_unpacked_and_named_in_the_order_of_their_dependencies() {
     );
 }
 
+/// Two drivers that use nothing of each other, of which one is the bus of the other's devices.
+#[test]
+fn a_driver_is_loaded_after_its_bus() {
+    let dir = scratch("bus");
+    let list = "?bottom after absent lone # a bus\nlone # the bus\n";
+    run(&mut initramfs(&dir, list));
+    let mut packed = entries(&dir.join("rootfs.cpio.gz"));
+    packed.retain(|entry| entry.contains("modules/0"));
+    assert_eq!(
+        packed,
+        [
+            "-rw-r--r-- 0:0 7 modules/00-000-lone.ko",
+            "-rw-r--r-- 0:0 9 modules/01-001-bottom.ko",
+        ]
+    );
+}
+
 #[test]
 fn an_initramfs_of_the_same_inputs_has_the_same_bytes() {
     let archives: Vec<_> = [("here", "022"), ("there", "077")]
