@@ -21,6 +21,7 @@ const SCRIPTS: &[&str] = &[
     "bench",
     "debian-root",
     "demo-image",
+    "engine-initramfs",
     "formats",
     "fuzz",
     "measure",

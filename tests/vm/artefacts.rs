@@ -230,6 +230,17 @@ pub(crate) fn initramfs_of_layers(kernel: Kernel, words: &str) -> PathBuf {
     made.entry(name.clone()).or_insert_with(pack).clone()
 }
 
+/// What an engine's image has today, in place of all that is ours.
+pub(crate) fn engines_initramfs() -> PathBuf {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    let make = || {
+        let archive = target().join("engine/initrd.gz");
+        run(script("engine-initramfs").arg("-o").arg(&archive));
+        archive
+    };
+    MADE.get_or_init(make).clone()
+}
+
 /// The same and a file. The kernel unpacks one archive over the other.
 fn initramfs_and(name: &str, file: &str, content: &str) -> PathBuf {
     let folder = Scratch::new(name);

@@ -4,9 +4,10 @@
 use crate::artefacts;
 use crate::data::Data;
 use crate::disk::{Disk, Part};
+use crate::engine::engines_cow;
 use crate::guest::Guest;
 use crate::layer::{self, Layer};
-use crate::layers::{engines_cow, partitioned};
+use crate::layers::partitioned;
 use crate::matrix::{Kind, Row, Setup, print, run};
 use crate::points::{Point, points, sites};
 use crate::root::{Node, Root};

@@ -1,14 +1,14 @@
-//! A root of layers: each on a disk of its own, proven, and what is written on the encrypted volume, in
-//! memory or on a disk of the host's.
+//! A root of layers: each on a disk of its own, proven, and what is written on the encrypted volume or
+//! in memory.
 
 use crate::artefacts::{Kernel, initramfs_of_layers};
 use crate::good::mounts;
 use crate::guest::Guest;
 use crate::layer::{Layer, image, word};
 use crate::refused::refusal;
-use crate::root::{Node, Root};
+use crate::root::{Builder, Node, Root};
 use crate::tool::{Scratch, command, run};
-use crate::vm::{Bus, Vm};
+use crate::vm::{Bus, Vm, WORDS};
 use crate::volume_disk::blank;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -16,12 +16,11 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 const ENOENT: i32 = 2;
 
-/// As an engine writes it, in the initramfs of an image that it may boot.
-const UNVERIFIED: &str = "cvm.unverified=yes";
-const ENGINE: &str = "boot=cocoon-overlay cocoon.layers=cocoon-layer2,cocoon-layer1,cocoon-layer0 \
+/// As an engine writes it.
+pub(crate) const ENGINE: &str = "boot=cocoon-overlay cocoon.layers=cocoon-layer2,cocoon-layer1,cocoon-layer0 \
                       cocoon.cow=cocoon-cow clocksource=kvm-clock rw";
 
 /// The serial of a layer; 0 is the lowest.
@@ -36,7 +35,7 @@ pub(crate) fn with_layers(layers: &[&Layer]) -> Vm {
     })
 }
 
-fn with_cow(vm: Vm, cow: &Path) -> Vm {
+pub(crate) fn with_cow(vm: Vm, cow: &Path) -> Vm {
     vm.disk_on(Bus::VirtioBlk, cow).with("serial=cocoon-cow")
 }
 
@@ -46,7 +45,7 @@ pub(crate) fn all() -> Vec<&'static Layer> {
 
 /// What is in the root is what the layers have, one above the other.
 #[track_caller]
-fn check_content(guest: &mut Guest) {
+pub(crate) fn check_content(guest: &mut Guest) {
     assert_eq!(guest.read("/etc/changed"), "of the second layer\n");
     assert_eq!(guest.read("/etc/added"), "of the topmost layer\n");
     let removed = guest.call("stat", json!({ "path": "/etc/removed" }));
@@ -56,7 +55,7 @@ fn check_content(guest: &mut Guest) {
 
 /// The root is an overlay, and nobody sees what it is made of.
 #[track_caller]
-fn check_mounts(guest: &mut Guest) {
+pub(crate) fn check_mounts(guest: &mut Guest) {
     let all = mounts(guest);
     let shown = guest.read("/proc/mounts");
     let root: Vec<_> = shown.lines().filter(|line| line.contains(" / ")).collect();
@@ -75,7 +74,7 @@ fn check_mounts(guest: &mut Guest) {
 
 /// What is written stays, also when memory has let go of it.
 #[track_caller]
-fn check_writing(guest: &mut Guest) {
+pub(crate) fn check_writing(guest: &mut Guest) {
     for path in ["/etc/changed", "/new"] {
         guest.ask("write", json!({ "path": path, "text": SECRET }));
     }
@@ -86,7 +85,7 @@ fn check_writing(guest: &mut Guest) {
     }
 }
 
-const SECRET: &str = "what a guest of layers writes, and no host is to read\n";
+pub(crate) const SECRET: &str = "what a guest of layers writes, and no host is to read\n";
 
 fn contains(file: &Path, text: &str) -> bool {
     let bytes = fs::read(file).expect("the disk is there");
@@ -197,101 +196,6 @@ fn what_is_written_to_memory_reaches_no_disk() {
     let report = guest.report();
     assert_eq!((&report["layers"]["upper"], &report["volume"]), (&json!("memory"), &Value::Null));
     guest.power_off();
-}
-
-/// An ext4 as the engine makes it.
-pub(crate) fn engines_cow(folder: &Path, bytes: u64) -> PathBuf {
-    let cow = blank(folder, "cow.raw", bytes);
-    run(command("mkfs.ext4")
-        .args(["-F", "-m", "0", "-q", "-E", "lazy_itable_init=1,lazy_journal_init=1,discard"])
-        .arg(&cow));
-    cow
-}
-
-const NETWORK: &str = "net.ifnames=0 cocoon.hostname=my-vm \
-                       ip=10.88.0.5::10.88.0.1:255.255.0.0:my-vm:eth0:off:8.8.8.8:1.1.1.1 \
-                       ip=10.89.0.5:::255.255.255.0:my-vm:eth1:off";
-
-/// The engine's own line and disks, with our program in place of its script.
-fn engines(cow: &Path) -> Vm {
-    with_cow(with_layers(&all()), cow)
-        .initramfs(initramfs_of_layers(Kernel::Running, UNVERIFIED))
-        .append(ENGINE)
-        .qemu(&["-device", "virtio-net-pci,mac=52:54:00:00:00:01"])
-        .qemu(&["-device", "virtio-net-pci,mac=52:54:00:00:00:02"])
-}
-
-#[test]
-fn an_engines_guest_boots_and_keeps_what_it_writes() {
-    let scratch = Scratch::new("engine");
-    let cow = engines_cow(scratch.path(), 64 * MIB);
-    let mut guest = engines(&cow).append(NETWORK).boot();
-    check_content(&mut guest);
-    check_mounts(&mut guest);
-    let report = guest.report();
-    assert_eq!((&report["layers"]["upper"], &report["volume"]), (&json!("plain"), &Value::Null));
-    assert_eq!(report["layers"]["layers"][0]["root_hash"], Value::Null);
-    assert_eq!(
-        guest.read("/etc/systemd/network/10-525400000001.network"),
-        "[Match]\nMACAddress=52:54:00:00:00:01\n\n[Network]\nAddress=10.88.0.5/16\n\
-         Gateway=10.88.0.1\nDNS=8.8.8.8\nDNS=1.1.1.1\n"
-    );
-    assert_eq!(
-        guest.read("/etc/systemd/network/10-525400000002.network"),
-        "[Match]\nMACAddress=52:54:00:00:00:02\n\n[Network]\nAddress=10.89.0.5/24\n"
-    );
-    assert_eq!(guest.read("/etc/resolv.conf"), "nameserver 8.8.8.8\nnameserver 1.1.1.1\n");
-    assert_eq!(guest.read("/etc/hostname"), "my-vm\n");
-    check_writing(&mut guest);
-    guest.ask("write", json!({ "path": "/etc/machine-id", "text": "of one boot\n" }));
-    guest.ask("sync", json!({}));
-    // As an engine stops a guest.
-    drop(guest);
-
-    let mut guest = engines(&cow).boot();
-    assert_eq!((guest.read("/new"), guest.read("/etc/changed")), (SECRET.into(), SECRET.into()));
-    assert_eq!(guest.read("/etc/machine-id"), "");
-    // This time it is told nothing: each device asks.
-    let asks = "[Match]\nMACAddress=52:54:00:00:00:02\n\n[Network]\nDHCP=ipv4\n\n[DHCPv4]\n\
-                ClientIdentifier=mac\n";
-    assert_eq!(guest.read("/etc/systemd/network/10-525400000002.network"), asks);
-    assert_eq!(guest.read("/etc/resolv.conf"), "nameserver 8.8.8.8\nnameserver 8.8.4.4\n");
-    guest.power_off();
-}
-
-/// Links on a disk that the host writes: none leads to where this program would write.
-#[test]
-fn what_is_written_by_name_stays_within_the_root() {
-    let scratch = Scratch::new("links");
-    let cow = engines_cow(scratch.path(), 64 * MIB);
-    let script = "mkdir /upper\nmkdir /upper/etc\n\
-                  symlink /upper/etc/hostname /dev/kmsg\n\
-                  symlink /upper/etc/machine-id /proc/sys/kernel/panic\n\
-                  symlink /upper/etc/resolv.conf /run/resolv\n\
-                  symlink /upper/etc/systemd ../../run\n";
-    let edits = scratch.join("edits");
-    fs::write(&edits, script).unwrap();
-    run(command("debugfs").args(["-w", "-f"]).arg(&edits).arg(&cow));
-    let mut guest = engines(&cow).append(NETWORK).boot();
-    assert_eq!(guest.read("/etc/hostname"), "my-vm\n");
-    assert_eq!(guest.ask("stat", json!({ "path": "/etc/hostname" }))["type"], "file");
-    assert_eq!(guest.read("/etc/machine-id"), "");
-    assert_eq!(guest.ask("stat", json!({ "path": "/etc/resolv.conf" }))["type"], "symlink");
-    // In the root's own /run, over which that of the boot is mounted, and not in the boot's.
-    let ours = guest.call("list", json!({ "path": "/run/network" }));
-    assert_eq!(ours.unwrap_err().errno, Some(ENOENT));
-    guest.power_off();
-    drop(guest);
-
-    // In the root it leads to nothing, and where the boot is to a directory.
-    let cow = engines_cow(scratch.path(), 64 * MIB);
-    let script = "mkdir /upper\nmkdir /upper/etc\nsymlink /upper/etc/systemd /modules\n";
-    fs::write(&edits, script).unwrap();
-    run(command("debugfs").args(["-w", "-f"]).arg(&edits).arg(&cow));
-    assert_eq!(
-        refusal(engines(&cow).append("quiet")),
-        "runtime: cannot make /etc/systemd: Not a directory (os error 20)"
-    );
 }
 
 /// An image may have one and the same layer twice; one disk is enough for it.
@@ -423,6 +327,81 @@ fn a_layer_that_was_altered_ends_the_boot() {
     }
 }
 
+/// What the command line of an x86 kernel holds.
+const LINE: usize = 2047;
+
+/// As many as fit on a command line beside the words of an engine with a network.
+#[test]
+fn an_image_of_18_layers_boots() {
+    let [top, middle, base] = image();
+    let between: Vec<_> = (0..15)
+        .map(|number| {
+            let content = format!("of layer {number}\n");
+            let nodes = [
+                Node::directory("etc"),
+                Node::file("etc/last", content.as_str()),
+                Node::file(&format!("etc/number-{number}"), content.as_str()),
+            ];
+            Layer::of(nodes.into_iter().fold(Root::builder().empty(), Builder::with))
+        })
+        .collect();
+    let layers: Vec<_> = [top].into_iter().chain(&between).chain([middle, base]).collect();
+    let serials: Vec<_> = (0..layers.len()).rev().map(|it| format!("cocoon-layer{it}")).collect();
+    let line = format!(
+        "loglevel=3 boot=cocoon-overlay cocoon.layers={} cocoon.cow=cocoon-cow clocksource=kvm-clock \
+         rw net.ifnames=0 cocoon.hostname=my-vm \
+         ip=10.88.0.5::10.88.0.1:255.255.0.0:my-vm:eth0:off:8.8.8.8:1.1.1.1 {}",
+        serials.join(","),
+        word(&layers)
+    );
+    // With room for numbers of blocks that have seven digits.
+    let longest = WORDS.len() + 1 + line.len() + layers.len() * 6;
+    assert!(longest <= LINE, "{longest}");
+    let scratch = Scratch::new("18");
+    let vm = with_cow(with_layers(&layers), &blank(scratch.path(), "cow", 256 * MIB))
+        .initramfs(initramfs_of_layers(Kernel::Running, ""))
+        .append(&line);
+    let mut guest = vm.boot();
+    assert_eq!(guest.read("/proc/cmdline"), format!("{WORDS} {line}\n"));
+    for number in [0, 7, 14] {
+        let content = guest.read(&format!("/etc/number-{number}"));
+        assert_eq!(content, format!("of layer {number}\n"));
+    }
+    // Of the topmost that has it.
+    assert_eq!(guest.read("/etc/last"), "of layer 0\n");
+    assert_eq!(guest.report()["layers"]["layers"].as_array().unwrap().len(), 18);
+    check_writing(&mut guest);
+    guest.power_off();
+}
+
+/// Who starts the kernel may leave off the end of a line that is too long, and say nothing.
+#[test]
+fn a_line_that_is_cut_where_it_is_too_long_ends_the_boot() {
+    let scratch = Scratch::new("cut");
+    let cow = blank(scratch.path(), "cow", 64 * MIB);
+    let cut = |off: usize| {
+        let line = format!("{ENGINE} cvm.timeout=5 quiet {}", word(&all()));
+        let used = WORDS.len() + " filler= ".len() + line.len();
+        let mut line = format!("filler={} {line}", "f".repeat(LINE + off - used));
+        line.truncate(LINE - WORDS.len() - 1);
+        let vm = with_cow(with_layers(&all()), &cow);
+        refusal(vm.initramfs(initramfs_of_layers(Kernel::Running, "")).append(&line))
+    };
+    let [_, _, base] = image();
+    let (proof, digits) = (base.proof().len(), base.blocks.to_string().len());
+    // Within the last number of blocks, which is another then.
+    let reason = cut(1);
+    assert!(digits > 1 && reason.contains("that proves layer 2 within 5 s"), "{reason}");
+    // The last layer with its comma.
+    assert_eq!(
+        cut(proof + 1),
+        "config: cvm.layers= has 2, but cocoon.layers= has 3: was the command line cut?"
+    );
+    // Within its root hash.
+    let reason = cut(digits + 20);
+    assert!(reason.starts_with("config: cvm.layers="), "{reason}");
+}
+
 #[test]
 fn layers_that_are_not_those_of_the_line_end_the_boot() {
     let [top, middle, base] = image();
@@ -464,79 +443,4 @@ fn serials_that_are_swapped_change_nothing() {
     let mut guest = vm.boot();
     check_content(&mut guest);
     guest.power_off();
-}
-
-/// What an engine's guest is refused for whose disks are these.
-#[track_caller]
-fn engines_refusal(layers: &[&Layer], cow: impl FnOnce(Vm) -> Vm) -> String {
-    let vm = cow(with_layers(layers))
-        .initramfs(initramfs_of_layers(Kernel::Running, UNVERIFIED))
-        .append(ENGINE)
-        .append("cocoon.timeout=5 quiet");
-    refusal(vm)
-}
-
-#[test]
-fn a_disk_for_what_is_written_that_cannot_be_is_refused_by_its_fault() {
-    let scratch = Scratch::new("cow");
-    let cow = engines_cow(scratch.path(), 64 * MIB);
-    let missing = "disk: no usable disk with serial \"cocoon-cow\" for what is written within 5 s";
-    assert_eq!(engines_refusal(&all(), |vm| vm), missing);
-    assert_eq!(
-        engines_refusal(&all(), |vm| with_cow(vm, &cow).read_only()),
-        format!("{missing}; vdd for what is written: it is read-only")
-    );
-    assert_eq!(
-        engines_refusal(&all(), |vm| with_cow(with_cow(vm, &cow).read_only(), &cow).read_only()),
-        format!(
-            "{missing}; vdd for what is written: another disk has this serial, too; vde for what is \
-             written: another disk has this serial, too"
-        )
-    );
-    let nothing = blank(scratch.path(), "nothing", MIB);
-    assert_eq!(
-        engines_refusal(&all(), |vm| with_cow(vm, &nothing)),
-        "root: the disk for what is written, vdd, has no ext4"
-    );
-    fs::OpenOptions::new().write(true).open(&cow).unwrap().set_len(63 * MIB).unwrap();
-    assert_eq!(
-        engines_refusal(&all(), |vm| with_cow(vm, &cow)),
-        format!(
-            "root: the disk for what is written, vdd, has {} bytes, but its ext4 was made for {}",
-            63 * MIB,
-            64 * MIB
-        )
-    );
-}
-
-/// What is on the disk for what is written refers to files of the layers by their handles.
-#[test]
-fn other_layers_below_what_was_written_are_told() {
-    let scratch = Scratch::new("stale");
-    let cow = engines_cow(scratch.path(), 64 * MIB);
-    engines(&cow).boot().power_off();
-    let [top, _, base] = image();
-    let other = Layer::of(Root::builder().empty().with(Node::file("other", "other\n")));
-    assert_eq!(
-        engines_refusal(&[&other, top, base], |vm| with_cow(vm, &cow)),
-        "root: cannot mount the layers as the root: what is on the disk for what is written belongs \
-         to other layers: the image was changed since"
-    );
-}
-
-#[test]
-fn a_layer_of_an_engine_that_is_none_is_refused_by_its_fault() {
-    let scratch = Scratch::new("none");
-    let cow = engines_cow(scratch.path(), 64 * MIB);
-    let [top, middle, base] = image();
-    let spoilt = middle.altered(1024);
-    assert_eq!(
-        engines_refusal(&[top, &spoilt, base], |vm| with_cow(vm, &cow)),
-        "root: layer 1 is no file system that is known (ext4, erofs, squashfs): it begins with \
-         0000000000000000"
-    );
-    assert_eq!(
-        engines_refusal(&[top, base], |vm| with_cow(vm, &cow)),
-        "disk: no usable disk with serial \"cocoon-layer2\" for layer 0 within 5 s"
-    );
 }

@@ -77,6 +77,22 @@ fn what_is_proven_is_encrypted_above() {
     assert_eq!(encrypted.upper, Upper::Volume(Some(serial("cow"))));
 }
 
+/// Wherever the end of a line is lost, no other image is meant by what is left: at most the last
+/// number of blocks is another, which proves nothing.
+#[test]
+fn a_line_that_was_cut_means_no_other_image() {
+    let whole = format!("{TWO} cvm.layers=HASH@12,HASH@345").replace("HASH", HASH);
+    let mut taken = Vec::new();
+    for length in 0..whole.len() {
+        if let Ok(config) = read(&whole[..length], "") {
+            let Layout::Layers(layers) = config.layout else { panic!("{config:?}") };
+            let blocks = layers.layers.iter().map(|layer| layer.proof.unwrap().blocks);
+            taken.push(blocks.collect::<Vec<_>>());
+        }
+    }
+    assert_eq!(taken, [[12, 3], [12, 34]]);
+}
+
 #[test]
 fn what_does_not_fit_together_is_refused() {
     let unverified = "cocoon.layers= without cvm.layers=: the layers are not verified, which \
