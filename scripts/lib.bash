@@ -160,6 +160,23 @@ in_own_mounts() {
     "$@"
 }
 
+# pack_image DIR COUNT FILE: an OCI image, as 'docker save' writes it, of the layers DIR/0.tar, the
+# lowest, and so on.
+pack_image() {
+    local layer config layers=() diff_ids=()
+    for ((layer = 0; layer < $2; layer++)); do
+        layers+=("$layer.tar")
+        diff_ids+=("sha256:$(sha256sum <"$1/$layer.tar" | cut -d' ' -f1)")
+    done
+    config=$(jq -n '{architecture: "amd64", os: "linux", config: {Cmd: ["/sbin/init"]},
+        rootfs: {type: "layers", diff_ids: $ARGS.positional}}' --args "${diff_ids[@]}")
+    echo "$config" >"$1/config.json"
+    jq -n '[{Config: "config.json", RepoTags: ["demo:latest"], Layers: $ARGS.positional}]' \
+        --args "${layers[@]}" >"$1/manifest.json"
+    attempt "pack the image" bsdtar --uid 0 --gid 0 --format=ustar -C "$1" -cf "$3" \
+        manifest.json config.json "${layers[@]}"
+}
+
 # check_suite SUITE: it becomes a word of a list of sources and a part of a file's name.
 check_suite() {
     [[ $1 =~ ^[a-z][a-z0-9-]*$ ]] || usage_error "--suite $1 is not a suite such as trixie"

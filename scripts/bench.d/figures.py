@@ -279,6 +279,21 @@ def choices(runs: list[Run]) -> list[Row]:
     return [choice(group) for group in grouped(tries, lambda each: each["choice"])]
 
 
+def layered(runs: list[Run]) -> list[Row]:
+    """From the start of the kernel, which counts from there, to the new init of an image's guest."""
+    return [
+        {
+            "way": group[0]["way"],
+            "layers": group[0]["layers"],
+            "runs": len(group),
+            "total_us": spread(round(float(run["stamps"].split()[1]) * 1_000_000) for run in group),
+            "init_us": spread(boot_us(run) for run in group),
+            "written_bytes": spread(run["disk"]["open"]["bytes"] for run in group),
+        }
+        for group in grouped(of_job(runs, "layers"), lambda run: (run["layers"], run["way"]))
+    ]
+
+
 def lines(path: str) -> list[Row]:
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
@@ -296,6 +311,7 @@ def main() -> None:
         "writers": writers(runs),
         "unpack": unpacked(runs),
         "choices": choices(runs),
+        "layers": layered(runs),
         "all": runs,
     }
     json.dump(figures, sys.stdout, indent=1)

@@ -5,12 +5,18 @@
 machine=(
     -machine q35 -accel "tcg,thread=multi" -cpu max -smp 2 -m 2G
     -nodefaults -display none -no-reboot
-    -device "virtio-scsi-pci,id=scsi0,disable-legacy=on,iommu_platform=true"
-    -device "scsi-hd,bus=scsi0.0,drive=disk0"
     -device virtio-serial-pci
     # Without an id it makes no events.
     -device "virtserialport,chardev=report,name=cvm.bench,id=port"
     -kernel "$kernel/vmlinuz"
+)
+
+# What attaches the disk of a root on partitions, which is called disk0; statistics are of a disk of that
+# name.
+# shellcheck disable=SC2034  # for scripts/bench
+root_disk=(
+    -device "virtio-scsi-pci,id=scsi0,disable-legacy=on,iommu_platform=true"
+    -device "scsi-hd,bus=scsi0.0,drive=disk0"
 )
 
 # Of the kernel command line of each.
@@ -67,20 +73,18 @@ ask() {
     { printf '{"execute": "%s"}\n' "$1" >&"$to_guest"; } 2>/dev/null || true
 }
 
-# boot_guest INITRAMFS DISK WORDS: leaves $scratch/report, which the guest wrote, and
-# $scratch/disk.json, QEMU's statistics of the disk when the new init opened the port to report
+# boot_guest INITRAMFS WORDS DISK_ARGUMENT...: leaves $scratch/report, which the guest wrote, and
+# $scratch/disk.json, QEMU's statistics of disk0 when the new init opened the port to report
 # on (moment "open"), and when it closed it, all caches written out ("closed"). Everything comes
 # through QEMU's own protocol (QMP), as it happens.
 boot_guest() {
-    local line what moment="" status=0
+    local line what moment="" status=0 initramfs=$1 words=$2
+    shift 2
     rm -f "$scratch/report"
     : >"$scratch/disk.json"
-    # Fresh each time, and a plain file: nothing of the boot before, nothing between.
-    cp --sparse=always "$disks/$2/disk.img" "$scratch/disk.img"
     coproc guest {
         exec timeout "$limit" qemu-system-x86_64 "${machine[@]}" -qmp stdio \
-            -initrd "$1" -append "$(<"$disks/$2/cmdline") $3" \
-            -drive "file=$scratch/disk.img,format=raw,if=none,id=disk0" \
+            -initrd "$initramfs" -append "$words" "$@" \
             -serial "file:$out/serial.log" \
             -chardev "file,id=report,path=$scratch/report" 2>"$scratch/log"
     }

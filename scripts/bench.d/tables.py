@@ -345,6 +345,42 @@ def choices(figures: Row) -> Iterator[str]:
     )
 
 
+def layers(figures: Row) -> Iterator[str]:
+    rows = {(row["layers"], row["way"]): row for row in figures.get("layers", [])}
+    if not rows:
+        return
+
+    def cells(count: int) -> Iterator[str]:
+        ours, engine = rows[count, "layers"], rows[count, "engine"]
+        yield str(count)
+        for key in ("total_us", "init_us"):
+            yield figure(ours[key], 1000)
+            yield figure(engine[key], 1000)
+            yield number(ratio(ours[key], engine[key]) or 0)
+        yield middle(ours["written_bytes"], 1024)
+        yield middle(engine["written_bytes"], 1024)
+
+    yield from paragraph(
+        "An OCI image of so many layers, from the start of the kernel and from that of /init to the new "
+        "init: ours, with each layer proven and what is written encrypted, and the script of an engine's "
+        "image in an initramfs of initramfs-tools, which does neither:"
+    )
+    yield from table(
+        [
+            "layers",
+            "from the kernel, ms",
+            "script, ms",
+            "times",
+            "from /init, ms",
+            "script, ms",
+            "times",
+            "written, KiB",
+            "script, KiB",
+        ],
+        (list(cells(count)) for count in sorted({count for count, _ in rows})),
+    )
+
+
 def ratio(over: Row | None, under: Row | None) -> float | None:
     if not over or not under or not under["median"]:
         return None
@@ -429,6 +465,7 @@ SHOWN = (
     writers,
     unpack,
     choices,
+    layers,
     made,
 )
 
