@@ -168,13 +168,15 @@ pack_image() {
         layers+=("$layer.tar")
         diff_ids+=("sha256:$(sha256sum <"$1/$layer.tar" | cut -d' ' -f1)")
     done
-    config=$(jq -n '{architecture: "amd64", os: "linux", config: {Cmd: ["/sbin/init"]},
-        rootfs: {type: "layers", diff_ids: $ARGS.positional}}' --args "${diff_ids[@]}")
-    echo "$config" >"$1/config.json"
-    jq -n '[{Config: "config.json", RepoTags: ["demo:latest"], Layers: $ARGS.positional}]' \
+    jq -n '{architecture: "amd64", os: "linux", config: {Cmd: ["/sbin/init"]},
+        rootfs: {type: "layers", diff_ids: $ARGS.positional}}' --args "${diff_ids[@]}" >"$1/config"
+    config=$(sha256sum <"$1/config" | cut -d' ' -f1).json
+    mv "$1/config" "$1/$config"
+    jq -n --arg config "$config" \
+        '[{Config: $config, RepoTags: ["demo:latest"], Layers: $ARGS.positional}]' \
         --args "${layers[@]}" >"$1/manifest.json"
     attempt "pack the image" bsdtar --uid 0 --gid 0 --format=ustar -C "$1" -cf "$3" \
-        manifest.json config.json "${layers[@]}"
+        manifest.json "$config" "${layers[@]}"
 }
 
 # check_suite SUITE: it becomes a word of a list of sources and a part of a file's name.

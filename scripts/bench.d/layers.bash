@@ -15,7 +15,7 @@ make_layer_ways() {
 # root, and above it some files more a layer, of which each replaces one of the layer below.
 make_layers() {
     local image=$scratch/image number file
-    note "making an image of $1 layers"
+    note "making an image of $1 layer(s)"
     mkdir -p "$image"
     for ((number = 0; number < $1; number++)); do
         if ((number == 0)); then
