@@ -193,8 +193,8 @@ fn what_is_not_of_the_image_or_of_no_machine_is_refused() {
 #[test]
 fn the_defaults_are_those_of_the_launcher() {
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
-    let [measure, qemu] =
-        ["measure", "qemu"].map(|name| fs::read_to_string(scripts.join(name)).unwrap());
+    let [measure, qemu] = ["measure", "qemu.d/variables.bash"]
+        .map(|name| fs::read_to_string(scripts.join(name)).unwrap());
     let mut found = 0;
     for line in measure.lines() {
         let Some((_, rest)) = line.split_once("=${MANAGER_QEMU_") else { continue };
@@ -202,7 +202,7 @@ fn the_defaults_are_those_of_the_launcher() {
         let mut words = qemu.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         assert!(
             words.any(|words| words.len() > 2 && words[0] == name && words[2] == default),
-            "{name} is not {default} in scripts/qemu"
+            "{name} is not {default} in scripts/qemu.d"
         );
         found += 1;
     }
