@@ -92,7 +92,7 @@ choose_firmware() {
     [[ ! $ovmf || $firmware != igvm ]] ||
         usage_error "--ovmf is not for --tee $tee --boot $boot${measured_by_vtpm:+ --measured-by-vtpm}, whose firmware is in an IGVM file: --igvm"
     [[ ! $tpm || $tee == none ]] ||
-        usage_error "--tpm is for --tee none: a TPM of this host's proves nothing of a $tee VM; that of an SNP VM is in its IGVM file"
+        usage_error "--tpm is for --tee none: a TPM of this host's proves nothing of an SNP or TDX VM; SNP's is in its IGVM file"
     [[ ! $igvm ]] || value[IGVM_FILE]=$igvm
     case $firmware in
         flash) firmware_file=${ovmf:-${value[OVMF_CODE_FILE]}} ;;

@@ -50,7 +50,7 @@ fn a_wrong_command_line_is_a_usage_error() {
         (&["--tee", "snp", "--boot", "kernel", "--measured-by-vtpm", "--ovmf", "ovmf"], &[], "--ovmf is not for --tee snp --boot kernel --measured-by-vtpm"),
         (&["--tee", "snp", "--measured-by-vtpm"], &[], "--measured-by-vtpm is for --tee snp --boot kernel, not for --tee snp --boot disk"),
         (&[KERNEL, &["--measured-by-vtpm"]].concat(), &[], "not for --tee none --boot kernel"),
-        (&["--tee", "snp", "--tpm", "tpm"], &[], "--tpm is for --tee none: a TPM of this host's proves nothing of a snp VM"),
+        (&["--tee", "snp", "--tpm", "tpm"], &[], "--tpm is for --tee none: a TPM of this host's proves nothing of an SNP or TDX VM"),
         (&["--tee", "none", "--tpm", "a,b"], &[], "--tpm a,b holds a comma"),
         (&["--listen", "localhost"], &[], "--listen localhost is not an IPv4 address"),
         (&["--listen", "1.2.3.256"], &[], "--listen 1.2.3.256 is not an IPv4 address"),
