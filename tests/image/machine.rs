@@ -25,7 +25,9 @@ fn the_machines_measurements_come_beside_those_of_the_image() {
     let dir = scratch("machine");
     let root = root(&dir);
     run(&mut image(&dir, &root));
-    let whole: Value = serde_json::from_str(&run(measure(&dir).arg("--json"))).unwrap();
+    // One for SNP may be installed, too.
+    let of_debian = ["--json", "--ovmf", "/usr/share/ovmf/OVMF.fd"];
+    let whole: Value = serde_json::from_str(&run(measure(&dir).args(of_debian))).unwrap();
     let tdx = &whole["tdx"][0];
     assert_eq!(tdx["ovmf"]["file"], "/usr/share/ovmf/OVMF.fd");
     let digits = |value: &Value| value.as_str().unwrap().len();
@@ -107,6 +109,13 @@ fn a_launch_digest_is_of_the_machine_that_is_told() {
         assert_eq!(digest.as_str().unwrap().len(), 96);
         assert!(!digests[..at].contains(digest), "{digests:?}");
     }
+    // A firmware that is for TDX alone may stand beside it.
+    let both = run(measure(&dir)
+        .args(["--json", "--ovmf", "/usr/share/ovmf/OVMF.fd", "--ovmf"])
+        .arg(dir.join("a.fd")));
+    let both: Value = serde_json::from_str(&both).unwrap();
+    assert_eq!(both["snp"], json!(default));
+    assert_eq!(both["tdx"].as_array().unwrap().len(), 2);
     // Memory has no part in it, and the command line has.
     assert_eq!(told(&["--memory", "8G"])[0]["launch_digest"], digests[0]);
     run(image(&dir, &root).args(["--append", "x"]));
@@ -193,8 +202,8 @@ fn what_is_not_of_the_image_or_of_no_machine_is_refused() {
 #[test]
 fn the_defaults_are_those_of_the_launcher() {
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
-    let [measure, qemu] =
-        ["measure", "qemu"].map(|name| fs::read_to_string(scripts.join(name)).unwrap());
+    let [measure, qemu] = ["measure", "qemu.d/variables.bash"]
+        .map(|name| fs::read_to_string(scripts.join(name)).unwrap());
     let mut found = 0;
     for line in measure.lines() {
         let Some((_, rest)) = line.split_once("=${MANAGER_QEMU_") else { continue };
@@ -202,7 +211,7 @@ fn the_defaults_are_those_of_the_launcher() {
         let mut words = qemu.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         assert!(
             words.any(|words| words.len() > 2 && words[0] == name && words[2] == default),
-            "{name} is not {default} in scripts/qemu"
+            "{name} is not {default} in scripts/qemu.d"
         );
         found += 1;
     }

@@ -12,6 +12,7 @@ mod common;
 mod printed;
 mod refused;
 mod running;
+mod tpm;
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;

@@ -136,6 +136,24 @@ fn plain_from_kernel_without_a_disk() {
 }
 
 #[test]
+fn plain_from_disk_with_a_tpm() {
+    golden("plain-tpm", &["--tee", "none", "--tpm", "my tpm"], &[("ENABLE_KVM", "true")]);
+}
+
+/// By a firmware that measures what it boots.
+#[test]
+fn plain_from_kernel_with_a_tpm() {
+    let flags = ["--tee", "none", "--boot", "kernel", "--tpm", "/tpm"];
+    golden("plain-kernel-tpm", &flags, &[("ENABLE_KVM", "true")]);
+}
+
+#[test]
+fn plain_from_kernel_by_a_firmware() {
+    let flags = ["--tee", "none", "--boot", "kernel", "--ovmf", "code.fd"];
+    golden("plain-kernel-ovmf", &flags, &[("ENABLE_KVM", "true")]);
+}
+
+#[test]
 fn snp() {
     golden("snp", &["--tee", "snp"], &[]);
 }
@@ -144,7 +162,15 @@ fn snp() {
 fn snp_with_everything_changed() {
     golden(
         "snp-changed",
-        &["--igvm", "/svsm,1.igvm", "--boot", "kernel", "--disk", "./img/disk.img"],
+        &[
+            "--igvm",
+            "/svsm,1.igvm",
+            "--boot",
+            "kernel",
+            "--measured-by-vtpm",
+            "--disk",
+            "./img/disk.img",
+        ],
         &[
             ("ENABLE_SEV_SNP", "true"),
             ("CPU", "EPYC-v4"),
@@ -159,6 +185,37 @@ fn snp_with_everything_changed() {
             ("IGVM_FILE", "not this"),
         ],
     );
+}
+
+/// By a firmware that checks hashes, and not from an IGVM file.
+#[test]
+fn snp_from_kernel() {
+    golden("snp-kernel", &["--tee", "snp", "--boot", "kernel", "--append", "quiet"], &[]);
+}
+
+/// What `--ovmf` names wins over the IGVM file of a Manager's variables.
+#[test]
+fn snp_from_kernel_with_everything_changed() {
+    let flags = ["--layers", "layers", "--ovmf", "/amd,sev.fd"];
+    golden(
+        "snp-kernel-changed",
+        &flags,
+        &[
+            ("ENABLE_SEV_SNP", "true"),
+            ("CPU", "EPYC-Genoa"),
+            ("SEV_SNP_ID", "sev7"),
+            ("ENABLE_HOST_DATA", "true"),
+            ("HOST_DATA", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
+            ("IGVM_FILE", "not this"),
+            ("OVMF_FILE", "nor this"),
+        ],
+    );
+}
+
+#[test]
+fn snp_from_kernel_that_a_vtpm_measures() {
+    let flags = ["--tee", "snp", "--boot", "kernel", "--measured-by-vtpm"];
+    golden("snp-kernel-vtpm", &flags, &[("ENABLE_DISK", "false")]);
 }
 
 #[test]
@@ -183,6 +240,59 @@ fn tdx_with_everything_changed() {
             ("NO_GRAPHIC", "false"),
         ],
     );
+}
+
+#[test]
+fn tdx_from_kernel() {
+    golden("tdx-kernel", &["--tee", "tdx", "--boot", "kernel"], &[]);
+}
+
+/// No chain looks like one that is measured and is not.
+#[test]
+fn it_is_said_what_of_a_boot_is_measured_by_what() {
+    let dir = image("chains");
+    let kernel = ["--boot", "kernel"];
+    let direct = |tee| [&["--tee", tee], &kernel[..]].concat();
+    for (flags, says) in [
+        (vec!["--tee", "none"], "measured: by nothing that proves it to others: a plain VM"),
+        (direct("none"), "measured: by nothing that proves it to others: a plain VM"),
+        (
+            [&direct("none")[..], &["--tpm", "tpm"]].concat(),
+            "measured: into the TPM in tpm, which is this host's and proves nothing to others; \
+             'scripts/measure img' tells its registers",
+        ),
+        (
+            [&direct("snp")[..], &["--ovmf", "a.fd"]].concat(),
+            "measured: firmware, kernel, initramfs and command line in the launch digest; \
+             'scripts/measure --ovmf a.fd img' tells it",
+        ),
+        (
+            vec!["--tee", "snp", "--igvm", "a.igvm"],
+            "measured: a.igvm in the launch digest, and nothing else; all that it boots in the TPM \
+             that it offers, if it does: docs/svsm.md",
+        ),
+        (
+            [&direct("snp")[..], &["--igvm", "a.igvm", "--measured-by-vtpm"]].concat(),
+            "measured: a.igvm in the launch digest, and nothing else; all that it boots in the TPM \
+             that it offers, if it does: docs/svsm.md",
+        ),
+        (
+            direct("tdx"),
+            "measured: firmware in MRTD, kernel in RTMR1, initramfs and command line in RTMR2, both \
+             by a firmware that has TdTcg2Dxe: Debian 13's OVMF.fd, not Debian 12's",
+        ),
+        (
+            vec!["--tee", "tdx"],
+            "measured: firmware in MRTD, boot loader in RTMR1, what that boots in RTMR2, both by a \
+             firmware that has TdTcg2Dxe: Debian 13's OVMF.fd, not Debian 12's",
+        ),
+    ] {
+        let output =
+            qemu(dir.path(), &[&["--dry-run"], &flags[..]].concat(), &[]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let last = said.lines().last().unwrap();
+        assert_eq!(last, format!("scripts/qemu: {says}"), "{flags:?}");
+    }
 }
 
 #[test]

@@ -43,7 +43,15 @@ fn a_wrong_command_line_is_a_usage_error() {
         (&["--forward", "1:2,x"], &[], "--forward 1:2,x is not"),
         (&["--tee", "none", "--igvm", "igvm"], &[], "--igvm is for --tee snp"),
         (&["--tee", "snp", "--ovmf", "ovmf"], &[], "--ovmf is not for --tee snp"),
-        (&[KERNEL, &["--ovmf", "ovmf"]].concat(), &[], "--ovmf is not for --tee none --boot kernel"),
+        (&["--tee", "snp", "--boot", "kernel", "--igvm", "igvm"], &[], "--igvm is not for --boot kernel: QEMU puts no hashes of kernel, initramfs and command line into an IGVM file"),
+        (&["--tee", "snp", "--boot", "kernel", "--igvm", "igvm", "--ovmf", "ovmf"], &[], "--igvm is not for --boot kernel"),
+        (&["--tee", "snp", "--layers", "layers"], &[("IGVM_FILE", "igvm")], "MANAGER_QEMU_IGVM_FILE is not for --boot kernel"),
+        (&["--tee", "snp"], &[("ENABLE_DISK", "false"), ("IGVM_FILE", "igvm")], "or say --measured-by-vtpm when the file has COCONUT-SVSM"),
+        (&["--tee", "snp", "--boot", "kernel", "--measured-by-vtpm", "--ovmf", "ovmf"], &[], "--ovmf is not for --tee snp --boot kernel --measured-by-vtpm"),
+        (&["--tee", "snp", "--measured-by-vtpm"], &[], "--measured-by-vtpm is for --tee snp --boot kernel, not for --tee snp --boot disk"),
+        (&[KERNEL, &["--measured-by-vtpm"]].concat(), &[], "not for --tee none --boot kernel"),
+        (&["--tee", "snp", "--tpm", "tpm"], &[], "--tpm is for --tee none: a TPM of this host's proves nothing of an SNP or TDX VM"),
+        (&["--tee", "none", "--tpm", "a,b"], &[], "--tpm a,b holds a comma"),
         (&["--listen", "localhost"], &[], "--listen localhost is not an IPv4 address"),
         (&["--listen", "1.2.3.256"], &[], "--listen 1.2.3.256 is not an IPv4 address"),
         (&["--volume", "10G"], &[], "--volume 10G is not SIZE:SERIAL"),
@@ -103,6 +111,12 @@ fn what_is_missing_is_named_before_anything_is_made() {
         (&["--tee", "none", "--ovmf", "none"], &[], "cannot read none: no such file; name it with --ovmf"),
         (&["--tee", "none", "--ovmf", "ovmf"], &[("OVMF_VARS_FILE", "none")], "cannot read none: no such file; name it with MANAGER_QEMU_OVMF_VARS_FILE"),
         (&["--tee", "snp", "--igvm", "none"], &[], "cannot read none: no such file; name it with --igvm"),
+        (&["--tee", "snp", "--boot", "kernel", "--ovmf", "none"], &[], "cannot read none: no such file; EDK2's AmdSev build is in Debian's package ovmf-amdsev"),
+        (&["--tee", "snp", "--boot", "kernel", "--ovmf", "ovmf"], &[], "cannot use ovmf: it has no place for the hashes of kernel, initramfs and command line; EDK2's AmdSev build"),
+        (&["--tee", "snp", "--boot", "kernel", "--ovmf", "/usr/share/ovmf/OVMF.fd"], &[], "cannot use /usr/share/ovmf/OVMF.fd: it has no place for the hashes"),
+        (&[KERNEL, &["--ovmf", "none"]].concat(), &[], "cannot read none: no such file; name it with --ovmf"),
+        (&[KERNEL, &["--tpm", "igvm"]].concat(), &[], "cannot make igvm: "),
+        (&[KERNEL, &["--tpm", "tpm"]].concat(), &[("BIN_PATH", "false")], "cannot run the VM: QEMU ended with status 1"),
         (&["--tee", "tdx", "--ovmf", "none"], &[], "cannot read none: no such file; name it with --ovmf"),
         (KERNEL, &[("BIN_PATH", "false")], "cannot run the VM: QEMU ended with status 1"),
     ];
@@ -132,6 +146,57 @@ fn a_tool_that_is_not_installed_is_named_with_its_package() {
         1,
         "cannot find qemu-img: install it with 'apt-get install qemu-utils'",
     );
+    symlink("/usr/bin/true", tools.join("qemu-img")).unwrap();
+    let flags = ["--tee", "none", "--tpm", "tpm"];
+    let mut command = qemu(dir.path(), &flags, &[("BIN_PATH", "true")]);
+    let why = "cannot find swtpm: install it with 'apt-get install swtpm'";
+    refuses(dir.path(), command.env("PATH", &tools), 1, why);
+}
+
+/// The last page of a firmware as EDK2's build for SNP has it: behind the address and size of the place
+/// its entry's length and GUID, then the table's.
+fn firmware_with_hashes(address: u32) -> Vec<u8> {
+    let mut file = vec![0xff; 8192];
+    let entry = [
+        &address.to_le_bytes()[..],
+        &0x400_u32.to_le_bytes(),
+        b"\x1a\0\x1f\x37\x55\x72\x3b\x3a\x04\x4b\x92\x7b\x1d\xa6\xef\xa8\xd4\x54",
+    ]
+    .concat();
+    let end = file.len() - 50;
+    file[end - entry.len()..end].copy_from_slice(&entry);
+    file
+}
+
+/// With one that does, nothing is wrong but that this host has no SNP.
+#[test]
+fn a_firmware_that_checks_no_hashes_is_told_from_one_that_does() {
+    let dir = image("hashes");
+    for (address, why) in [
+        (0, "cannot use a.fd: it has no place for the hashes"),
+        (0x81_0c00, "cannot launch with --tee snp: "),
+    ] {
+        fs::write(dir.path().join("a.fd"), firmware_with_hashes(address)).unwrap();
+        let flags = ["--tee", "snp", "--boot", "kernel", "--ovmf", "a.fd"];
+        if address == 0 || !fs::read_to_string("/proc/cpuinfo").unwrap().contains("sev_snp") {
+            refuses(dir.path(), &mut qemu(dir.path(), &flags, &[]), 1, why);
+        }
+    }
+}
+
+#[test]
+fn a_path_that_is_too_long_for_the_socket_of_a_tpm_is_named() {
+    let dir = image("long");
+    let long = dir.path().join("x".repeat(100));
+    fs::create_dir(&long).unwrap();
+    let mut command = qemu(dir.path(), KERNEL, &[]);
+    refuses(
+        dir.path(),
+        command.args(["--tpm", "tpm"]).env("TMPDIR", &long),
+        1,
+        "longer than the 107 bytes that one can have; TMPDIR=/var/tmp is short",
+    );
+    assert_eq!(entries(&long), [] as [PathBuf; 0]);
 }
 
 #[test]

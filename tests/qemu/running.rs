@@ -15,23 +15,23 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{GIB, MIB, TREE, entries, image, qemu, virtual_size};
 
 /// Where cargo builds: `CARGO_TARGET_TMPDIR` is `TARGET/tmp` in there.
-fn target() -> &'static Path {
+pub(crate) fn target() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR")).ancestors().nth(2).unwrap()
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     listener.local_addr().unwrap().port()
 }
 
 /// Emulated machines want a core or more: one test at a time has them.
-fn alone() -> MutexGuard<'static, ()> {
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Looks again and again, for half a minute at most.
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         if let Some(found) = look() {
@@ -43,13 +43,13 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// A launched VM whose processors stand still: real, and it takes no time.
-struct Halted {
+pub(crate) struct Halted {
     launcher: Child,
     qemu: u32,
 }
 
 impl Halted {
-    fn launch(dir: &Path, name: &str, port: u16, range: &str, flags: &[&str]) -> Self {
+    pub(crate) fn launch(dir: &Path, name: &str, port: u16, range: &str, flags: &[&str]) -> Self {
         let pidfile = dir.join(format!("{name}.pid"));
         let variables = [
             ("ENABLE_KVM", "false"),
@@ -68,13 +68,18 @@ impl Halted {
         Self { launcher, qemu }
     }
 
-    fn end(mut self, signal: Signal) -> Option<i32> {
+    pub(crate) fn end(mut self, signal: Signal) -> Option<i32> {
         assert!(Path::new(&format!("/proc/{}", self.qemu)).exists());
         let launcher = Pid::from_raw(self.launcher.id().cast_signed()).unwrap();
         kill_process(launcher, signal).unwrap();
         let status = until("the launcher ends", || self.launcher.try_wait().unwrap()).code();
         assert!(!Path::new(&format!("/proc/{}", self.qemu)).exists());
         status
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.launcher.kill().unwrap();
+        self.launcher.wait().unwrap();
     }
 }
 
@@ -115,8 +120,7 @@ fn a_launcher_that_is_killed_takes_its_vm_with_it() {
     let port = free_port();
     let mut vm = Halted::launch(dir.path(), "vm", port, "1-1", &[]);
     until("it forwards", || TcpStream::connect(("127.0.0.1", port)).ok());
-    vm.launcher.kill().unwrap();
-    vm.launcher.wait().unwrap();
+    vm.kill();
     until("QEMU ends", || TcpStream::connect(("127.0.0.1", port)).err());
 }
 
@@ -189,15 +193,23 @@ echo "FACT cmdline $(cat /proc/cmdline)"
 poweroff -f
 "#;
 
-fn run(command: &mut Command) {
+pub(crate) fn run(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
 
-fn script(name: &str) -> Command {
+pub(crate) fn script(name: &str) -> Command {
     let mut command = Command::new(Path::new(TREE).join("scripts").join(name));
     command.env("CARGO_TARGET_DIR", target());
     command
+}
+
+/// Builds what `scripts/initramfs` packs.
+pub(crate) fn build_cvm_init() {
+    run(Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--locked", "--release", "--quiet", "--bin", "cvm-init", "--target-dir"])
+        .arg(target())
+        .current_dir(TREE));
 }
 
 /// Puts a stock kernel and an initramfs with that guest in place of the image's files.
@@ -229,7 +241,7 @@ fn with_guest(dir: &Path) {
 }
 
 /// Launches, and waits for the end.
-fn launch(dir: &Path, flags: &[&str]) -> Output {
+pub(crate) fn launch(dir: &Path, flags: &[&str]) -> Output {
     let shares = ["--env", "env", "--certs", "certs"];
     let forward = ["--forward", &format!("{}:22", free_port())];
     // A firmware told of a boot order tries nothing that is not in it, such as the network,
@@ -295,10 +307,7 @@ fn a_guest_that_refuses_to_boot_is_told_from_one_that_shuts_down() {
     }
     run(&mut script("kernel"));
     fs::copy(target().join("kernel/vmlinuz"), dir.path().join("img/bzImage")).unwrap();
-    run(Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--locked", "--release", "--quiet", "--bin", "cvm-init", "--target-dir"])
-        .arg(target())
-        .current_dir(TREE));
+    build_cvm_init();
     run(script("initramfs")
         .args(["--kernel-modules", "none", "-o"])
         .arg(dir.path().join("img/rootfs.cpio.gz")));

@@ -46,9 +46,9 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Options {
-    /// Firmware of an SNP or TDX guest that is booted directly
+    /// Firmware of an SNP or TDX guest that is booted directly; may be repeated
     #[arg(long)]
-    ovmf: Option<PathBuf>,
+    ovmf: Vec<PathBuf>,
     /// Number of processors
     #[arg(long)]
     vcpus: u32,
@@ -142,16 +142,16 @@ fn tell(options: &Options) -> Result<()> {
         initramfs_words: &document.inputs.initramfs_words.clone(),
     };
     files.require(&document)?;
-    let ovmf = options.ovmf.as_ref().map(|path| Ok((path.display().to_string(), bytes(path)?)));
-    let ovmf = ovmf.transpose()?;
+    let ovmf = options.ovmf.iter().map(|path| Ok((path.display().to_string(), bytes(path)?)));
+    let ovmf = ovmf.collect::<Result<Vec<_>>>()?;
     let shape = Shape {
         vcpus: options.vcpus,
         cpu: &options.cpu,
         features: &options.guest_features,
         memory: options.memory,
     };
-    let ovmf = ovmf.as_ref().map(|(name, data)| (name.as_str(), data.as_slice()));
-    let (mut machine, unknown) = files.measure(ovmf, &shape)?;
+    let ovmf: Vec<_> = ovmf.iter().map(|(name, data)| (name.as_str(), data.as_slice())).collect();
+    let (mut machine, unknown) = files.measure(&ovmf, &shape)?;
     document.not_predicted.extend(unknown);
     match &options.igvm {
         Some(file) => machine.igvm.push(of_igvm(file, options.igvmmeasure.as_deref())?),

@@ -140,14 +140,14 @@ impl Files<'_> {
         Ok(())
     }
 
-    /// What such a guest measures with this firmware, and what of it cannot be told.
+    /// What such a guest measures with each of these firmwares, and what of it cannot be told: what
+    /// no firmware is for, and what none decides.
     ///
     /// # Errors
-    /// The shape is none that a guest can have, or the firmware is broken or for neither SNP nor
-    /// TDX.
+    /// The shape is none that a guest can have, or a firmware is broken or for neither SNP nor TDX.
     pub fn measure(
         &self,
-        ovmf: Option<(&str, &[u8])>,
+        firmwares: &[(&str, &[u8])],
         shape: &Shape<'_>,
     ) -> Result<(Machine, Vec<Unknown>)> {
         let Self { kernel, initramfs, cmdline, initramfs_words } = *self;
@@ -166,31 +166,40 @@ impl Files<'_> {
             .ok();
         let mut machine =
             Machine { pcr_4_of_older_qemu, snp: Vec::new(), igvm: Vec::new(), tdx: Vec::new() };
-        let Some((name, data)) = ovmf else {
+        if firmwares.is_empty() {
             untold("SNP and TDX", Error::new("there is no firmware: name one with --ovmf"));
-            return Ok((machine, unknown));
-        };
-
-        let firmware = Firmware::parse(name, data)?;
-        if firmware.hash_table()?.is_none() && firmware.tdx_sections()?.is_none() {
-            return Err(
-                firmware.refuse("it is made neither for SEV-SNP with kernel hashes nor for TDX")
-            );
         }
-        let file = File::of(name, data);
-        match shape.snp(&firmware, &file, boot, signature) {
-            Ok(digests) => machine.snp = digests,
-            Err(error) => untold("launch digest of a direct boot on SNP", error),
-        }
-        let record = Record::of(line(cmdline), initramfs_words);
-        match shape.tdx(&firmware, file, boot, older.ok()) {
-            Ok(registers) => {
-                let rtmr3 = record.map(|record| record.rtmr3());
-                let rtmr3 = rtmr3.map_err(|error| untold("RTMR3", error)).ok();
-                machine.tdx.push(Tdx { rtmr3, ..registers });
-                unknown.extend(of_tdx());
+        let record = Record::of(line(cmdline), initramfs_words).map(|record| record.rtmr3());
+        let (mut no_snp, mut no_tdx) = (None, None);
+        for (name, data) in firmwares {
+            let firmware = Firmware::parse(name, data)?;
+            if firmware.hash_table()?.is_none() && firmware.tdx_sections()?.is_none() {
+                return Err(firmware
+                    .refuse("it is made neither for SEV-SNP with kernel hashes nor for TDX"));
             }
-            Err(error) => untold("MRTD, RTMR1 and RTMR2 of a direct boot on TDX", error),
+            let file = File::of(name, data);
+            match shape.snp(&firmware, &file, boot, signature) {
+                Ok(digests) => machine.snp.extend(digests),
+                Err(error) => no_snp = no_snp.or(Some(error)),
+            }
+            match shape.tdx(&firmware, file, boot, older.as_deref().ok()) {
+                Ok(registers) => {
+                    machine.tdx.push(Tdx { rtmr3: record.as_ref().ok().copied(), ..registers });
+                }
+                Err(error) => no_tdx = no_tdx.or(Some(error)),
+            }
+        }
+        if let Some(error) = no_snp.filter(|_| machine.snp.is_empty()) {
+            untold("launch digest of a direct boot on SNP", error);
+        }
+        if let Some(error) = no_tdx.filter(|_| machine.tdx.is_empty()) {
+            untold("MRTD, RTMR1 and RTMR2 of a direct boot on TDX", error);
+        }
+        if !machine.tdx.is_empty() {
+            if let Err(error) = record {
+                untold("RTMR3", error);
+            }
+            unknown.extend(of_tdx());
         }
         Ok((machine, unknown))
     }
@@ -236,10 +245,10 @@ impl Shape<'_> {
         firmware: &Firmware<'_>,
         ovmf: File,
         boot: Direct<'_>,
-        older: Option<Vec<u8>>,
+        older: Option<&[u8]>,
     ) -> Result<Tdx> {
         let older = older.map(|kernel| {
-            let value = tdx::rtmr1(&kernel)?;
+            let value = tdx::rtmr1(kernel)?;
             Ok(OfMemory { memory: self.memory, value })
         });
         Ok(Tdx {
@@ -283,26 +292,27 @@ mod tests {
     const SHAPE: Shape<'_> =
         Shape { vcpus: 4, cpu: "EPYC", features: &[0x1, 0x21], memory: 2 << 30 };
 
-    fn measure(ovmf: Option<&[u8]>, shape: &Shape<'_>) -> Result<(Machine, Vec<String>)> {
+    fn measure(ovmf: &[&[u8]], shape: &Shape<'_>) -> Result<(Machine, Vec<String>)> {
         measure_by(&words(""), ovmf, shape)
     }
 
     fn measure_by(
         words: &str,
-        ovmf: Option<&[u8]>,
+        ovmf: &[&[u8]],
         shape: &Shape<'_>,
     ) -> Result<(Machine, Vec<String>)> {
         let kernel = kernel::tests::sample("6.1.0");
         let cmdline = &format!("{words}\n");
         let files = Files { kernel: &kernel, initramfs: b"i", cmdline, initramfs_words: "" };
-        let (machine, unknown) = files.measure(ovmf.map(|data| ("a.fd", data)), shape)?;
+        let firmwares: Vec<_> = ["a.fd", "b.fd"].into_iter().zip(ovmf.iter().copied()).collect();
+        let (machine, unknown) = files.measure(&firmwares, shape)?;
         Ok((machine, unknown.into_iter().map(|of| format!("{}: {}", of.value, of.why)).collect()))
     }
 
     #[test]
     fn a_firmware_for_both_is_measured_for_both() {
         let file = ovmf::tests::sample();
-        let (machine, unknown) = measure(Some(&file), &SHAPE).unwrap();
+        let (machine, unknown) = measure(&[&file], &SHAPE).unwrap();
         let features: Vec<_> = machine.snp.iter().map(|snp| snp.guest_features.as_str()).collect();
         assert_eq!(features, ["0x1", "0x21"]);
         assert_ne!(machine.snp[0].launch_digest, machine.snp[1].launch_digest);
@@ -316,10 +326,25 @@ mod tests {
         assert!(unknown[0].starts_with("RTMR0: "));
     }
 
+    /// A launcher has one for SNP and another for TDX.
+    #[test]
+    fn each_firmware_is_measured_for_what_it_is_for() {
+        let (both, for_tdx) = (ovmf::tests::sample(), ovmf::tests::sample_without_hashes());
+        let (machine, unknown) = measure(&[&for_tdx, &both], &SHAPE).unwrap();
+        let files: Vec<_> = machine.snp.iter().map(|snp| snp.ovmf.file.as_str()).collect();
+        assert_eq!(files, ["b.fd", "b.fd"]);
+        let files: Vec<_> = machine.tdx.iter().map(|tdx| tdx.ovmf.file.as_str()).collect();
+        assert_eq!(files, ["a.fd", "b.fd"]);
+        assert_eq!(unknown.len(), 2, "{unknown:?}");
+        let (machine, unknown) = measure(&[&for_tdx], &SHAPE).unwrap();
+        assert!(machine.snp.is_empty());
+        assert!(unknown[0].starts_with("launch digest of a direct boot on SNP: "), "{unknown:?}");
+    }
+
     #[test]
     fn rtmr3_is_what_pid_1_is_told_to_record_there() {
         let file = ovmf::tests::sample();
-        let of = |words: &str| measure_by(words, Some(&file), &SHAPE).unwrap();
+        let of = |words: &str| measure_by(words, &[&file], &SHAPE).unwrap();
         let (machine, _) = of(&words("cvm.measure=rtmr3"));
         assert_ne!(machine.tdx[0].rtmr3, Some(Hash::<48>::ZERO));
         let (machine, unknown) = of("a");
@@ -330,13 +355,13 @@ mod tests {
     #[test]
     fn what_cannot_be_told_is_named() {
         let file = ovmf::tests::sample();
-        let (machine, unknown) = measure(Some(&file), &Shape { cpu: "host", ..SHAPE }).unwrap();
+        let (machine, unknown) = measure(&[&file], &Shape { cpu: "host", ..SHAPE }).unwrap();
         assert!(machine.snp.is_empty() && machine.tdx.len() == 1);
         assert_eq!(
             unknown[0],
             "launch digest of a direct boot on SNP: processors of model host are the host's"
         );
-        let (machine, unknown) = measure(None, &Shape { memory: 4096, ..SHAPE }).unwrap();
+        let (machine, unknown) = measure(&[], &Shape { memory: 4096, ..SHAPE }).unwrap();
         assert!(machine.snp.is_empty() && machine.tdx.is_empty());
         assert_eq!(
             unknown,
@@ -351,8 +376,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_an_error() {
         let file = ovmf::tests::sample();
-        let why =
-            |file: &[u8], shape: &Shape<'_>| measure(Some(file), shape).unwrap_err().to_string();
+        let why = |file: &[u8], shape: &Shape<'_>| measure(&[file], shape).unwrap_err().to_string();
         assert!(
             why(&file, &Shape { cpu: "EPIC", ..SHAPE }).starts_with("CPU EPIC is none of EPYC, ")
         );

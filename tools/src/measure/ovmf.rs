@@ -295,6 +295,14 @@ pub(crate) mod tests {
         file
     }
 
+    /// The same without a place for hashes.
+    pub(crate) fn sample_without_hashes() -> Vec<u8> {
+        let mut file = sample();
+        let at = file.windows(16).rposition(|guid| guid == SEV_HASH_TABLE).unwrap();
+        file[at - 10..at - 2].fill(0);
+        file
+    }
+
     #[test]
     fn the_table_is_read_from_its_end() {
         let file = sample();
