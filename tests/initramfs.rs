@@ -158,10 +158,7 @@ fn a_driver_is_loaded_after_its_bus() {
     packed.retain(|entry| entry.contains("modules/0"));
     assert_eq!(
         packed,
-        [
-            "-rw-r--r-- 0:0 7 modules/00-000-lone.ko",
-            "-rw-r--r-- 0:0 9 modules/01-001-bottom.ko",
-        ]
+        ["-rw-r--r-- 0:0 7 modules/00-000-lone.ko", "-rw-r--r-- 0:0 9 modules/01-001-bottom.ko",]
     );
 }
 
