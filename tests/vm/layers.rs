@@ -46,7 +46,7 @@ pub(crate) fn all() -> Vec<&'static Layer> {
 
 /// What is in the root is what the layers have, one above the other.
 #[track_caller]
-fn check_content(guest: &mut Guest) {
+pub(crate) fn check_content(guest: &mut Guest) {
     assert_eq!(guest.read("/etc/changed"), "of the second layer\n");
     assert_eq!(guest.read("/etc/added"), "of the topmost layer\n");
     let removed = guest.call("stat", json!({ "path": "/etc/removed" }));
@@ -56,7 +56,7 @@ fn check_content(guest: &mut Guest) {
 
 /// The root is an overlay, and nobody sees what it is made of.
 #[track_caller]
-fn check_mounts(guest: &mut Guest) {
+pub(crate) fn check_mounts(guest: &mut Guest) {
     let all = mounts(guest);
     let shown = guest.read("/proc/mounts");
     let root: Vec<_> = shown.lines().filter(|line| line.contains(" / ")).collect();
@@ -75,7 +75,7 @@ fn check_mounts(guest: &mut Guest) {
 
 /// What is written stays, also when memory has let go of it.
 #[track_caller]
-fn check_writing(guest: &mut Guest) {
+pub(crate) fn check_writing(guest: &mut Guest) {
     for path in ["/etc/changed", "/new"] {
         guest.ask("write", json!({ "path": path, "text": SECRET }));
     }
@@ -86,9 +86,9 @@ fn check_writing(guest: &mut Guest) {
     }
 }
 
-const SECRET: &str = "what a guest of layers writes, and no host is to read\n";
+pub(crate) const SECRET: &str = "what a guest of layers writes, and no host is to read\n";
 
-fn contains(file: &Path, text: &str) -> bool {
+pub(crate) fn contains(file: &Path, text: &str) -> bool {
     let bytes = fs::read(file).expect("the disk is there");
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
