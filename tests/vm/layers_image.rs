@@ -96,10 +96,14 @@ fn check_boot(guest: &mut Guest) {
 fn an_image_of_layers_boots_from_its_one_disk() {
     let folder = Scratch::new("layers-image");
     run(&mut image(&folder));
+    let disk = folder.join("disk.img");
+    // As launchers do it, for a volume that is larger.
+    let file = File::options().write(true).open(&disk).unwrap();
+    file.set_len(file.metadata().unwrap().len() + 64 * MIB).unwrap();
     let mut guest = directly(&folder, "").boot();
     check_boot(&mut guest);
+    assert_eq!(guest.report()["volume"]["partition_bytes"], 128 * MIB);
     guest.power_off();
-    let disk = folder.join("disk.img");
     assert!(!contains(&disk, SECRET));
     assert!(contains(&disk, "of the topmost layer"), "what is not encrypted would be seen");
 }
