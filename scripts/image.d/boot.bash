@@ -1,6 +1,6 @@
 # What is booted: the kernel and its command line, and what of them the firmware starts: GRUB or a
 # unified kernel image, and their signature.
-# shellcheck shell=bash disable=SC2154  # variables of scripts/image
+# shellcheck shell=bash disable=SC2034,SC2154  # variables of scripts/image
 
 stub=/usr/lib/systemd/boot/efi/linuxx64.efi.stub
 grub_modules=/usr/lib/grub/x86_64-efi
@@ -40,14 +40,17 @@ read_kernel() {
 # others have packed may hold them in another way; then nothing is known. Nor is it whether what is no
 # module is built in.
 check_modules() {
-    local made_for names
+    local made_for names name
     made_for=$(bsdtar -xOqf "$1" '*modules/*.ko' 2>/dev/null |
         grep -aoE 'vermagic=[^ ]+' | awk -F= 'NR == 1 { print $2 }') || true
     [[ ! $release || ! $made_for || $release == "$made_for" ]] ||
         die "cannot boot $kernel with the modules of $2: the kernel is $release, they are for $made_for"
     names=$(bsdtar -tf "$1" '*modules/*.ko*' 2>/dev/null) || true
-    [[ ! $names || $names =~ [/-]$root_format\.ko ]] ||
-        note "warning: $2 has no module $root_format: a kernel that has it not built in will not mount the root; scripts/initramfs --root-format $root_format packs it"
+    [[ $names ]] || return 0
+    for name in "${mounted_by[@]}"; do
+        [[ $names =~ [/-]$name\.ko ]] ||
+            note "warning: $2 has no module $name: a kernel that has it not built in will not mount the root; scripts/initramfs ${packed[*]} packs it"
+    done
 }
 
 # divide_append: the words of --append into $append_words and, from the first -- outside quotes on,
@@ -69,11 +72,10 @@ divide_append() {
     append_words+=${rest% }
 }
 
-# compose_cmdline ROOTHASH SALT BLOCKS: in $cmdline, what the kernel is booted with, between two words
-# by which PID 1 knows that nothing of it was cut off. Stops at what would end a boot.
+# compose_cmdline: in $cmdline, what the kernel is booted with, $root_words first, between two words by
+# which PID 1 knows that nothing of it was cut off. Stops at what would end a boot.
 compose_cmdline() {
-    local words="roothash=$1 cvm.verity_salt=$2 cvm.verity_data_blocks=$3 $fixed_words"
-    local room=$line_max less=
+    local words="$root_words $fixed_words" room=$line_max less='' what=--append fewer=''
     if [[ $boot == grub ]]; then
         room=$((room - ${#grub_prefix}))
         less=" less ${#grub_prefix} that GRUB puts in front; with --boot uki there are none"
@@ -81,8 +83,9 @@ compose_cmdline() {
     if [[ $allow_credentials ]]; then words+=" $opening_words"; else words+=" $closing_words"; fi
     words+=$append_words
     cmdline="cvm.begin $words cvm.end$init_words"
+    [[ ! $layers ]] || what="--layers $layers" fewer="; scripts/layers --flatten makes one of all layers"
     ((${#cmdline} <= room)) ||
-        die "cannot use --append: the command line has ${#cmdline} characters, the kernel takes $line_max$less"
+        die "cannot use $what: the command line has ${#cmdline} characters, the kernel takes $line_max$less$fewer"
     attempt "boot with this command line" "$tools/cvm-cmdline" --initramfs "$initramfs_words" "$cmdline"
 }
 
@@ -98,6 +101,19 @@ word_of() {
     local words=" ${append_words//\"/} ${initramfs_words//\"/} "
     REPLY=
     [[ ! $words =~ [[:space:]]"$1"=([^[:space:]]+) ]] || REPLY=${BASH_REMATCH[1]}
+}
+
+# find_volume: in $elsewhere, the word by which what is written lies on another disk, or on none; nothing
+# when it is on this one.
+find_volume() {
+    local key
+    elsewhere=
+    for key in cvm.volume cocoon.cow; do
+        word_of $key
+        [[ ! $REPLY ]] || elsewhere=$key=$REPLY
+    done
+    word_of cvm.cow
+    [[ $REPLY != memory ]] || elsewhere=cvm.cow=memory
 }
 
 # sign FILE: what the firmware is to start. The signature holds the time it was made at.

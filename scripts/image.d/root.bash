@@ -1,5 +1,89 @@
-# The root of an image: what was given for it, and whether a boot can use it.
+# The root of an image: what was given for it, whether a boot can use it, and what is made of it.
 # shellcheck shell=bash disable=SC2034,SC2154  # variables of scripts/image and of formats.bash
+
+# look_at_root: what can be told of the root, and of words that belong to it, before the long work.
+look_at_root() {
+    local digits
+    ready=
+    if [[ ! -d $rootfs ]]; then
+        read_format "$rootfs"
+        [[ $ready ]] || check_kind "$rootfs"
+        [[ ! $ready || ! $root_format || $ready == "$root_format" ]] ||
+            die "cannot use $rootfs as root: it is $ready, not $root_format; leave --root-format out, or give its files as a folder or a tar"
+    fi
+    root_format=${ready:-${root_format:-ext4}}
+    need_format "$root_format"
+    word_of rootfstype
+    [[ ! $REPLY || ,$REPLY, == *,"$root_format",* ]] ||
+        die "cannot use rootfstype=$REPLY: the root will be $root_format; leave the word out, or give --root-format"
+    word_of cvm.verity_hash_offset
+    [[ ! $REPLY ]] ||
+        die "cannot use cvm.verity_hash_offset=$REPLY: the hash tree of an image has a partition of its own"
+    # A salt and a hash have these many digits; how many blocks there will be is not known yet.
+    printf -v digits %064d 0
+    name_root "$digits" "$digits" 2
+    mounted_by=("$root_format")
+    packed=(--root-format "$root_format")
+    word_of cvm.overlay
+    IFS=, read -ra overlays <<<"$REPLY"
+    ((${#overlays[@]} == 0)) || packed+=(--with overlay)
+    share_places=(/etc/certs /etc/cocos)
+    word_of cvm.shares
+    if [[ $REPLY ]]; then
+        share_places=()
+        [[ ,$REPLY, != *,certs_share,* ]] || share_places+=(/etc/certs)
+        [[ ,$REPLY, != *,env_share,* ]] || share_places+=(/etc/cocos)
+    fi
+}
+
+# name_root ROOTHASH SALT BLOCKS: in $root_words, what proves it to a boot.
+name_root() {
+    root_words="roothash=$1 cvm.verity_salt=$2 cvm.verity_data_blocks=$3"
+}
+
+# pack_root: the root and its hash tree, as parts and partitions.
+pack_root() {
+    local file=rootfs.$root_format roothash salt
+    # Where the root's files are looked at.
+    local content=$rootfs
+    if [[ -d $rootfs ]]; then
+        note "packing $rootfs"
+        make_root "$rootfs" "$tree/$file"
+    elif [[ $ready ]]; then
+        attempt "copy $rootfs" cp --sparse=always --reflink=auto --no-preserve=mode "$rootfs" "$tree/$file"
+        if [[ $ready != ext4 ]]; then
+            content=$scratch/root
+            unmake_root "$tree/$file" "$content"
+        fi
+    else
+        note "unpacking $rootfs"
+        content=$scratch/root
+        unpack "$rootfs" "$content"
+        make_root "$content" "$tree/$file"
+    fi
+    fill_blocks "$tree/$file"
+    check_root "$tree/$file" "$content"
+    rm -rf "$scratch/root"
+
+    note "hashing $file"
+    salt=$(sha256sum <"$tree/$file")
+    salt=${salt%% *}
+    # veritysetup would make it readable to its owner only.
+    : >"$tree/rootfs.verity"
+    attempt "hash $file" veritysetup format --hash sha256 --salt "$salt" --uuid "$(as_uuid "$salt")" \
+        --data-block-size "$block" --hash-block-size "$block" "$tree/$file" "$tree/rootfs.verity"
+    roothash=$(awk '/^Root hash:/ { print $3 }' <<<"$said")
+    [[ $roothash =~ ^[0-9a-f]{64}$ ]] || die "cannot hash $file: veritysetup gave no root hash"
+    echo "$roothash" >"$tree/rootfs.roothash"
+    name_root "$roothash" "$salt" $(($(stat -c %s "$tree/$file") / block))
+    identity=$salt
+    parts=("$file" rootfs.verity rootfs.roothash)
+    # By the root hash cvm-init and systemd know them.
+    root_partitions=(
+        "root:$linux_type:$(as_uuid "$roothash"):$tree/$file"
+        "verity:$linux_type:$(as_uuid "${roothash:32}"):$tree/rootfs.verity"
+    )
+}
 
 # unpack FILE DIR: owners are remembered, not set, so no root is needed. fakeroot does not take
 # a path with blanks, so it is started where its file is.

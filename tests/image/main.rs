@@ -2,11 +2,18 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
+#[allow(dead_code, reason = "each test takes its part")]
+#[path = "../layers/archive.rs"]
+mod archive;
 mod cmdline;
 mod efi;
 mod formats;
+mod layers;
 mod machine;
 mod measure;
+#[allow(dead_code, reason = "each test takes its part")]
+#[path = "../layers/image.rs"]
+mod oci;
 mod refused;
 mod root;
 #[path = "../script/mod.rs"]
@@ -290,15 +297,19 @@ fn an_image_can_make_its_initramfs() {
     tool_in(&dir, "cargo", "exit 0");
     tool_in(&built, "cvm-cmdline", "exit 0");
     tool_in(&built, "cvm-disk", r#"while [ "$1" != -o ]; do shift; done; : >"$2""#);
+    tool_in(&built, "cvm-layers", "exit 0");
     tool_in(&built, "cvm-rootfs", "exit 0");
     tool_in(&built, "cvm-measure", r#"for dir; do :; done; echo {} >"$dir/measurements.json""#);
-    let command = || {
+    let layers = dir.join("layers");
+    fs::create_dir(&layers).unwrap();
+    fs::write(layers.join("layers.json"), "{}").unwrap();
+    let command_of = |flag: &str, of: &Path| {
         let mut command = script("image");
         command
             .env("CARGO_TARGET_DIR", &*dir)
             .env("PATH", first_in_path(&dir))
-            .arg("--rootfs")
-            .arg(&root)
+            .arg(flag)
+            .arg(of)
             .arg("--kernel")
             .arg(dir.join("kernel"))
             .arg("--modules")
@@ -307,24 +318,32 @@ fn an_image_can_make_its_initramfs() {
             .arg(dir.join("out"));
         command
     };
+    let command = || command_of("--rootfs", &root);
     refuses(&mut command(), 1, "cvm-init: no such file; build it with 'cargo build --release'");
     assert_empty(&dir.join("out"));
     fs::write(built.join("cvm-init"), "the init").unwrap();
+    let same_initramfs = |made: &mut Command, choice: &[&str]| {
+        run(made);
+        run(script("initramfs")
+            .env("CARGO_TARGET_DIR", &*dir)
+            .arg("--kernel-modules")
+            .arg(&modules)
+            .args(choice)
+            .arg("-o")
+            .arg(dir.join("expected")));
+        run(tool("cmp").arg(dir.join("expected")).arg(dir.join("out/rootfs.cpio.gz")));
+    };
     for (append, cipher, format) in [
         ("quiet", "aes-gcm-random", "ext4"),
         // Without its modules the boot would end.
         ("cvm.cipher=aegis128-random quiet", "aegis128-random", "ext4"),
         ("quiet", "aes-gcm-random", "erofs"),
     ] {
-        run(command().args(["--append", append, "--root-format", format]));
-        run(script("initramfs")
-            .env("CARGO_TARGET_DIR", &*dir)
-            .arg("--kernel-modules")
-            .arg(&modules)
-            .args(["--cipher", cipher, "--root-format", format, "-o"])
-            .arg(dir.join("expected")));
-        run(tool("cmp").arg(dir.join("expected")).arg(dir.join("out/rootfs.cpio.gz")));
+        let mut made = command();
+        made.args(["--append", append, "--root-format", format]);
+        same_initramfs(&mut made, &["--cipher", cipher, "--root-format", format]);
     }
+    same_initramfs(&mut command_of("--layers", &layers), &["--with", "layers"]);
     fs::write(dir.join("kernel"), kernel()).unwrap();
     refuses(&mut command(), 1, "modules: the kernel is 6.1.0-test, they are for 6.1.0-");
 }

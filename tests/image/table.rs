@@ -10,16 +10,16 @@ use cvm_init::format::{uuid, verity};
 use crate::script::{run, scratch, tool};
 use crate::{MIB, image, image_without_cocos, root};
 
-const SECTOR_SIZES: [u64; 2] = [512, 4096];
+pub(crate) const SECTOR_SIZES: [u64; 2] = [512, 4096];
 
-fn read(disk: &Path, at: u64, length: usize) -> Vec<u8> {
+pub(crate) fn read(disk: &Path, at: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     File::open(disk).unwrap().read_exact_at(&mut bytes, at).unwrap();
     bytes
 }
 
 /// The table, as PID 1 reads it.
-fn table(disk: &Path, sector_size: u64) -> Vec<Entry> {
+pub(crate) fn table(disk: &Path, sector_size: u64) -> Vec<Entry> {
     let header = read(disk, sector_size, usize::try_from(sector_size).unwrap());
     let header = Header::parse(&header).unwrap();
     let at = header.entries_at(sector_size).unwrap();
@@ -28,7 +28,7 @@ fn table(disk: &Path, sector_size: u64) -> Vec<Entry> {
 
 /// What fdisk, which reads both copies of the table, says of the partitions: first sector, sectors,
 /// type, UUID and name.
-fn rows_of_fdisk(disk: &Path, sector_size: u64) -> Vec<[String; 5]> {
+pub(crate) fn rows_of_fdisk(disk: &Path, sector_size: u64) -> Vec<[String; 5]> {
     let output = tool("fdisk")
         .env("LC_ALL", "C")
         .args(["-b", &sector_size.to_string(), "-l", "-o", "Start,Sectors,Type-UUID,UUID,Name"])
@@ -47,6 +47,16 @@ fn rows_of_fdisk(disk: &Path, sector_size: u64) -> Vec<[String; 5]> {
     .collect()
 }
 
+/// The same of what PID 1 reads.
+pub(crate) fn shown(entries: &[Entry]) -> Vec<[String; 5]> {
+    let row = |entry: &Entry| {
+        let sectors = entry.last - entry.first + 1;
+        let [kind, own] = [entry.kind, entry.uuid].map(|of| uuid::hyphenated(&of));
+        [entry.first.to_string(), sectors.to_string(), kind, own, entry.name.clone()]
+    };
+    entries.iter().map(row).collect()
+}
+
 #[test]
 fn a_disk_is_made_for_sectors_of_either_size() {
     let dir = scratch("sectors");
@@ -61,15 +71,7 @@ fn a_disk_is_made_for_sectors_of_either_size() {
         let part = |name: &str| dir.join("out").join(name);
         let disk = part("disk.img");
         let entries = table(&disk, sector_size);
-        let shown: Vec<_> = entries
-            .iter()
-            .map(|entry| {
-                let sectors = entry.last - entry.first + 1;
-                let [kind, own] = [entry.kind, entry.uuid].map(|of| uuid::hyphenated(&of));
-                [entry.first.to_string(), sectors.to_string(), kind, own, entry.name.clone()]
-            })
-            .collect();
-        assert_eq!(rows_of_fdisk(&disk, sector_size), shown);
+        assert_eq!(rows_of_fdisk(&disk, sector_size), shown(&entries));
 
         let names: Vec<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
         assert_eq!(names, ["efi", "root", "verity", "cocos"]);

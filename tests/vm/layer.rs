@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 const BLOCK: u64 = 4096;
 
 /// As `scripts/layers` salts them, and 64 digits long.
-const SALT: &str = "1a7e12001a7e12001a7e12001a7e12001a7e12001a7e12001a7e12001a7e1200";
+pub(crate) const SALT: &str = "1a7e12001a7e12001a7e12001a7e12001a7e12001a7e12001a7e12001a7e1200";
 
 pub(crate) struct Layer {
     path: PathBuf,

@@ -87,7 +87,7 @@ pub(crate) fn check_writing(guest: &mut Guest) {
 
 pub(crate) const SECRET: &str = "what a guest of layers writes, and no host is to read\n";
 
-fn contains(file: &Path, text: &str) -> bool {
+pub(crate) fn contains(file: &Path, text: &str) -> bool {
     let bytes = fs::read(file).expect("the disk is there");
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }

@@ -1,7 +1,8 @@
 //! Boots in QEMU: the real initramfs, a stock distribution kernel, disks made with the real tools.
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
-//! those. The tests are in `good`, `shares`, `beyond`, `commands`, `init`, `disks`, `layouts`, `layers`, `engine`, `repart`,
+//! those. The tests are in `good`, `shares`, `beyond`, `commands`, `init`, `disks`, `layouts`, `layers`,
+//! `layers_image`, `engine`, `repart`,
 //! `data_disks`, `volume`, `volume_disk`, `tags`, `ciphers`,
 //! `corruption`, `overlay`, `writable`, `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`,
 //! `console`, `secrets`, `lying`, `firmware`, `debian`,
@@ -38,6 +39,7 @@ mod images;
 mod init;
 mod layer;
 mod layers;
+mod layers_image;
 mod layouts;
 mod lying;
 mod machine;

@@ -32,11 +32,9 @@ const GET_CAPABILITY: [u8; 4] = [0, 0, 1, 0x7a];
 const CAP_PCRS: [u8; 4] = [0, 0, 0, 5];
 const PCR_READ: [u8; 4] = [0, 0, 1, 0x7e];
 
-/// Boots an image of `scripts/image` by a firmware: all registers that its `measurements.json` has are
-/// as it says.
-fn an_image_measures_what_was_predicted(boot: &str) {
-    let folder = Scratch::new("measured");
-    run(image(&folder).args(["--boot", boot]));
+/// Boots an image that `scripts/image` has made in this folder by a firmware: all registers that its
+/// `measurements.json` has are as it says.
+pub(crate) fn measures_what_was_predicted(folder: &Scratch) -> Guest {
     let variables = folder.join("variables.fd");
     fs::copy(installed(VARIABLES), &variables).unwrap();
     let mut guest = Vm::new()
@@ -52,10 +50,16 @@ fn an_image_measures_what_was_predicted(boot: &str) {
         for (pcr, value) in values {
             let path = format!("/sys/class/tpm/tpm0/pcr-{bank}/{pcr}");
             let held = guest.read(&path).trim().to_ascii_lowercase();
-            assert_eq!(*value, held, "{boot}: PCR {pcr} in bank {bank}");
+            assert_eq!(*value, held, "PCR {pcr} in bank {bank}");
         }
     }
-    guest.power_off();
+    guest
+}
+
+fn an_image_measures_what_was_predicted(boot: &str) {
+    let folder = Scratch::new("measured");
+    run(image(&folder).args(["--boot", boot]));
+    measures_what_was_predicted(&folder).power_off();
 }
 
 #[test]

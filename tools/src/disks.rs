@@ -1,9 +1,21 @@
 //! Layers as disks: what is written down about them, and the words by which they are booted.
 
+use std::fmt::Display;
+
 use cvm_init::error::{Error, Result};
+use cvm_init::format::hex;
+use cvm_init::format::verity::{Areas, HashOffset, Params, SUPERBLOCK_SIZE};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::oci::{self, Digest};
+
+/// A reader has to know it, and refuse any other.
+pub const VERSION: u32 = 1;
+/// The file that these are written down in.
+pub const FILE: &str = "layers.json";
+/// The file of [`Disks::words`], beside it.
+pub const CMDLINE: &str = "cmdline";
 
 /// The kernel's `COMMAND_LINE_SIZE` on x86, less the NUL. What is longer is cut off without a word.
 const LINE_MAX: usize = 2047;
@@ -18,7 +30,7 @@ const BLOCKS_MIN: u64 = 2;
 /// The disks of an image. Written as `layers.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Disks {
-    /// Of this format.
+    /// [`VERSION`].
     pub version: u32,
     /// Digest of the image's manifest, where it has one.
     pub image_digest: Option<Digest>,
@@ -66,7 +78,7 @@ impl Disks {
         let one = |number: usize, layer: Option<&oci::Layer>, chain: &Digest| Disk {
             digest: layer.map(|layer| layer.digest),
             diff_id: layer.map(|layer| layer.diff_id),
-            file: format!("layer{number}.img"),
+            file: file_of(number),
             root_hash: String::new(),
             data_blocks: 0,
             salt: chain.hex(),
@@ -79,7 +91,7 @@ impl Disks {
             layers.map(|(number, (layer, chain))| one(number, Some(layer), chain)).collect()
         };
         Self {
-            version: 1,
+            version: VERSION,
             image_digest: image.digest,
             config_digest: image.config,
             platform: image.platform.to_string(),
@@ -88,6 +100,35 @@ impl Disks {
             flattened,
             layers,
         }
+    }
+
+    /// Reads what was written down.
+    ///
+    /// # Errors
+    /// It is none of these, of another version, or of no image's layers.
+    pub fn read(text: &str) -> Result<Self> {
+        let cannot = |cause: &dyn Display| Error::cannot(&format_args!("read {FILE}"), cause);
+        let value: Value = serde_json::from_str(text).map_err(|error| cannot(&error))?;
+        let version = value.get("version").cloned().unwrap_or_default();
+        if version != VERSION {
+            return Err(cannot(&format_args!(
+                "it is of version {version}, and {VERSION} is known"
+            )));
+        }
+        let disks: Self = serde_json::from_value(value).map_err(|error| cannot(&error))?;
+        if disks.layers.is_empty() {
+            return Err(cannot(&"it has no layers"));
+        }
+        for (number, disk) in disks.layers.iter().enumerate() {
+            // Other names could lead anywhere.
+            if disk.file != file_of(number) || !is_hash(&disk.root_hash) {
+                return Err(cannot(&format_args!(
+                    "layer {number} is no {} with a root hash",
+                    file_of(number)
+                )));
+            }
+        }
+        Ok(disks)
     }
 
     /// Adds what `hashes` says of each disk, from the lowest on: a root hash and a number of blocks a
@@ -155,6 +196,38 @@ impl Disks {
     fn joined(&self, word: impl Fn(&Disk) -> String) -> String {
         self.layers.iter().rev().map(word).collect::<Vec<_>>().join(",")
     }
+}
+
+impl Disk {
+    /// The byte at which the hash area begins.
+    #[must_use]
+    pub fn hash_offset(&self) -> u64 {
+        HashOffset::behind(self.data_blocks).bytes()
+    }
+
+    /// Holds a disk of so many bytes, and the superblock that it has at [`Disk::hash_offset`], against
+    /// what is written down. What is hashed is not looked at.
+    ///
+    /// # Errors
+    /// What is not the same.
+    pub fn check(&self, bytes: u64, superblock: &[u8; SUPERBLOCK_SIZE]) -> Result<()> {
+        let offset = HashOffset::behind(self.data_blocks);
+        let areas = Areas::together(bytes, offset)?;
+        let params = Params::from_superblock(superblock)?;
+        let said = hex::encode(&params.salt);
+        if (params.data_blocks, &said) != (self.data_blocks, &self.salt) {
+            return Err(Error::new(format!(
+                "its superblock has {} data blocks and salt {said}, but {FILE} has {} and {}",
+                params.data_blocks, self.data_blocks, self.salt
+            )));
+        }
+        params.require_room(&areas, areas.tree(true))
+    }
+}
+
+/// What the disk of a layer is called.
+fn file_of(number: usize) -> String {
+    format!("layer{number}.img")
 }
 
 fn is_hash(text: &str) -> bool {
@@ -257,6 +330,63 @@ mod tests {
     fn what_is_written_down_is_read_again() {
         let disks = Disks::of(&image(2), false).hashed(&hashes(2, 5)).unwrap();
         let text = serde_json::to_string(&disks).unwrap();
-        assert_eq!(serde_json::from_str::<Disks>(&text).unwrap(), disks);
+        assert_eq!(Disks::read(&text).unwrap(), disks);
+    }
+
+    #[test]
+    fn what_was_not_written_down_like_that_is_refused() {
+        type Change = fn(&mut Value);
+        let read = |change: Change| {
+            let disks = Disks::of(&image(2), false).hashed(&hashes(2, 5)).unwrap();
+            let mut value = serde_json::to_value(disks).unwrap();
+            change(&mut value);
+            Disks::read(&value.to_string()).unwrap_err().to_string()
+        };
+        let cases: [(Change, &str); 5] = [
+            (|value| value["version"] = 2.into(), "it is of version 2, and 1 is known"),
+            (|value| value["layers"] = Value::Array(Vec::new()), "it has no layers"),
+            (
+                |value| value["layers"][1]["file"] = "../layer1.img".into(),
+                "layer 1 is no layer1.img with a root hash",
+            ),
+            (
+                |value| value["layers"][0]["root_hash"] = "0f".into(),
+                "layer 0 is no layer0.img with a root hash",
+            ),
+            (|value| *value = Value::Null, "it is of version null, and 1 is known"),
+        ];
+        for (change, why) in cases {
+            assert_eq!(read(change), format!("cannot read layers.json: {why}"));
+        }
+        assert!(Disks::read("").unwrap_err().to_string().starts_with("cannot read layers.json: "));
+    }
+
+    #[test]
+    fn a_disk_is_held_against_what_is_written_down() {
+        let disks = Disks::of(&image(1), false).hashed(&hashes(1, 5)).unwrap();
+        let disk = &disks.layers[0];
+        assert_eq!(disk.hash_offset(), 5 * 4096);
+        let mut superblock = [0; SUPERBLOCK_SIZE];
+        superblock[..8].copy_from_slice(b"verity\0\0");
+        (superblock[8], superblock[12]) = (1, 1);
+        superblock[32..38].copy_from_slice(b"sha256");
+        (superblock[65], superblock[69]) = (0x10, 0x10);
+        (superblock[72], superblock[80]) = (5, 32);
+        superblock[88..120].copy_from_slice(&hex::decode(&disk.salt).unwrap());
+        // Data, superblock and one block of hashes.
+        disk.check(7 * 4096, &superblock).unwrap();
+        let why = |bytes, superblock: &_| disk.check(bytes, superblock).unwrap_err().to_string();
+        assert_eq!(
+            why(7 * 4096 - 1, &superblock),
+            "verity hash tree of 2 blocks, but there is room for 1"
+        );
+        assert!(why(5 * 4096, &superblock).starts_with("the hash area would begin at byte 20480"));
+        for (at, value) in [(72, 6), (88, superblock[88] ^ 1)] {
+            let mut other = superblock;
+            other[at] = value;
+            assert!(why(7 * 4096, &other).starts_with("its superblock has "), "{at}");
+        }
+        superblock[0] = 0;
+        assert!(why(7 * 4096, &superblock).starts_with("verity superblock: magic is "));
     }
 }

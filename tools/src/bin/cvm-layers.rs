@@ -2,18 +2,22 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::ExitCode;
 
 use cvm_init::error::{Error, Result};
-use cvm_tools::disks::Disks;
+use cvm_init::format::verity::SUPERBLOCK_SIZE;
+use cvm_tools::disks::{self, Disk, Disks};
 use cvm_tools::layer::{self, pack};
 use cvm_tools::oci::{Blob, Image, Platform, Source};
 
 const USAGE: &str = "usage: cvm-layers read [--platform PLATFORM] [--flatten] [--max-size BYTES] IMAGE DIR
        cvm-layers describe DIR
+       cvm-layers check DIR
 
 read checks an OCI image, a folder or a tar, and writes into DIR what its layers hold, each as a tar
 whose paths follow no link and leave no folder: layerN.tar, from the lowest, 0, on. What a layer removes
@@ -26,6 +30,10 @@ time in it.
 
 describe reads a line for each of the layers in DIR, root hash and number of data blocks, from standard
 input, and writes layers.json, cmdline and cmdline.stock beside them.
+
+check holds cmdline, and the size and the superblock of each disk in DIR, against layers.json. Prints the
+words by which cvm-init proves the disks, and a line for each, from the lowest on: its file, its root hash,
+and the byte at which its hash area begins.
 
 Exit status 0; 1 with the reason on standard error; 2 when the command line is wrong.";
 
@@ -52,6 +60,7 @@ fn main() -> ExitCode {
             Err(reason) => return wrong(&reason),
         },
         ["describe", dir] => describe(Path::new(dir)),
+        ["check", dir] => check(Path::new(dir)),
         _ => return wrong(&Error::new(USAGE)),
     };
     match done {
@@ -140,20 +149,63 @@ fn describe(dir: &Path) -> Result<()> {
     let read = io::stdin().read_to_string(&mut hashes);
     read.map_err(|cause| Error::cannot(&"read standard input", &cause))?;
     let path = dir.join(IMAGE);
-    let cannot =
-        |cause: &dyn std::fmt::Display| Error::cannot(&format!("read {}", path.display()), cause);
-    let text = fs::read(&path).map_err(|cause| cannot(&cause))?;
-    let disks: Disks = serde_json::from_slice(&text).map_err(|cause| cannot(&cause))?;
+    let disks: Disks =
+        serde_json::from_slice(&bytes_of(&path)?).map_err(|cause| cannot_read(&path, &cause))?;
     let disks = disks.hashed(&hashes)?;
     disks.require_room()?;
     for (name, text) in [
-        ("layers.json", json(&disks)?),
-        ("cmdline", disks.words() + "\n"),
+        (disks::FILE, json(&disks)?),
+        (disks::CMDLINE, disks.words() + "\n"),
         ("cmdline.stock", disks.stock_words() + "\n"),
     ] {
         write(&dir.join(name), &text)?;
     }
     Ok(())
+}
+
+/// What is to be done about layers that are not as they were made.
+const AGAIN: &str = "make the layers again with scripts/layers";
+
+fn check(dir: &Path) -> Result<()> {
+    let again = |cause: Error| Error::new(format!("{cause}; {AGAIN}"));
+    let text = bytes_of(&dir.join(disks::FILE))?;
+    let disks = Disks::read(&String::from_utf8_lossy(&text)).map_err(again)?;
+    let words = disks.words();
+    let cmdline = dir.join(disks::CMDLINE);
+    if bytes_of(&cmdline).map_err(again)? != format!("{words}\n").as_bytes() {
+        let cause = format_args!("it has not the words of {}", disks::FILE);
+        return Err(again(Error::cannot(&format_args!("use {}", cmdline.display()), &cause)));
+    }
+    println!("{words}");
+    for disk in &disks.layers {
+        let path = dir.join(&disk.file);
+        check_disk(disk, &path).map_err(again)?;
+        println!("{} {} {}", disk.file, disk.root_hash, disk.hash_offset());
+    }
+    Ok(())
+}
+
+fn check_disk(disk: &Disk, path: &Path) -> Result<()> {
+    let file = File::open(path).map_err(|cause| cannot_read(path, &cause))?;
+    let bytes = file.metadata().map_err(|cause| cannot_read(path, &cause))?.len();
+    let mut superblock = [0; SUPERBLOCK_SIZE];
+    match file.read_exact_at(&mut superblock, disk.hash_offset()) {
+        // That there is none the size says better.
+        Err(cause) if cause.kind() != io::ErrorKind::UnexpectedEof => {
+            return Err(cannot_read(path, &cause));
+        }
+        _ => {}
+    }
+    disk.check(bytes, &superblock)
+        .map_err(|cause| Error::cannot(&format_args!("use {}", path.display()), &cause))
+}
+
+fn cannot_read(path: &Path, cause: &dyn Display) -> Error {
+    Error::cannot(&format_args!("read {}", path.display()), cause)
+}
+
+fn bytes_of(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|cause| cannot_read(path, &cause))
 }
 
 fn json(disks: &Disks) -> Result<String> {

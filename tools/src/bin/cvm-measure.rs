@@ -32,7 +32,7 @@ enum Command {
         /// What the initramfs says in the command line's stead
         #[arg(long, default_value = "", hide_default_value = true)]
         initramfs_words: String,
-        /// Where bzImage, rootfs.cpio.gz, cmdline, rootfs.roothash and disk.img lie
+        /// Where bzImage, rootfs.cpio.gz, cmdline and disk.img lie
         dir: PathBuf,
     },
     /// Tell it, with what the machine decides, as scripts/measure does
@@ -112,7 +112,6 @@ fn write(boot: Boot, efi: &Path, initramfs_words: &str, dir: &Path) -> Result<()
         initramfs: &bytes(&dir.join(image::INITRAMFS))?,
         cmdline: &text(&dir.join(image::CMDLINE))?,
         initramfs_words,
-        roothash: &text(&dir.join(image::ROOTHASH))?,
         disk: &head(&dir.join(image::DISK))?,
         boot_loader: &bytes(&efi.join(image::BOOT_LOADER))?,
         grub_cfg: grub_cfg.as_deref(),

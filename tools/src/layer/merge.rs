@@ -28,6 +28,14 @@ pub struct Image {
     layers: usize,
 }
 
+/// What a mark says of the layers below.
+struct Hidden {
+    /// Where the folder that it stands in really lies.
+    folder: Path,
+    /// What is removed of it, by its whole path; nothing stands for all.
+    removed: Option<Path>,
+}
+
 impl Default for Image {
     fn default() -> Self {
         Self { inodes: Vec::new(), whole: Folder::new(Meta::of_unnamed_folder()), layers: 0 }
@@ -47,45 +55,56 @@ impl Image {
         // What is removed is of the layers below, wherever in the archive it says so.
         let (marks, entries): (Vec<_>, Vec<_>) =
             entries.into_iter().partition(|entry| is_mark(&entry.path));
-        for Entry { path, .. } in marks {
-            self.hide(&mut own, &path)
-                .map_err(|cause| Error::cannot(&format!("take {path}"), &cause))?;
+        let cannot = |path: &Path, cause| Error::cannot(&format!("take {path}"), &cause);
+        let marks = marks
+            .iter()
+            .map(|entry| self.read_mark(&entry.path).map_err(|cause| cannot(&entry.path, cause)));
+        let mut hidden: Vec<_> = marks.collect::<Result<_>>()?;
+        // What lies in a folder that is removed is gone by then.
+        hidden.sort_by_key(|hidden| hidden.folder.names().len());
+        for hidden in &hidden {
+            self.hide(&mut own, hidden);
         }
         for entry in entries {
             let path = entry.path.clone();
-            let put = self.put(&mut own, layer, entry);
-            put.map_err(|cause| Error::cannot(&format!("take {path}"), &cause))?;
+            self.put(&mut own, layer, entry).map_err(|cause| cannot(&path, cause))?;
         }
         Ok(own)
     }
 
-    /// Removes what a mark stands for. One that stands for nothing is left out.
-    fn hide(&mut self, own: &mut Folder, mark: &Path) -> Result<()> {
-        let Some((above, name)) = mark.split() else {
-            return Ok(());
-        };
-        let of_nothing = || Err(Error::new("it is the mark of nothing that could be removed"));
+    /// What a mark stands for.
+    fn read_mark(&self, mark: &Path) -> Result<Hidden> {
+        let of_nothing = || Error::new("it is the mark of nothing that could be removed");
+        let (above, name) = mark.split().ok_or_else(of_nothing)?;
         if above.names().iter().any(|name| name.starts_with(REMOVED)) {
-            return of_nothing();
+            return Err(of_nothing());
         }
-        let above = self.resolve(&above)?;
+        let folder = self.resolve(&above)?;
         if name == OPAQUE {
-            self.hide_all(own, &above);
-            return Ok(());
+            return Ok(Hidden { folder, removed: None });
         }
-        let Some(name) = name.strip_prefix(REMOVED).filter(|_| !name.starts_with(AUFS)) else {
-            return of_nothing();
+        match name.strip_prefix(REMOVED).filter(|_| !name.starts_with(AUFS)) {
+            None | Some(b"" | b"." | b"..") => Err(of_nothing()),
+            Some(name) => {
+                let mut removed = folder.clone();
+                removed.push(name)?;
+                Ok(Hidden { folder, removed: Some(removed) })
+            }
+        }
+    }
+
+    /// Removes it. What is not there is left out.
+    fn hide(&mut self, own: &mut Folder, Hidden { folder, removed }: &Hidden) {
+        let Some((removed, (above, name))) =
+            removed.as_ref().and_then(|it| Some((it, it.split()?)))
+        else {
+            self.hide_all(own, folder);
+            return;
         };
-        if name.is_empty() || name == b"." || name == b".." {
-            return of_nothing();
-        }
-        let mut removed = above.clone();
-        removed.push(name)?;
         if self.whole.at(removed.names()).is_some() {
             own.make(above.names(), &self.whole).names.insert(name.to_vec(), Node::Removed);
             self.whole.make(above.names(), own).names.remove(name);
         }
-        Ok(())
     }
 
     /// Removes all that is in a folder.
@@ -281,6 +300,21 @@ mod tests {
         ] {
             let (layers, all) = layered(vec![below(), above.clone()]);
             assert_eq!((&*layers[1], &*all), (layer, whole), "{above:?}");
+        }
+    }
+
+    /// Of a folder that is gone nothing can be removed, and no folder is made for that.
+    #[test]
+    fn what_is_removed_twice_is_removed_once() {
+        for (above, layer) in [
+            (vec![file("a/b/.wh.x"), file("a/.wh..wh..opq")], "(a/!())"),
+            (vec![file("a/b/.wh..wh..opq"), file("a/.wh..wh..opq")], "(a/!())"),
+            (vec![file("a/b/.wh.x"), file("a/.wh.b")], "(a/(-b))"),
+            (vec![file("l/.wh.x"), file("a/.wh.b")], "(a/(-b))"),
+        ] {
+            let below = vec![file("a/b/x"), symlink("l", "a/b")];
+            let (layers, all) = layered(vec![below, above.clone()]);
+            assert_eq!((&*layers[1], &*all), (layer, "(a/() l=1)"), "{above:?}");
         }
     }
 

@@ -60,8 +60,12 @@ pub struct Inputs {
     /// What the initramfs says in its stead.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub initramfs_words: String,
-    /// Root hash of the verified root.
-    pub roothash: Hash<32>,
+    /// Root hash of a root on a partition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roothash: Option<Hash<32>>,
+    /// In place of it, what proves each of the layers that the root is made of, the topmost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<Layer>,
     /// What the firmware starts from the disk.
     pub boot_loader: Program,
     /// GRUB's commands.
@@ -69,6 +73,16 @@ pub struct Inputs {
     pub grub_cfg: Option<File>,
     /// The partition table, as firmware measures it.
     pub partition_table: Digests,
+}
+
+/// What proves a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layer {
+    /// Root hash of its hash tree.
+    pub roothash: Hash<32>,
+    /// Blocks of 4096 bytes before the tree.
+    pub data_blocks: u64,
 }
 
 /// A file by its name and its content.
@@ -159,7 +173,12 @@ impl Document {
                 "it is of version {version}, and {VERSION} is known"
             )));
         }
-        serde_json::from_value(value).map_err(|error| cannot(&error))
+        let document: Self = serde_json::from_value(value).map_err(|error| cannot(&error))?;
+        let Inputs { roothash, layers, .. } = &document.inputs;
+        if roothash.is_some() == layers.is_empty() {
+            return Ok(document);
+        }
+        Err(cannot(&"it has not one of a root hash and layers"))
     }
 
     /// The chains that could not be predicted.

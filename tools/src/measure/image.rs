@@ -1,11 +1,12 @@
 //! What holds for an image on whatever machine it boots.
 
+use cvm_init::config::{Config, Layout, Lines};
 use cvm_init::error::{Error, Result};
-use cvm_init::format::hex;
 
 use crate::measure::direct::Direct;
 use crate::measure::document::{
-    Boot, DISK_CHAIN, Document, File, Inputs, KERNEL_CHAIN, Program, Text, Tpm, Unknown, VERSION,
+    Boot, DISK_CHAIN, Document, File, Inputs, KERNEL_CHAIN, Layer, Program, Text, Tpm, Unknown,
+    VERSION,
 };
 use crate::measure::grub::{self, Grub};
 use crate::measure::hash::{Digests, Hash};
@@ -20,8 +21,6 @@ pub const KERNEL: &str = "bzImage";
 pub const INITRAMFS: &str = "rootfs.cpio.gz";
 /// ... the command line ...
 pub const CMDLINE: &str = "cmdline";
-/// ... the root hash ...
-pub const ROOTHASH: &str = "rootfs.roothash";
 /// ... the disk ...
 pub const DISK: &str = "disk.img";
 /// ... and in the EFI partition what the firmware starts ...
@@ -42,8 +41,6 @@ pub struct Files<'a> {
     pub cmdline: &'a str,
     /// What the initramfs says in the command line's stead.
     pub initramfs_words: &'a str,
-    /// [`ROOTHASH`], a line.
-    pub roothash: &'a str,
     /// The start of [`DISK`], of [`gpt::HEAD_SIZE`] bytes.
     pub disk: &'a [u8],
     /// [`BOOT_LOADER`].
@@ -61,6 +58,7 @@ impl Files<'_> {
     pub fn measure(&self) -> Result<Document> {
         let mut not_predicted = of_others();
         let cmdline = line(self.cmdline);
+        let (roothash, layers) = self.root()?;
         let image = Pe::parse(BOOT_LOADER, self.boot_loader)?;
         let gpt = gpt::event(DISK, self.disk)?;
         let (linux, release) = match self.boot {
@@ -86,7 +84,8 @@ impl Files<'_> {
                 initramfs: File::of(INITRAMFS, self.initramfs),
                 cmdline: text(cmdline),
                 initramfs_words: self.initramfs_words.to_owned(),
-                roothash: roothash(self.roothash)?,
+                roothash,
+                layers,
                 boot_loader: Program {
                     file: BOOT_LOADER.to_owned(),
                     sha256: Hash::<32>::of(&[self.boot_loader]),
@@ -99,6 +98,24 @@ impl Files<'_> {
             tpm: Tpm { disk, kernel: direct },
             not_predicted,
         })
+    }
+
+    /// What proves the root: a root hash, or what does of each layer, as PID 1 reads it.
+    fn root(&self) -> Result<(Option<Hash<32>>, Vec<Layer>)> {
+        let cannot = |cause| Error::cannot(&format_args!("use {CMDLINE}"), &cause);
+        let (kernel, initramfs) = (line(self.cmdline).to_owned(), self.initramfs_words.to_owned());
+        let config = Config::from_lines(&Lines { kernel, initramfs }).map_err(cannot)?;
+        let layers = match config.layout {
+            Layout::Partitions(partitions) => {
+                return Ok((Some(Hash(partitions.root_hash)), vec![]));
+            }
+            Layout::Layers(layers) => layers.layers,
+        };
+        let proven = layers.iter().map(|layer| {
+            let proof = layer.proof.ok_or_else(|| cannot(Error::new("not each layer is verified")));
+            proof.map(|of| Layer { roothash: Hash(of.root_hash), data_blocks: of.blocks })
+        });
+        Ok((None, proven.collect::<Result<_>>()?))
     }
 
     fn disk_chain(
@@ -156,13 +173,6 @@ pub fn line(text: &str) -> &str {
 
 fn text(text: &str) -> Text {
     Text { text: text.to_owned(), sha256: Hash::<32>::of(&[text.as_bytes()]) }
-}
-
-fn roothash(text: &str) -> Result<Hash<32>> {
-    let bytes = hex::decode(line(text)).and_then(|bytes| bytes.try_into().ok());
-    bytes
-        .map(Hash)
-        .ok_or_else(|| Error::cannot(&format_args!("read {ROOTHASH}"), &"it is no root hash"))
 }
 
 /// What neither the image nor the way it is booted decides.
@@ -226,7 +236,6 @@ mod tests {
             initramfs: b"i",
             cmdline: &format!("{words}\n"),
             initramfs_words: "",
-            roothash: &("0f".repeat(32) + "\n"),
             disk: &disk(),
             boot_loader,
             grub_cfg: (boot == Boot::Grub).then_some(CONFIG),
@@ -247,6 +256,7 @@ mod tests {
             assert_eq!(inputs.boot_loader.release.as_deref(), Some(release));
             assert_eq!(inputs.kernel.release.as_deref(), Some("6.1.0-x"));
             assert_eq!(inputs.cmdline.text, words(""));
+            assert_eq!((inputs.roothash, inputs.layers.len()), (Some(Hash([0x0f; 32])), 0));
             assert_eq!(inputs.grub_cfg.is_some(), boot == Boot::Grub);
             let disk = document.tpm.disk.as_ref().unwrap();
             assert_eq!(disk.holds_for[0], release);
@@ -256,6 +266,64 @@ mod tests {
             assert_eq!(values["pcr_values"]["sha384"].as_object().unwrap().len(), 8);
             let text = crate::measure::document::to_text(&document);
             assert_eq!(Document::read(&text).unwrap(), document);
+        }
+    }
+
+    /// In place of a root hash each layer is told, and recorded.
+    #[test]
+    fn an_image_of_layers_is_predicted_by_what_proves_them() {
+        let linux = kernel::tests::sample("6.1.0-x");
+        let [top, base] = ["0a", "0b"].map(|byte| byte.repeat(32));
+        let words = format!("cvm.layers={top}@2,{base}@70");
+        let document = measure_by(&words, Boot::Grub, &grub("2.06"), &linux).unwrap();
+        let layer = |byte, data_blocks| Layer { roothash: Hash([byte; 32]), data_blocks };
+        assert_eq!(document.inputs.roothash, None);
+        assert_eq!(document.inputs.layers, [layer(0x0a, 2), layer(0x0b, 70)]);
+        let tpm = &document.tpm;
+        let lines = |chain: &Option<Chain>| -> Vec<String> {
+            let events = chain.as_ref().unwrap().events.iter().filter(|event| event.pcr == 15);
+            events.map(|event| event.what.clone()).collect()
+        };
+        let [disk, direct] = [&tpm.disk, &tpm.kernel].map(lines);
+        assert_eq!(disk, direct);
+        assert_eq!(disk.len(), 4);
+        for (number, start) in [(0, &top), (1, &base)] {
+            let start = format!("cvm-init layer number={number} verity=sha256:{start} ");
+            assert!(disk[number].starts_with(&start), "{disk:?}");
+        }
+        let text = crate::measure::document::to_text(&document);
+        assert!(!text.contains("roothash\": null"), "{text}");
+        assert_eq!(Document::read(&text).unwrap(), document);
+        // A root that nothing says anything of, or that is both.
+        let neither = text.replace("\"layers\"", "\"other\"");
+        let both = text.replace("\"layers\"", &format!("\"roothash\": \"{top}\",\n\"layers\""));
+        let without = {
+            let mut document = document.clone();
+            document.inputs.layers.clear();
+            crate::measure::document::to_text(&document)
+        };
+        for (text, why) in [
+            (neither, "unknown field `other`"),
+            (both, "it has not one of a root hash and layers"),
+            (without, "it has not one of a root hash and layers"),
+        ] {
+            let refusal = Document::read(&text).unwrap_err().to_string();
+            assert!(refusal.contains(why), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn an_image_whose_root_is_not_verified_is_refused() {
+        let linux = kernel::tests::sample("6.1.0-x");
+        for (words, why) in [
+            (
+                "cocoon.layers=a cocoon.cow=b cvm.unverified=yes",
+                "cannot use cmdline: not each layer is verified",
+            ),
+            ("quiet", "cannot use cmdline: roothash= is missing"),
+        ] {
+            let refusal = measure_by(words, Boot::Grub, &grub("2.06"), &linux).unwrap_err();
+            assert_eq!(refusal.to_string(), why);
         }
     }
 

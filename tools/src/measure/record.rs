@@ -130,6 +130,18 @@ pub(crate) mod tests {
         assert_ne!(there, record(""));
     }
 
+    /// Without what proves a root on a partition, and in the order of the words.
+    #[test]
+    fn of_layers_all_is_told_by_the_words() {
+        let hash = "0f".repeat(32);
+        let events = |words: &str| Record::of(words, "").unwrap().events();
+        let layers = events(&format!("cvm.layers={hash}@2,{hash}@70"));
+        assert_eq!(layers.len(), 4);
+        assert!(layers[1].what.contains(" number=1 ") && layers[1].what.contains("=70 "));
+        let memory = events(&format!("cvm.layers={hash}@2 cvm.cow=memory"));
+        assert_eq!(memory[1].what, "cvm-init volume none upper=memory, by PID 1");
+    }
+
     #[test]
     fn what_is_read_from_the_disk_cannot_be_told() {
         let why = |words: &str| Record::of(words, "").unwrap_err().to_string();
