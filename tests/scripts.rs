@@ -26,6 +26,7 @@ const SCRIPTS: &[&str] = &[
     "fuzz",
     "measure",
     "qemu",
+    "release",
     "sizes",
     "soak",
     "test",
