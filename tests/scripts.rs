@@ -59,6 +59,7 @@ fn a_flag_without_its_value_is_a_usage_error() {
         2,
         "--exclude docker is not among the packages",
     );
+    refuses(script("release").args(["-o", "/"]), 1, "cannot make /: it is there already");
     refuses(script("fuzz").args(["--time", "0"]), 2, "--time 0 is not a number of seconds");
     refuses(script("fuzz").arg("everything"), 2, "no target everything");
     refuses(script("soak").args(["--boots", "some"]), 2, "--boots some is not a number of boots");
