@@ -25,6 +25,7 @@ const SCRIPTS: &[&str] = &[
     "formats",
     "fuzz",
     "measure",
+    "mkosi-image",
     "qemu",
     "release",
     "sizes",

@@ -1,5 +1,6 @@
-//! A disk that systemd-repart has made, which is what mkosi has make its disks.
+//! Disks that systemd-repart has made, and mkosi by it.
 
+use crate::artefacts::{Kernel, initramfs_of_formats, script};
 use crate::disk::LARGE_SECTORS;
 use crate::images;
 use crate::root::Root;
@@ -8,6 +9,7 @@ use crate::vm::{Bus, Vm};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 /// What a disk is made by, one file a partition (repart.d(5)): any order and any numbers will do. The
 /// hash tree's size is that of a tree over 16 MiB, and more; its blocks would be sectors.
@@ -75,5 +77,26 @@ fn a_disk_of_systemd_repart_boots_by_its_root_hash_alone() {
         assert_eq!(guest.read("/etc/hostname"), "verified\n");
         guest.ask("write", json!({ "path": "/cocos/datasets/file", "text": "some" }));
         guest.power_off();
+    }
+}
+
+/// A Debian on EROFS, as `docs/integrate.md` has it made.
+#[test]
+#[ignore = "needs root and two minutes: scripts/test --all"]
+fn an_image_of_mkosi_boots_by_its_root_hash_to_a_login() {
+    let scratch = Scratch::new("mkosi");
+    let disk = scratch.join("mkosi.raw");
+    let hash = run(script("mkosi-image").arg("-o").arg(&disk));
+    for kernel in [Kernel::Running, Kernel::Trixie] {
+        let vm = Vm::new()
+            .disk_on(Bus::VirtioScsi, &disk)
+            .kernel(kernel)
+            .initramfs(initramfs_of_formats(kernel, &[]))
+            .append(&format!("roothash={}", hash.trim()));
+        let guest = vm.boot();
+        guest.wait_serial("localhost login:", Duration::from_secs(300));
+        let said = guest.serial();
+        assert!(said.contains("cvm-init: root verified and mounted read-only, erofs"), "{said}");
+        assert!(said.contains(" on sda3\n"), "{said}");
     }
 }
