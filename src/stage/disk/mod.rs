@@ -229,10 +229,13 @@ impl Searches {
                 let roots: Vec<_> = found.iter().flatten().map(|layer| &*layer.disk).collect();
                 self.look_for_upper(disk, seen, &roots)
             }
-            (None, Some(search)) => {
-                let place = found.as_ref().and_then(|found| layers::volume(found, seen, search));
-                search.end(place)
-            }
+            (None, Some(search)) => match &found {
+                Some(found) => {
+                    let place = layers::volume(found, seen, search);
+                    search.end(place)
+                }
+                None => search.adjourn(),
+            },
             (None, None) => None,
         };
         let (plain, volume) = match (&wanted.upper, place) {

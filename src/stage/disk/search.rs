@@ -19,21 +19,28 @@ pub(super) struct Search {
     purpose: String,
     /// The latest reason for each disk that was seen and is not it.
     refused: Vec<(String, String)>,
-    /// Whether the last look has found it.
-    found: bool,
+    /// Whether the last look has missed it.
+    missing: bool,
 }
 
 impl Search {
     /// For what is `wanted`, which serves a `purpose`.
     pub(super) fn new(wanted: impl Into<String>, purpose: impl Into<String>) -> Self {
         let (wanted, purpose) = (wanted.into(), purpose.into());
-        Self { wanted, purpose, refused: Vec::new(), found: false }
+        Self { wanted, purpose, refused: Vec::new(), missing: true }
     }
 
     /// Notes whether a look has found it, and passes on what it has.
     pub(super) fn end<T>(&mut self, outcome: Option<T>) -> Option<T> {
-        self.found = outcome.is_some();
+        self.missing = outcome.is_none();
         outcome
+    }
+
+    /// Finds nothing, because where to look is not known before something else is found; that is what
+    /// is missing then.
+    pub(super) fn adjourn<T>(&mut self) -> Option<T> {
+        self.missing = false;
+        None
     }
 
     /// Keeps the latest reason for each disk, and logs it when it is new.
@@ -49,7 +56,7 @@ impl Search {
 
 /// What is still missing when the time is up, and what is wrong with each disk that was seen.
 pub(super) fn nothing_found(searches: &[&Search], any_seen: bool, timeout: Duration) -> Error {
-    let missing = || searches.iter().filter(|search| !search.found);
+    let missing = || searches.iter().filter(|search| search.missing);
     let wanted: Vec<_> = missing().map(|search| format!("no {}", search.wanted)).collect();
     let mut message = format!("{} within {} s", wanted.join(", "), timeout.as_secs());
     if !any_seen {
@@ -94,6 +101,12 @@ mod tests {
         assert_eq!(
             message(&root, &volume),
             "no usable disk with serial \"v\" within 5 s; sda for the volume: it is read-only"
+        );
+        root.end(None::<()>);
+        assert_eq!(volume.adjourn::<()>(), None);
+        assert_eq!(
+            message(&root, &volume),
+            "no disk that proves roothash= within 5 s; sdb: not yet; sda: never"
         );
     }
 }
