@@ -26,6 +26,9 @@ append=(
     panic=-1
     # On a busy machine an emulated timer can be so late that the kernel takes it for broken.
     no_timer_check
+    # Or, where it does not find emulated processors' clocks to differ, it patches code that they run,
+    # which QEMU lets them run into.
+    tsc=unstable
     # Each exec is stamped, by a clock that all processors share: guest/report.
     trace_event=sched:sched_process_exec trace_clock=global
     init=/sbin/measure

@@ -279,7 +279,7 @@ fn a_plain_vm_boots_from_the_kernel() {
     let dir = image("kernel");
     with_guest(dir.path());
     fs::write(dir.path().join("img/cmdline"), "quiet from=cmdline\n").unwrap();
-    let words = "console=ttyS0 panic=-1 no_timer_check";
+    let words = "console=ttyS0 panic=-1 no_timer_check tsc=unstable";
     let before = fs::read(dir.path().join("img/disk.img")).unwrap();
     let facts = facts(dir.path(), &["--boot", "kernel", "--append", words]);
     assert_eq!(
@@ -311,7 +311,7 @@ fn a_guest_that_refuses_to_boot_is_told_from_one_that_shuts_down() {
     run(script("initramfs")
         .args(["--kernel-modules", "none", "-o"])
         .arg(dir.path().join("img/rootfs.cpio.gz")));
-    let words = "quiet console=ttyS0 panic=-1 no_timer_check";
+    let words = "quiet console=ttyS0 panic=-1 no_timer_check tsc=unstable";
     let Output { status, stdout, stderr } =
         launch(dir.path(), &["--boot", "kernel", "--append", words]);
     let (console, said) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));

@@ -48,7 +48,13 @@ fn measured_image(dir: &Path) {
         .arg(kernel.join("vmlinuz"))
         .arg("--modules")
         .arg(kernel.join("modules"))
-        .args(["--cocos-size", "64M", "--append", "quiet console=ttyS0 no_timer_check", "-o"])
+        .args([
+            "--cocos-size",
+            "64M",
+            "--append",
+            "quiet console=ttyS0 no_timer_check tsc=unstable",
+            "-o",
+        ])
         .arg(dir.join("img")));
     for share in ["env", "certs"] {
         fs::create_dir(dir.join(share)).unwrap();
