@@ -148,11 +148,19 @@ pub(crate) fn pattern_read(args: &Args<'_>) -> Answer {
 
 /// What a file or device holds, by way of the page cache.
 pub(crate) fn bytes(args: &Args<'_>) -> Answer {
-    let (path, offset) = (args.text("path")?, args.number("offset")?);
-    let mut found = vec![0; usize::try_from(args.number("bytes")?).unwrap_or_default()];
-    fs::File::open(path)
-        .and_then(|file| file.read_exact_at(&mut found, offset))
-        .map_err(Error::of(format!("read {path} at {offset}")))?;
+    let path = args.text("path")?;
+    // Of many a file of the kernel's nobody knows how long it is.
+    let found = match args.number("bytes") {
+        Err(_) => fs::read(path).map_err(Error::of(format!("read {path}")))?,
+        Ok(length) => {
+            let offset = args.number("offset")?;
+            let mut found = vec![0; usize::try_from(length).unwrap_or_default()];
+            fs::File::open(path)
+                .and_then(|file| file.read_exact_at(&mut found, offset))
+                .map_err(Error::of(format!("read {path} at {offset}")))?;
+            found
+        }
+    };
     Ok(json!(hex::encode(&found)))
 }
 

@@ -83,7 +83,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("rename", data::rename),    // from, to
     ("pattern_write", data::pattern_write), // path, offset, bytes, seed, direct
     ("pattern_read", data::pattern_read), // the same -> the first offset that differs, or null
-    ("bytes", data::bytes),      // path, offset, bytes -> hexadecimal text
+    ("bytes", data::bytes),      // path, offset, bytes or all -> hexadecimal text
     // path and with, two devices -> {unreadable, differing}: numbers of blocks of 4096 bytes
     ("compare", data::compare),
     ("fill", tree::fill),                 // dir, files, seed -> {files, bytes}
