@@ -29,6 +29,7 @@ mod debian;
 mod disk;
 mod disks;
 mod engine;
+mod event_log;
 mod faults;
 mod figures;
 mod firmware;
