@@ -129,7 +129,8 @@ need_firmware() {
 
 # has_place_for_hashes FILE: its table of GUIDs ends 32 bytes before its end. An entry has its data in
 # front: here the address of the place, which is zero in builds that check nothing, and its size; then its
-# own length, 26, and its GUID, 7255371f-3a3b-4b04-927b-1da6efa8d454.
+# own length, 26, and its GUID, 7255371f-3a3b-4b04-927b-1da6efa8d454. (tools/src/measure/ovmf.rs reads
+# all of the table; a launch builds nothing.)
 has_place_for_hashes() {
     local hex
     hex=$(tail -c 4096 "$1" | od -An -v -tx1 | tr -d ' \n')

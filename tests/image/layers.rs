@@ -13,7 +13,7 @@ use crate::measure::document;
 use crate::oci::{PLAIN, layout, packed};
 use crate::script::{refuses, run, scratch, script, tool};
 use crate::table::{SECTOR_SIZES, read, rows_of_fdisk, shown, table};
-use crate::{BLOCK, MIB, image, names, root, stock_kernel};
+use crate::{BLOCK, MIB, image, image_of, names, root, stock_kernel};
 
 const AGAIN: &str = "; make the layers again with scripts/layers";
 
@@ -41,18 +41,10 @@ fn layers(dir: &Path) -> PathBuf {
     layers_of(dir, "layers", "of the topmost layer")
 }
 
-/// `scripts/image` of these with all that it has to have but a size for the volume.
+/// Without a partition for what is written.
 fn without_cocos(dir: &Path, layers: &Path) -> Command {
-    let mut command = script("image");
-    command
-        .arg("--layers")
-        .arg(layers)
-        .arg("--kernel")
-        .arg(dir.join("kernel"))
-        .arg("--initramfs")
-        .arg(dir.join("initramfs"))
-        .args(["--append", "console=ttyS0", "-o"])
-        .arg(dir.join("out"));
+    let mut command = image_of(dir, "--layers", layers);
+    command.args(["--append", "console=ttyS0"]);
     command
 }
 

@@ -99,10 +99,15 @@ fn image_without_console(dir: &Path, rootfs: &Path) -> Command {
 
 /// Without a partition for /cocos.
 fn image_without_cocos(dir: &Path, rootfs: &Path) -> Command {
+    image_of(dir, "--rootfs", rootfs)
+}
+
+/// With all that it has to have but a size for the volume.
+fn image_of(dir: &Path, kind: &str, content: &Path) -> Command {
     let mut command = script("image");
     command
-        .arg("--rootfs")
-        .arg(rootfs)
+        .arg(kind)
+        .arg(content)
         .arg("--kernel")
         .arg(dir.join("kernel"))
         .arg("--initramfs")
