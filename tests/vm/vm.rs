@@ -311,6 +311,13 @@ impl Vm {
         Guest::launch(slots, &self.arguments(), self.terminals, self.tpm)
     }
 
+    /// A firmware takes what is shipped only, and beside the log of a TPM QEMU 7.2 puts the initramfs
+    /// of an unpacked kernel over the tables of ACPI.
+    fn kernel_file(&self) -> PathBuf {
+        let unpacked = self.firmware.is_empty() && self.tpm.is_none();
+        if unpacked { self.kernel.unpacked() } else { self.kernel.image() }
+    }
+
     fn arguments(&self) -> Vec<String> {
         let mut arguments: Vec<String> =
             ["-nodefaults", "-no-user-config", "-display", "none"].map(str::to_owned).to_vec();
@@ -323,7 +330,7 @@ impl Vm {
         pair("-smp", &self.processors.to_string());
         pair("-m", &self.memory);
         if !self.starts_disk {
-            pair("-kernel", &self.kernel.image().to_string_lossy());
+            pair("-kernel", &self.kernel_file().to_string_lossy());
             pair("-initrd", &self.initramfs.to_string_lossy());
             pair("-append", &self.append);
         }
