@@ -16,8 +16,8 @@ use crate::{entries, image, qemu};
 /// What the root's init does: it says what was measured, and powers off.
 const INIT: &str = r#"#!/bin/busybox sh
 busybox=/bin/busybox
-for pcr in /sys/class/tpm/tpm0/pcr-sha256/*; do
-    echo "FACT pcr ${pcr##*/} $($busybox cat $pcr)"
+for pcr in /sys/class/tpm/tpm0/pcr-sha*/*; do
+    echo "FACT ${pcr#/sys/class/tpm/tpm0/} $($busybox cat $pcr)"
 done
 $busybox mount -t securityfs none /sys/kernel/security
 echo "FACT firmware's log: $($busybox wc -c </sys/kernel/security/tpm0/binary_bios_measurements)"
@@ -26,8 +26,9 @@ echo "FACT log $($busybox tr -d '\036' </run/log/systemd/tpm2-measure.log | $bus
 $busybox poweroff -f
 "#;
 
-/// An image of `scripts/image` in `img/`, whose root has that init.
-fn measured_image(dir: &Path) {
+/// An image of `scripts/image` in `img/`, whose root has that init, with the kernel of a Debian suite
+/// or of the running release.
+fn measured_image(dir: &Path, suite: Option<&str>) {
     let root = dir.join("root");
     for name in ["bin", "cocos", "dev", "etc", "proc", "run", "sbin", "sys", "tmp", "var"] {
         fs::create_dir_all(root.join(name)).unwrap();
@@ -38,9 +39,10 @@ fn measured_image(dir: &Path) {
     run(Command::new("sh")
         .args(["-ec", "chmod +x bin/init; cp \"$(command -v busybox)\" bin"])
         .current_dir(&root));
-    run(&mut script("kernel"));
+    run(script("kernel").args(suite.iter().flat_map(|suite| ["--suite", suite])));
     build_cvm_init();
-    let kernel = target().join("kernel");
+    let kernel =
+        target().join(suite.map_or("kernel".to_owned(), |suite| format!("kernel-{suite}")));
     run(script("image")
         .arg("--rootfs")
         .arg(&root)
@@ -69,12 +71,21 @@ fn predicted(dir: &Path) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// From the kernel file and the words to the register that PID 1 extends, through the launcher alone.
 #[test]
 fn a_direct_boot_records_in_a_tpm_what_was_predicted() {
+    records_what_was_predicted(None);
+}
+
+#[test]
+fn a_direct_boot_of_a_newer_kernel_records_in_a_tpm_what_was_predicted() {
+    records_what_was_predicted(Some("trixie"));
+}
+
+/// From the kernel file and the words to the register that PID 1 extends, through the launcher alone.
+fn records_what_was_predicted(suite: Option<&str>) {
     let _alone = alone();
     let dir = image("measured");
-    measured_image(dir.path());
+    measured_image(dir.path(), suite);
     let predicted = predicted(dir.path());
     let flags = ["--boot", "kernel", "--tpm", "the tpm"];
     let Output { status, stdout, stderr } = launch(dir.path(), &flags);
@@ -87,20 +98,28 @@ fn a_direct_boot_records_in_a_tpm_what_was_predicted() {
         .collect();
     let fact = |start: &str| facts.iter().find_map(|fact| fact.strip_prefix(start));
 
-    let registers = predicted["tpm"]["kernel"]["sha256"].as_object().unwrap();
-    assert_eq!(registers.len(), 8);
-    for (pcr, value) in registers {
-        let held = fact(&format!("pcr {pcr} ")).unwrap().to_ascii_lowercase();
+    let predicted_in = |bank| {
+        let registers = predicted["tpm"]["kernel"][bank].as_object().unwrap();
+        assert_eq!(registers.len(), 8);
+        registers
+    };
+    for bank in ["sha256", "sha384"] {
         // QEMU before 10.2 fills in the kernel's header.
-        let older = &predicted["pcr_4_of_older_qemu"]["value"]["sha256"];
-        assert!(*value == held || (pcr == "4" && *older == held), "PCR {pcr}: {held}");
+        let older = &predicted["pcr_4_of_older_qemu"]["value"][bank];
+        for (pcr, value) in predicted_in(bank) {
+            let held = fact(&format!("pcr-{bank}/{pcr} ")).unwrap().to_ascii_lowercase();
+            assert!(*value == held || (pcr == "4" && *older == held), "{bank}, PCR {pcr}: {held}");
+        }
     }
     let bytes: usize = fact("firmware's log: ").unwrap().parse().unwrap();
     assert!(bytes > 1000, "the firmware's log has {bytes} bytes");
     let report: Value = serde_json::from_str(fact("report ").unwrap()).unwrap();
     let measured = &report["measured"];
     assert_eq!(measured["register"], "PCR 15");
-    assert_eq!(measured["values"][0], json!({ "bank": "sha256", "value": registers["15"] }));
+    assert_eq!(
+        measured["values"][0],
+        json!({ "bank": "sha256", "value": predicted_in("sha256")["15"] })
+    );
     let log = fact("log ").unwrap();
     let records = serde_json::Deserializer::from_str(log).into_iter::<Value>();
     let lines: Vec<_> =

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 /// What every command line has: a console. On a busy machine an emulated timer can be so late that the
 /// kernel takes it for broken. Mostly it finds emulated processors' clocks to differ; where it does not, it
 /// patches code that all of them run (`sched_clock: Marking stable`), and QEMU lets one of them run into
-/// the breakpoint of the patch.
-pub(crate) const WORDS: &str = "console=ttyS0 no_timer_check tsc=unstable";
+/// the breakpoint of the patch. Their delays are then measured, for most of a second, unless they are
+/// told (`lpj=`: 2.5 GHz by a jiffy of 4 ms).
+pub(crate) const WORDS: &str = "console=ttyS0 no_timer_check tsc=unstable lpj=10000000";
 
 /// How a disk is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
