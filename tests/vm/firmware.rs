@@ -1,6 +1,6 @@
 //! Images of `scripts/image` started by a firmware, as a launcher without `-kernel` does.
 
-use crate::artefacts;
+use crate::artefacts::{self, Kernel};
 use crate::disk::LARGE_SECTORS;
 use crate::guest::{Ending, Guest};
 use crate::root::Root;
@@ -29,14 +29,19 @@ pub(crate) fn installed(file: &str) -> &Path {
 
 /// `scripts/image` for the root that has the agent; makes `disk.img` and `cmdline` in the folder.
 pub(crate) fn image(folder: &Scratch) -> Command {
+    image_with(Kernel::Running, folder)
+}
+
+/// The same with another kernel.
+pub(crate) fn image_with(kernel: Kernel, folder: &Scratch) -> Command {
     let mut image = artefacts::script("image");
     image
         .arg("--rootfs")
         .arg(&Root::standard().data)
         .arg("--kernel")
-        .arg(artefacts::kernel())
+        .arg(kernel.image())
         .arg("--initramfs")
-        .arg(artefacts::initramfs())
+        .arg(artefacts::initramfs_of(kernel, artefacts::DEFAULT_CIPHER))
         .args(["--cocos-size", "64M", "--append", WORDS])
         .arg("-o")
         .arg(folder.path());

@@ -5,7 +5,7 @@ use crate::data::Data;
 use crate::disk::Disk;
 use crate::event_log::replayed;
 use crate::faults::host_folder;
-use crate::firmware::{CODE, VARIABLES, image, installed};
+use crate::firmware::{CODE, VARIABLES, image, image_with, installed};
 use crate::guest::{Ending, Guest};
 use crate::tool::{Scratch, run};
 use crate::tpm::{Ask, Tpm};
@@ -62,6 +62,15 @@ fn an_image_with_grub_measures_what_was_predicted() {
     let folder = Scratch::new("measured");
     run(image(&folder).args(["--boot", "grub"]));
     measures_what_was_predicted(&folder).power_off();
+}
+
+#[test]
+fn an_image_of_a_newer_kernel_measures_what_was_predicted() {
+    for boot in ["grub", "uki"] {
+        let folder = Scratch::new("measured");
+        run(image_with(Kernel::Trixie, &folder).args(["--boot", boot]));
+        measures_what_was_predicted(&folder).power_off();
+    }
 }
 
 /// The firmware's log of a unified image, which the kernel's EFI stub passes on, comes to what the
