@@ -184,6 +184,14 @@ check_suite() {
     [[ $1 =~ ^[a-z][a-z0-9-]*$ ]] || usage_error "--suite $1 is not a suite such as trixie"
 }
 
+# running_suite: the name of the release that runs here.
+running_suite() {
+    local suite
+    suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+    [[ $suite ]] || die "cannot tell the running release: /etc/os-release names none"
+    echo "$suite"
+}
+
 # source_of SUITE: a package source for apt, on the mirror that this machine uses.
 source_of() {
     local mirror

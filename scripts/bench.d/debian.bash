@@ -12,7 +12,7 @@ layer=(./etc ./usr/bin ./usr/sbin ./usr/share ./usr/lib/dracut ./var/lib/dpkg)
 # make_debian: $debian/initrd.gz, layer.tar and versions; nothing when they are there.
 make_debian() {
     local suite release made_from tree=$scratch/debian
-    suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+    suite=$(running_suite)
     release=$(<"$kernel/release")
     made_from="$(sha256sum <"$parts/debian.bash") $suite $release"
     if [[ -f $debian/inputs && $(<"$debian/inputs") == "$made_from" ]]; then

@@ -1,6 +1,7 @@
 //! What every VM boots: a stock kernel, and initramfs made of the binaries of this tree by the
 //! scripts that a user runs. All of it is made once a test run, and only what a test asks for.
 
+use crate::kernel::{Arch, Kernel};
 use crate::tool::{Scratch, command, run};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -29,10 +30,11 @@ struct Binaries {
 }
 
 /// Builds for release into a folder, and finds a program among what cargo built.
-fn build(arguments: &[&str], folder: &Path) -> impl Fn(&str) -> PathBuf {
+fn build(arch: Arch, arguments: &[&str], folder: &Path) -> impl Fn(&str) -> PathBuf {
+    let triple = format!("{}-unknown-linux-musl", arch.name());
     let messages = run(Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(TREE)
-        .args(["build", "--release", "--target", "x86_64-unknown-linux-musl", "--bins"])
+        .args(["build", "--release", "--target", &triple, "--bins"])
         .args(arguments)
         .args(["--quiet", "--message-format", "json-render-diagnostics"])
         .arg("--target-dir")
@@ -48,20 +50,25 @@ fn build(arguments: &[&str], folder: &Path) -> impl Fn(&str) -> PathBuf {
 }
 
 /// The release binaries: size and speed of what is tested are those of what is shipped.
-fn binaries() -> &'static Binaries {
-    static BINARIES: OnceLock<Binaries> = OnceLock::new();
-    BINARIES.get_or_init(|| {
-        let executable = build(&["-p", "cvm-init", "-p", "agent"], target());
+fn binaries(arch: Arch) -> &'static Binaries {
+    static X86: OnceLock<Binaries> = OnceLock::new();
+    static ARM: OnceLock<Binaries> = OnceLock::new();
+    let built = match arch {
+        Arch::X86 => &X86,
+        Arch::Arm => &ARM,
+    };
+    built.get_or_init(|| {
+        let executable = build(arch, &["-p", "cvm-init", "-p", "agent"], target());
         Binaries { init: executable("cvm-init"), agent: executable("agent") }
     })
 }
 
-pub(crate) fn init() -> &'static Path {
-    &binaries().init
+pub(crate) fn init(arch: Arch) -> &'static Path {
+    &binaries(arch).init
 }
 
-pub(crate) fn agent() -> &'static Path {
-    &binaries().agent
+pub(crate) fn agent(arch: Arch) -> &'static Path {
+    &binaries(arch).agent
 }
 
 /// A script of this tree, to be run.
@@ -71,51 +78,8 @@ pub(crate) fn script(name: &str) -> Command {
     command
 }
 
-/// A stock kernel, by the Debian suite that has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kernel {
-    /// That of the running release.
-    Running,
-    /// 6.12.
-    Trixie,
-}
-
-impl Kernel {
-    /// The suite, where it is not that of the running release.
-    pub(crate) fn suite(self) -> Option<&'static str> {
-        match self {
-            Self::Running => None,
-            Self::Trixie => Some("trixie"),
-        }
-    }
-
-    /// Where `scripts/kernel` has put it.
-    fn folder(self) -> &'static Path {
-        static RUNNING: OnceLock<PathBuf> = OnceLock::new();
-        static TRIXIE: OnceLock<PathBuf> = OnceLock::new();
-        let (folder, name) = match self {
-            Self::Running => (&RUNNING, "kernel"),
-            Self::Trixie => (&TRIXIE, "kernel-trixie"),
-        };
-        folder.get_or_init(|| {
-            run(script("kernel").args(self.suite().iter().flat_map(|suite| ["--suite", suite])));
-            target().join(name)
-        })
-    }
-
-    /// What is shipped, and what a firmware starts.
-    pub(crate) fn image(self) -> PathBuf {
-        self.folder().join("vmlinuz")
-    }
-
-    /// The same, unpacked: what QEMU starts by itself, three seconds sooner where it emulates.
-    pub(crate) fn unpacked(self) -> PathBuf {
-        self.folder().join("vmlinux")
-    }
-}
-
 pub(crate) fn kernel() -> PathBuf {
-    Kernel::Running.image()
+    Kernel::RUNNING.image()
 }
 
 /// What `cvm.cipher=` is when it is not given.
@@ -127,7 +91,7 @@ fn pack(name: &str, init: &Path, cipher: &str, without: &[&str]) -> PathBuf {
 }
 
 fn pack_with(name: &str, init: &Path, cipher: &str, without: &[&str], with: &[&str]) -> PathBuf {
-    pack_for(Kernel::Running, name, init, cipher, without, with)
+    pack_for(Kernel::RUNNING, name, init, cipher, without, with)
 }
 
 pub(crate) fn pack_for(
@@ -163,7 +127,7 @@ fn pack_choice(
         .expect("the target folder is writable");
     let archive = tmp.join(format!("{name}.cpio.gz"));
     run(script("initramfs")
-        .arg("--kernel-modules")
+        .args(["--arch", kernel.arch.name(), "--kernel-modules"])
         .arg(kernel.folder().join("modules"))
         .arg("--init")
         .arg(init)
@@ -179,7 +143,7 @@ fn pack_choice(
 /// The initramfs that is shipped, and the module of the agent's port.
 pub(crate) fn initramfs() -> PathBuf {
     static DEFAULT: OnceLock<PathBuf> = OnceLock::new();
-    DEFAULT.get_or_init(|| pack("default", init(), DEFAULT_CIPHER, &[])).clone()
+    DEFAULT.get_or_init(|| pack("default", init(Arch::X86), DEFAULT_CIPHER, &[])).clone()
 }
 
 /// The fault build: `src/fault.rs` says what can be asked of it. In a folder of its own, so that the
@@ -188,7 +152,7 @@ fn fault_build() -> &'static Path {
     static INIT: OnceLock<PathBuf> = OnceLock::new();
     INIT.get_or_init(|| {
         let folder = target().join("fault");
-        build(&["-p", "cvm-init", "--features", "fault"], &folder)("cvm-init")
+        build(Arch::X86, &["-p", "cvm-init", "--features", "fault"], &folder)("cvm-init")
     })
 }
 
@@ -200,7 +164,7 @@ pub(crate) fn initramfs_with_faults() -> PathBuf {
 
 /// The same for a kernel that lacks the modules named.
 pub(crate) fn initramfs_without(modules: &[&str]) -> PathBuf {
-    pack(&format!("without-{}", modules.join("-")), init(), DEFAULT_CIPHER, modules)
+    pack(&format!("without-{}", modules.join("-")), init(Arch::X86), DEFAULT_CIPHER, modules)
 }
 
 /// The same for a kernel that has everything built in.
@@ -208,7 +172,7 @@ pub(crate) fn initramfs_without_modules() -> PathBuf {
     let archive = Path::new(env!("CARGO_TARGET_TMPDIR")).join("without-modules.cpio.gz");
     run(script("initramfs")
         .args(["--kernel-modules", "none", "--init"])
-        .arg(init())
+        .arg(init(Arch::X86))
         .arg("-o")
         .arg(&archive));
     archive
@@ -228,11 +192,11 @@ pub(crate) fn initramfs_with_words(name: &str, words: &str) -> PathBuf {
 pub(crate) fn initramfs_of_layers(kernel: Kernel, words: &str) -> PathBuf {
     static MADE: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
     let name =
-        format!("{kernel:?}-layers-{}", words.replace(|sign: char| !sign.is_alphanumeric(), "-"));
+        format!("{kernel}-layers-{}", words.replace(|sign: char| !sign.is_alphanumeric(), "-"));
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     let choice = ["--with", "layers"];
     let words: &[&str] = if words.is_empty() { &[] } else { &["--append", words] };
-    let pack = || pack_choice(kernel, &name, init(), &[&choice, words].concat(), &[]);
+    let pack = || pack_choice(kernel, &name, init(kernel.arch), &[&choice, words].concat(), &[]);
     made.entry(name.clone()).or_insert_with(pack).clone()
 }
 
@@ -266,16 +230,18 @@ fn initramfs_and(name: &str, file: &str, content: &str) -> PathBuf {
 /// The same with what a container engine would load from its root.
 pub(crate) fn initramfs_with_overlay() -> PathBuf {
     static OVERLAY: OnceLock<PathBuf> = OnceLock::new();
-    OVERLAY.get_or_init(|| pack_with("overlay", init(), DEFAULT_CIPHER, &[], &["overlay"])).clone()
+    OVERLAY
+        .get_or_init(|| pack_with("overlay", init(Arch::X86), DEFAULT_CIPHER, &[], &["overlay"]))
+        .clone()
 }
 
 /// The same for another kernel, made for `cvm.overlay=`.
 pub(crate) fn initramfs_for_overlays_of(kernel: Kernel) -> PathBuf {
-    if kernel == Kernel::Running {
+    if kernel == Kernel::RUNNING {
         return initramfs_with_overlay();
     }
-    let name = format!("{kernel:?}-overlay");
-    pack_for(kernel, &name, init(), DEFAULT_CIPHER, &[], &["overlay"])
+    let name = format!("{kernel}-overlay");
+    pack_for(kernel, &name, init(kernel.arch), DEFAULT_CIPHER, &[], &["overlay"])
 }
 
 /// The fault build with it, and with what layers need.
@@ -284,35 +250,35 @@ pub(crate) fn initramfs_with_faults_and_overlay() -> PathBuf {
     OVERLAY
         .get_or_init(|| {
             let choice = ["--with", "overlay", "--with", "layers"];
-            pack_choice(Kernel::Running, "faults-overlay", fault_build(), &choice, &[])
+            pack_choice(Kernel::RUNNING, "faults-overlay", fault_build(), &choice, &[])
         })
         .clone()
 }
 
 /// The same for another cipher.
 pub(crate) fn initramfs_for(cipher: &str) -> PathBuf {
-    pack(cipher, init(), cipher, &[])
+    pack(cipher, init(Arch::X86), cipher, &[])
 }
 
 /// The same for another kernel and cipher, made once a test run.
 pub(crate) fn initramfs_of(kernel: Kernel, cipher: &str) -> PathBuf {
     static MADE: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
-    if kernel == Kernel::Running && cipher == DEFAULT_CIPHER {
+    if kernel == Kernel::RUNNING && cipher == DEFAULT_CIPHER {
         return initramfs();
     }
-    let name = format!("{kernel:?}-{cipher}");
+    let name = format!("{kernel}-{cipher}");
     // Who wants the same one waits until it is there.
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    let pack = || pack_for(kernel, &name, init(), cipher, &[], &[]);
+    let pack = || pack_for(kernel, &name, init(kernel.arch), cipher, &[], &[]);
     made.entry(name.clone()).or_insert_with(pack).clone()
 }
 
 /// The same with every file system that a root can be, but the modules named, made once a test run.
 pub(crate) fn initramfs_of_formats(kernel: Kernel, without: &[&str]) -> PathBuf {
     static MADE: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
-    let name = format!("{kernel:?}-formats-{}", without.join("-"));
+    let name = format!("{kernel}-formats-{}", without.join("-"));
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     let choice = ["--root-format", "erofs", "--root-format", "squashfs"];
-    let pack = || pack_choice(kernel, &name, init(), &choice, without);
+    let pack = || pack_choice(kernel, &name, init(kernel.arch), &choice, without);
     made.entry(name.clone()).or_insert_with(pack).clone()
 }

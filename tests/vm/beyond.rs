@@ -1,9 +1,10 @@
 //! What a host can say to a guest besides its disk, and what comes of it.
 
-use crate::artefacts::{self, Kernel};
+use crate::artefacts;
 use crate::disk::Disk;
 use crate::guest::Ending;
 use crate::images;
+use crate::kernel::Kernel;
 use crate::tool::Scratch;
 use crate::vm::{Bus, Vm};
 use serde_json::json;
@@ -58,7 +59,7 @@ fn a_user_says_when_a_kernel_that_panics_restarts() {
 fn a_kernel_that_guards_mounted_devices_boots() {
     let disk = Disk::builder().build();
     let mut guest =
-        Vm::of(&disk).kernel(Kernel::Trixie).append("bdev_allow_write_mounted=0").boot();
+        Vm::of(&disk).kernel(Kernel::TRIXIE).append("bdev_allow_write_mounted=0").boot();
     guest.hello();
     guest.power_off();
 }

@@ -1,11 +1,11 @@
 //! What a host can say to the systemd of a Debian root, by the firmware's tables, by files and
 //! variables beside them and by consoles, and that systemd does none of it.
 
-use crate::artefacts::Kernel;
 use crate::debian::run;
 use crate::firmware::{SECURE_CODE, VARIABLES, installed};
 use crate::guest::Guest;
 use crate::images::{self, UNCLOSED};
+use crate::kernel::Kernel;
 use crate::tool::{Scratch, command, run as run_tool};
 use crate::vm::{Bus, Vm};
 use serde_json::json;
@@ -159,7 +159,7 @@ fn check_that_all_is_done(host: &Host) -> Guest {
 /// systemd 252, with the firmware, GRUB and the command line that an image of `scripts/image` has.
 #[test]
 fn the_host_commands_no_systemd() {
-    let host = Host::new(Kernel::Running);
+    let host = Host::new(Kernel::RUNNING);
     let mut guest = host.boot_from_disk();
     check_that_nothing_is_done(&mut guest);
     drop(guest);
@@ -174,7 +174,7 @@ fn the_host_commands_no_newer_systemd_by_credentials_or_the_variable() {
         let unit = json!({ "command": "systemctl cat by-smbios.service" });
         guest.ask("run", unit)["status"] == 0
     };
-    let host = Host::new(Kernel::Trixie);
+    let host = Host::new(Kernel::TRIXIE);
     let mut guest = host.boot_with(&host.words_without(CREDENTIALS));
     check_that_nothing_is_done(&mut guest);
     assert!(!has_unit(&mut guest));

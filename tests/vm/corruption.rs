@@ -1,8 +1,8 @@
 //! A root that the host alters under the running guest, and what the kernel is told to do then.
 
-use crate::artefacts::Kernel;
 use crate::disk::{Disk, Part};
 use crate::guest::{Ending, Guest};
+use crate::kernel::Kernel;
 use crate::root::{Node, Root};
 use crate::served::{Lie, On, Served};
 use crate::vm::Vm;
@@ -78,7 +78,7 @@ const GUARDS_LESS: &str = "this kernel's dm-verity guards against blocks that we
 
 #[test]
 fn a_root_that_cannot_be_read_restarts_the_machine() {
-    let (mut guest, _served) = withheld(Kernel::Trixie);
+    let (mut guest, _served) = withheld(Kernel::TRIXIE);
     assert_eq!(guest.end_by("read", json!({ "path": FILE })), Ending::Reset);
     assert!(!guest.serial().contains(GUARDS_LESS));
 }
@@ -86,7 +86,7 @@ fn a_root_that_cannot_be_read_restarts_the_machine() {
 /// The limit, and a line that says so.
 #[test]
 fn on_an_older_kernel_a_root_that_cannot_be_read_is_an_io_error() {
-    let (mut guest, _served) = withheld(Kernel::Running);
+    let (mut guest, _served) = withheld(Kernel::RUNNING);
     let refused = guest.call("read", json!({ "path": FILE }));
     assert_eq!(refused.unwrap_err().errno, Some(EIO));
     assert!(guest.serial().contains(GUARDS_LESS));

@@ -1,10 +1,11 @@
 //! Further verified data, each on a disk of its own.
 
-use crate::artefacts::{Kernel, initramfs_of_formats};
+use crate::artefacts::initramfs_of_formats;
 use crate::data::{ALTERED, Data, NAME};
 use crate::disk::{Disk, Part};
 use crate::good::mounts;
 use crate::guest::{Ending, Guest};
+use crate::kernel::Kernel;
 use crate::refused::{refusal, refusal_that_writes_nothing};
 use crate::tool::Scratch;
 use crate::vm::{Bus, Vm};
@@ -91,7 +92,7 @@ fn three_disks_of_data() {
         nvme.word("n_3", "disk3"),
     ];
     let vm = Vm::of(&disk)
-        .kernel(Kernel::Trixie)
+        .kernel(Kernel::TRIXIE)
         .disk_on(Bus::VirtioBlk, models.path())
         .read_only()
         .disk_on(Bus::VirtioBlk, padded.path())
@@ -124,7 +125,7 @@ fn data_of_other_file_systems() {
         // Compressed it would be a single block, over which there is no tree.
         "mksquashfs models models.img -quiet -no-progress -comp zstd -noD -noF",
     );
-    for kernel in [Kernel::Running, Kernel::Trixie] {
+    for kernel in [Kernel::RUNNING, Kernel::TRIXIE] {
         let vm = Vm::of(&disk)
             .kernel(kernel)
             .initramfs(initramfs_of_formats(kernel, &[]))

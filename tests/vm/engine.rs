@@ -1,8 +1,9 @@
 //! A guest of an engine as it is today: its command line and disks, of which nothing is verified, and
 //! our program in place of its script.
 
-use crate::artefacts::{self, Kernel, initramfs_of_layers};
+use crate::artefacts::{self, initramfs_of_layers};
 use crate::guest::Guest;
+use crate::kernel::Kernel;
 use crate::layer::{Layer, image};
 use crate::layers::{
     ENGINE, MIB, SECRET, all, check_content, check_mounts, check_writing, with_cow, with_layers,
@@ -38,7 +39,7 @@ const NETWORK: &str = "net.ifnames=0 cocoon.hostname=my-vm \
 /// The engine's own line and disks, with our program in place of its script.
 fn engines(cow: &Path) -> Vm {
     with_cow(with_layers(&all()), cow)
-        .initramfs(initramfs_of_layers(Kernel::Running, UNVERIFIED))
+        .initramfs(initramfs_of_layers(Kernel::RUNNING, UNVERIFIED))
         .append(ENGINE)
         .qemu(&["-device", "virtio-net-pci,mac=52:54:00:00:00:01"])
         .qemu(&["-device", "virtio-net-pci,mac=52:54:00:00:00:02"])
@@ -121,7 +122,7 @@ fn what_is_written_by_name_stays_within_the_root() {
 #[track_caller]
 fn engines_refusal(layers: &[&Layer], cow: impl FnOnce(Vm) -> Vm) -> String {
     let vm = cow(with_layers(layers))
-        .initramfs(initramfs_of_layers(Kernel::Running, UNVERIFIED))
+        .initramfs(initramfs_of_layers(Kernel::RUNNING, UNVERIFIED))
         .append(ENGINE)
         .append("cocoon.timeout=5 quiet");
     refusal(vm)
@@ -198,7 +199,7 @@ fn disks_can_be_named_by_the_order_that_they_are_attached_in() {
     let scratch = Scratch::new("named");
     let cow = engines_cow(scratch.path(), 64 * MIB);
     let vm = with_cow(with_layers(&all()), &cow)
-        .initramfs(initramfs_of_layers(Kernel::Running, UNVERIFIED))
+        .initramfs(initramfs_of_layers(Kernel::RUNNING, UNVERIFIED))
         .append(
             "boot=cocoon-overlay cocoon.layers=/dev/vdc,/dev/vdb,/dev/vda cocoon.cow=/dev/vdd rw",
         );
@@ -218,7 +219,7 @@ fn a_serial_of_20_bytes_is_told_from_a_longer_one() {
         with_layers(&all())
             .disk_on(Bus::VirtioBlk, &cow)
             .with(&format!("serial={SERIAL}"))
-            .initramfs(initramfs_of_layers(Kernel::Running, UNVERIFIED))
+            .initramfs(initramfs_of_layers(Kernel::RUNNING, UNVERIFIED))
             .append(&ENGINE.replace("cow=cocoon-cow", &format!("cow={named}")))
             .append("cocoon.timeout=5 quiet")
     };

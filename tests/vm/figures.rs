@@ -1,7 +1,8 @@
 //! What a boot costs, printed; asserted only where it is no matter of time.
 
-use crate::artefacts::{self, DEFAULT_CIPHER, Kernel};
+use crate::artefacts::{self, DEFAULT_CIPHER};
 use crate::disk::Disk;
+use crate::kernel::Kernel;
 use crate::vm::Vm;
 
 const MIB: u64 = 1 << 20;
@@ -14,9 +15,9 @@ const MEMORY_MAX: u64 = 1024;
 #[test]
 fn the_cost_of_a_boot_does_not_grow_with_the_disk() {
     println!("partition 4  init to new root   volume  peak memory     written");
-    let sizes = [64, 1024, 20 * 1024].map(|size| (Kernel::Running, size));
+    let sizes = [64, 1024, 20 * 1024].map(|size| (Kernel::RUNNING, size));
     // Which gives whoever asks for enough memory a huge page, if it can.
-    for (kernel, size) in sizes.into_iter().chain([(Kernel::Trixie, 64)]) {
+    for (kernel, size) in sizes.into_iter().chain([(Kernel::TRIXIE, 64)]) {
         let disk = Disk::builder().cocos(size * MIB).build();
         let initramfs = artefacts::initramfs_of(kernel, DEFAULT_CIPHER);
         let mut guest = Vm::of(&disk).kernel(kernel).initramfs(initramfs).measuring().boot();

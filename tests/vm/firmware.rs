@@ -1,11 +1,12 @@
 //! Images of `scripts/image` started by a firmware, as a launcher without `-kernel` does.
 
-use crate::artefacts::{self, Kernel};
+use crate::artefacts;
 use crate::disk::LARGE_SECTORS;
 use crate::guest::{Ending, Guest};
+use crate::kernel::{Kernel, WORDS};
 use crate::root::Root;
 use crate::tool::{Scratch, command, run};
-use crate::vm::{Bus, Vm, WORDS};
+use crate::vm::{Bus, Vm};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ pub(crate) fn installed(file: &str) -> &Path {
 
 /// `scripts/image` for the root that has the agent; makes `disk.img` and `cmdline` in the folder.
 pub(crate) fn image(folder: &Scratch) -> Command {
-    image_with(Kernel::Running, folder)
+    image_with(Kernel::RUNNING, folder)
 }
 
 /// The same with another kernel.

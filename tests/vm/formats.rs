@@ -1,10 +1,11 @@
 //! The file systems that a root can be: each boots on each kernel, and none is taken that is not
 //! what it says, or reaches behind what is verified.
 
-use crate::artefacts::{Kernel, initramfs_of_formats};
+use crate::artefacts::initramfs_of_formats;
 use crate::disk::{Disk, Part};
 use crate::good::{TMP_LINE, check_copy_of_cocos_init, check_fstab_of, mounts};
 use crate::guest::Guest;
+use crate::kernel::Kernel;
 use crate::refused::{PINNED, refusal, refusal_that_writes_nothing};
 use crate::root::{Builder, Format, Node, Root};
 use crate::vm::{Bus, Vm};
@@ -77,30 +78,30 @@ fn boots(format: Format, kernel: Kernel) {
 
 #[test]
 fn an_erofs_boots() {
-    boots(EROFS, Kernel::Running);
+    boots(EROFS, Kernel::RUNNING);
 }
 
 #[test]
 fn an_erofs_boots_on_a_newer_kernel() {
-    boots(EROFS, Kernel::Trixie);
+    boots(EROFS, Kernel::TRIXIE);
 }
 
 #[test]
 fn a_squashfs_boots() {
-    boots(SQUASHFS, Kernel::Running);
+    boots(SQUASHFS, Kernel::RUNNING);
 }
 
 #[test]
 fn a_squashfs_boots_on_a_newer_kernel() {
-    boots(SQUASHFS, Kernel::Trixie);
+    boots(SQUASHFS, Kernel::TRIXIE);
 }
 
 #[test]
 #[ignore = "26 boots: scripts/test --all"]
 fn every_compression_boots_on_each_kernel() {
     for format in ALL {
-        for kernel in [Kernel::Running, Kernel::Trixie] {
-            println!("{format:?} {kernel:?}");
+        for kernel in [Kernel::RUNNING, Kernel::TRIXIE] {
+            println!("{format:?} {kernel}");
             boots(*format, kernel);
         }
     }
@@ -111,7 +112,7 @@ fn every_compression_boots_on_each_kernel() {
 fn the_kernels_rootfstype_narrows_what_is_taken() {
     let root = builder(EROFS).build();
     let disk = Disk::builder().root(&root).build();
-    let with = |list| vm(&disk, Kernel::Running).append(&format!("rootfstype={list} {PINNED}"));
+    let with = |list| vm(&disk, Kernel::RUNNING).append(&format!("rootfstype={list} {PINNED}"));
     let refused = |list| refusal_that_writes_nothing(with(list), &disk);
     assert_eq!(refused("ext4"), "root: the root is erofs, but rootfstype= is ext4");
     assert_eq!(
@@ -135,7 +136,7 @@ fn refusal_of(format: Format, patches: &[(u64, &[u8])]) -> String {
     let patch = |root: Builder, (at, bytes): &(u64, &[u8])| root.patch(*at, bytes);
     let root = patches.iter().fold(builder(format), patch).build();
     let disk = Disk::builder().root(&root).build();
-    refusal_that_writes_nothing(vm(&disk, Kernel::Running).append(PINNED), &disk)
+    refusal_that_writes_nothing(vm(&disk, Kernel::RUNNING).append(PINNED), &disk)
 }
 
 #[test]
@@ -179,7 +180,7 @@ fn a_root_of_which_less_is_verified_is_refused() {
             .root(&root)
             .patch(Part::Verity, DATA_BLOCKS, &less.to_le_bytes())
             .build();
-        let reason = refusal(vm(&disk, Kernel::Running).append(PINNED));
+        let reason = refusal(vm(&disk, Kernel::RUNNING).append(PINNED));
         let (kind, blocks) = (format.name(), root.data_blocks);
         assert_eq!(
             reason,
@@ -194,7 +195,7 @@ fn a_superblock_that_was_altered_is_an_io_error() {
         let root = builder(format).build();
         let disk = Disk::builder().root(&root).patch(Part::Root, at, b"!").build();
         assert_eq!(
-            refusal(vm(&disk, Kernel::Running).append(PINNED)),
+            refusal(vm(&disk, Kernel::RUNNING).append(PINNED)),
             "root: cannot read the root's superblock: I/O error (os error 5)"
         );
     }
@@ -213,7 +214,7 @@ fn an_altered_block_of_a_compressed_file_is_an_io_error() {
         let block = root.data_blocks / 2;
         let byte = disk.read(Part::Root, block * 4096 + 7, 1)[0];
         disk.write(Part::Root, block * 4096 + 7, &[byte ^ 1]);
-        let vm = vm(&disk, Kernel::Running).disk_on(Bus::VirtioBlk, &root.data);
+        let vm = vm(&disk, Kernel::RUNNING).disk_on(Bus::VirtioBlk, &root.data);
         let mut guest = vm.append(GOES_ON).boot();
         let devices = json!({ "path": "/dev/mapper/root_verity", "with": "/dev/vda" });
         let found = guest.ask("compare", devices);
@@ -231,7 +232,7 @@ fn a_kernel_without_the_file_system_is_told_what_it_lacks() {
     let refused = |format, without: &[&str]| {
         let root = builder(format).build();
         let disk = Disk::builder().root(&root).build();
-        let initramfs = initramfs_of_formats(Kernel::Running, without);
+        let initramfs = initramfs_of_formats(Kernel::RUNNING, without);
         let vm = Vm::of(&disk).initramfs(initramfs).append(PINNED);
         refusal_that_writes_nothing(vm, &disk)
     };

@@ -2,6 +2,7 @@
 
 use crate::disk::{Disk, Part};
 use crate::guest::Guest;
+use crate::kernel::Kernel;
 use crate::root::{Kind, Root};
 use crate::vm::Vm;
 use serde_json::{Value, json};
@@ -54,8 +55,19 @@ pub(crate) const TMP_LINE: &str = "tmpfs /tmp tmpfs mode=1777,nosuid,nodev 0 0";
 
 #[test]
 fn a_disk_and_its_root_hash_are_enough() {
-    let disk = Disk::builder().build();
-    let mut guest = Vm::of(&disk).boot();
+    boots_well(Kernel::RUNNING);
+}
+
+#[test]
+fn a_disk_and_its_root_hash_are_enough_on_aarch64() {
+    boots_well(Kernel::ARM);
+}
+
+/// All that a boot owes the new root, with the least that it can be told.
+fn boots_well(kernel: Kernel) {
+    let root = Root::standard_of(kernel.arch);
+    let disk = Disk::builder().root(root).build();
+    let mut guest = Vm::of(&disk).kernel(kernel).boot();
 
     let hello = guest.hello();
     assert_eq!((&hello["pid"], &hello["uid"], &hello["gid"]), (&json!(1), &json!(0), &json!(0)));
@@ -82,7 +94,7 @@ fn a_disk_and_its_root_hash_are_enough() {
     check_mappings(&mut guest);
     check_fresh_volume(&mut guest);
     check_writable_places(&mut guest);
-    check_copy_of_cocos_init(&mut guest, Root::standard());
+    check_copy_of_cocos_init(&mut guest, root);
     check_nothing_is_left_behind(&mut guest);
     check_kernel_log(&mut guest);
     guest.power_off();

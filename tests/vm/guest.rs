@@ -1,6 +1,7 @@
 //! A VM that runs: its agent, its monitor, its console, and how it ends.
 
 use crate::channel::{Channel, Received, listen};
+use crate::kernel::Arch;
 use crate::slots::Slots;
 use crate::terminals::{Sockets, Terminals};
 use crate::tool::{Scratch, command};
@@ -59,6 +60,7 @@ impl Guest {
     /// A VM with `terminals` has them to be typed on; without, its console is a file.
     pub(crate) fn launch(
         slots: Slots,
+        arch: Arch,
         machine: &[String],
         terminals: bool,
         tpm: Option<Tpm>,
@@ -75,7 +77,8 @@ impl Guest {
         };
         // A test program that is killed runs no destructor: the kernel then ends QEMU.
         let mut qemu = command("setpriv")
-            .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
+            .args(["--pdeathsig", "KILL"])
+            .arg(format!("qemu-system-{}", arch.name()))
             .args(machine)
             // The state after the end stays to be asked for, a reset included.
             .args(["-no-shutdown", "-no-reboot"])

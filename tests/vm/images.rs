@@ -1,11 +1,11 @@
 //! Images of a Debian that `scripts/image` makes, and what a root of one holds for the tests.
 
 use crate::artefacts::{
-    DEFAULT_CIPHER, Kernel, agent, init, initramfs, initramfs_with_overlay, kernel, pack_for,
-    script, target,
+    DEFAULT_CIPHER, agent, init, initramfs, initramfs_with_overlay, kernel, pack_for, script,
+    target,
 };
+use crate::kernel::{Arch, Kernel, WORDS};
 use crate::tool::{Scratch, command, run};
-use crate::vm::WORDS;
 use cvm_init::format::luks2;
 use std::env;
 use std::fs::{self, File};
@@ -96,8 +96,8 @@ pub(crate) fn debian_image_for(scratch: &Scratch, kernel: Kernel) -> Image {
     let root = debian_root_for(kernel);
     let initramfs = pack_for(
         kernel,
-        &format!("{kernel:?}-fw-cfg"),
-        init(),
+        &format!("{kernel}-fw-cfg"),
+        init(kernel.arch),
         DEFAULT_CIPHER,
         &[],
         &["qemu_fw_cfg"],
@@ -109,13 +109,13 @@ pub(crate) fn debian_image_for(scratch: &Scratch, kernel: Kernel) -> Image {
 /// running release has not in the form that needs no loop device.
 fn debian_root_for(kernel: Kernel) -> PathBuf {
     let mut debian_root = script("debian-root");
-    if let Some(suite) = kernel.suite() {
+    if let Some(suite) = kernel.suite {
         debian_root.args(["--suite", suite]);
         debian_root.args(REPART.iter().flat_map(|package| ["--include", package]));
         debian_root.args(DOCKER.iter().flat_map(|package| ["--exclude", package]));
     }
     run(&mut debian_root);
-    target().join(format!("debian/{}.tar", kernel.suite().unwrap_or("rootfs")))
+    target().join(format!("debian/{}.tar", kernel.suite.unwrap_or("rootfs")))
 }
 
 /// The program, and the library that it makes hash trees with, which it can do without.
@@ -130,7 +130,7 @@ pub(crate) fn systemd_repart() -> [String; 3] {
         fs::create_dir_all(&folder).expect("the target folder is writable");
         run(command("bsdtar")
             .arg("-xf")
-            .arg(debian_root_for(Kernel::Trixie))
+            .arg(debian_root_for(Kernel::TRIXIE))
             .arg("-C")
             .arg(&folder)
             .args([
@@ -196,7 +196,7 @@ fn debian_image_of_more(
     fs::create_dir(&beside).expect("the folder is ours");
     let cryptsetup = command("cryptsetup");
     for (from, name) in [
-        (agent(), "init"),
+        (agent(Arch::X86), "init"),
         (Path::new(cryptsetup.get_program()), "cryptsetup"),
         // The one of its libraries that the root does not have already.
         (Path::new("/usr/lib/x86_64-linux-gnu/libpopt.so.0"), "libpopt.so.0"),

@@ -3,6 +3,7 @@
 
 use crate::artefacts;
 use crate::disk::{Disk, Part};
+use crate::kernel::Arch;
 use crate::refused::{PINNED, refusal_that_writes_nothing};
 use crate::root::{Builder, Node, Root};
 use crate::vm::Vm;
@@ -22,7 +23,7 @@ fn root() -> &'static Root {
         let program = |name: &str, content: &[u8]| {
             Node::file(&format!("usr/bin/{name}"), content).mode(0o755)
         };
-        let mut of_another_machine = fs::read(artefacts::agent()).unwrap();
+        let mut of_another_machine = fs::read(artefacts::agent(Arch::X86)).unwrap();
         of_another_machine.splice(18..20, [183, 0]);
         [
             Node::directory("usr/bin"),

@@ -2,6 +2,7 @@
 
 use crate::artefacts;
 use crate::formats::EROFS;
+use crate::kernel::Arch;
 use crate::root::{Builder, Node, Root};
 use crate::tool::{Scratch, command, run};
 use std::fs::{self, File, OpenOptions};
@@ -97,7 +98,7 @@ fn top() -> Builder {
 pub(crate) fn image() -> &'static [Layer; 3] {
     static IMAGE: OnceLock<[Layer; 3]> = OnceLock::new();
     IMAGE.get_or_init(|| {
-        artefacts::agent();
+        artefacts::agent(Arch::X86);
         [top(), middle(), base()].map(Layer::of)
     })
 }

@@ -1,14 +1,15 @@
 //! A root of layers: each on a disk of its own, proven, and what is written on the encrypted volume or
 //! in memory.
 
-use crate::artefacts::{Kernel, initramfs_of_layers};
+use crate::artefacts::initramfs_of_layers;
 use crate::good::mounts;
 use crate::guest::Guest;
+use crate::kernel::{Kernel, WORDS};
 use crate::layer::{Layer, image, word};
 use crate::refused::refusal;
 use crate::root::{Builder, Node, Root};
 use crate::tool::{Scratch, command, run};
-use crate::vm::{Bus, Vm, WORDS};
+use crate::vm::{Bus, Vm};
 use crate::volume_disk::blank;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -148,12 +149,12 @@ fn boots_confidentially(kernel: Kernel) {
 
 #[test]
 fn an_image_boots_with_every_layer_proven_and_all_that_is_written_encrypted() {
-    boots_confidentially(Kernel::Running);
+    boots_confidentially(Kernel::RUNNING);
 }
 
 #[test]
 fn an_image_boots_with_a_newer_kernel() {
-    boots_confidentially(Kernel::Trixie);
+    boots_confidentially(Kernel::TRIXIE);
 }
 
 /// Without an engine: disks by what they prove, in any order, and one layer.
@@ -169,7 +170,7 @@ fn layers_are_found_by_proof_and_one_is_enough() {
         .read_only()
         .disk_on(Bus::VirtioBlk, whole.path())
         .read_only()
-        .initramfs(initramfs_of_layers(Kernel::Running, ""))
+        .initramfs(initramfs_of_layers(Kernel::RUNNING, ""))
         .append(&word(&[whole]))
         .append("cvm.volume=serial:scratch cvm.volume_min=64M");
     let mut guest = vm.boot();
@@ -186,7 +187,7 @@ fn layers_are_found_by_proof_and_one_is_enough() {
 #[test]
 fn what_is_written_to_memory_reaches_no_disk() {
     let vm = with_layers(&all())
-        .initramfs(initramfs_of_layers(Kernel::Running, ""))
+        .initramfs(initramfs_of_layers(Kernel::RUNNING, ""))
         .append(&word(&all()))
         .append("cvm.cow=memory");
     let mut guest = vm.boot();
@@ -203,7 +204,7 @@ fn what_is_written_to_memory_reaches_no_disk() {
 fn a_layer_that_stands_twice_lies_on_one_disk() {
     let [top, middle, base] = image();
     let vm = with_layers(&all())
-        .initramfs(initramfs_of_layers(Kernel::Running, ""))
+        .initramfs(initramfs_of_layers(Kernel::RUNNING, ""))
         .append(&word(&[top, middle, top, base]))
         .append("cvm.cow=memory");
     let mut guest = vm.boot();
@@ -248,7 +249,7 @@ fn layers_can_be_partitions_of_the_disk_that_the_volume_is_on() {
     let vm = |disk: &Path| {
         Vm::new()
             .disk_on(Bus::VirtioScsi, disk)
-            .initramfs(initramfs_of_layers(Kernel::Running, ""))
+            .initramfs(initramfs_of_layers(Kernel::RUNNING, ""))
             .append(&word(&all()))
     };
     let mut guest = vm(&disk).boot();
@@ -280,7 +281,7 @@ fn refused(layers: &[&Layer], words: &str) -> String {
     let scratch = Scratch::new("refused");
     let cow = blank(scratch.path(), "cow", 64 * MIB);
     let vm = with_cow(with_layers(layers), &cow)
-        .initramfs(initramfs_of_layers(Kernel::Running, ""))
+        .initramfs(initramfs_of_layers(Kernel::RUNNING, ""))
         .append(words)
         .append("cvm.timeout=5 quiet");
     let reason = refusal(vm);
@@ -359,7 +360,7 @@ fn an_image_of_18_layers_boots() {
     assert!(longest <= LINE, "{longest}");
     let scratch = Scratch::new("18");
     let vm = with_cow(with_layers(&layers), &blank(scratch.path(), "cow", 256 * MIB))
-        .initramfs(initramfs_of_layers(Kernel::Running, ""))
+        .initramfs(initramfs_of_layers(Kernel::RUNNING, ""))
         .append(&line);
     let mut guest = vm.boot();
     assert_eq!(guest.read("/proc/cmdline"), format!("{WORDS} {line}\n"));
@@ -385,7 +386,7 @@ fn a_line_that_is_cut_where_it_is_too_long_ends_the_boot() {
         let mut line = format!("filler={} {line}", "f".repeat(LINE + off - used));
         line.truncate(LINE - WORDS.len() - 1);
         let vm = with_cow(with_layers(&all()), &cow);
-        refusal(vm.initramfs(initramfs_of_layers(Kernel::Running, "")).append(&line))
+        refusal(vm.initramfs(initramfs_of_layers(Kernel::RUNNING, "")).append(&line))
     };
     let [_, _, base] = image();
     let (proof, digits) = (base.proof().len(), base.blocks.to_string().len());
@@ -438,7 +439,7 @@ fn layers_that_are_not_those_of_the_line_end_the_boot() {
 fn serials_that_are_swapped_change_nothing() {
     let [top, middle, base] = image();
     let vm = with_layers(&[middle, base, top])
-        .initramfs(initramfs_of_layers(Kernel::Running, ""))
+        .initramfs(initramfs_of_layers(Kernel::RUNNING, ""))
         .append(&format!("{ENGINE} {} cvm.cow=memory", word(&all())));
     let mut guest = vm.boot();
     check_content(&mut guest);

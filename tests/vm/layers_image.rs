@@ -1,13 +1,14 @@
 //! Layers as partitions of the one disk that `scripts/image` makes of them.
 
-use crate::artefacts::{self, Kernel, initramfs_of_layers};
+use crate::artefacts::{self, initramfs_of_layers};
 use crate::guest::Guest;
+use crate::kernel::{Kernel, WORDS};
 use crate::layer::{self, SALT};
 use crate::layers::{SECRET, check_content, check_mounts, check_writing, contains};
 use crate::measure::measures_what_was_predicted;
 use crate::refused::refusal;
 use crate::tool::{Scratch, command, run};
-use crate::vm::{Bus, Vm, WORDS};
+use crate::vm::{Bus, Vm};
 use cvm_tools::disks::{self, Disks};
 use cvm_tools::oci::Digest;
 use serde_json::{Value, json};
@@ -59,7 +60,7 @@ fn image(folder: &Scratch) -> Command {
         .arg("--kernel")
         .arg(artefacts::kernel())
         .arg("--initramfs")
-        .arg(initramfs_of_layers(Kernel::Running, ""))
+        .arg(initramfs_of_layers(Kernel::RUNNING, ""))
         .args(["--cocos-size", "64M", "--append", WORDS, "-o"])
         .arg(folder.path());
     image

@@ -2,10 +2,11 @@
 //! or behind the data, with a superblock or without, on sectors of both sizes, on each bus, as each file
 //! system.
 
-use crate::artefacts::{Kernel, initramfs_of_formats};
+use crate::artefacts::initramfs_of_formats;
 use crate::disk::{Builder, Disk, LARGE_SECTORS, Part};
 use crate::formats::{EROFS, SQUASHFS};
 use crate::guest::{Ending, Guest};
+use crate::kernel::Kernel;
 use crate::refused::{PINNED, refusal, refusal_that_writes_nothing};
 use crate::root::{Format, Node, Root};
 use crate::vm::{Bus, Vm};
@@ -65,7 +66,7 @@ pub(crate) fn all_rows() -> Vec<Row> {
         for place in PLACES {
             for sector_size in SECTOR_SIZES {
                 for (parameters, bus) in PARAMETERS.into_iter().zip(buses.by_ref()) {
-                    let kernel = Kernel::Running;
+                    let kernel = Kernel::RUNNING;
                     rows.push(Row { format, place, sector_size, parameters, bus, kernel });
                 }
                 // So that a bus does not always meet the same parameters.
@@ -216,7 +217,7 @@ fn a_slice_of_all_layouts_boots() {
         (SQUASHFS, Place::Named, 4096, Parameters::CommandLine, Bus::VirtioBlk),
         (Format::Ext4, Place::NamedBehind, 512, Parameters::Bare, Bus::VirtioScsi),
     ] {
-        Row { format, place, sector_size, parameters, bus, kernel: Kernel::Running }.check();
+        Row { format, place, sector_size, parameters, bus, kernel: Kernel::RUNNING }.check();
     }
 }
 
@@ -227,7 +228,7 @@ fn a_slice_of_all_layouts_boots_with_a_newer_kernel() {
         (EROFS, Place::Behind, 4096, Parameters::Superblock, Bus::VirtioBlk),
         (Format::Ext4, Place::Named, 4096, Parameters::Superblock, Bus::Nvme),
     ] {
-        Row { format, place, sector_size, parameters, bus, kernel: Kernel::Trixie }.check();
+        Row { format, place, sector_size, parameters, bus, kernel: Kernel::TRIXIE }.check();
     }
 }
 

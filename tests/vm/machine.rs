@@ -70,7 +70,7 @@ fn a_processor_without_random_numbers_and_aes_boots_and_is_named() {
     guest.power_off();
     drop(guest);
 
-    let archive = crate::artefacts::initramfs_of(crate::artefacts::Kernel::Running, CHACHA);
+    let archive = crate::artefacts::initramfs_of(crate::kernel::Kernel::RUNNING, CHACHA);
     let chacha = format!("cvm.cipher={CHACHA}");
     let mut guest = less().initramfs(archive).append(&chacha).boot();
     assert_eq!(guest.report()["processor"], facts);

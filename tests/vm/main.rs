@@ -6,7 +6,7 @@
 //! `data_disks`, `volume`, `volume_disk`, `tags`, `ciphers`,
 //! `corruption`, `overlay`, `writable`, `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`,
 //! `console`, `secrets`, `lying`, `firmware`, `debian`,
-//! `formats`, `measure`, `figures` and `soak`; the other modules are what a test is written with.
+//! `formats`, `measure`, `aarch64`, `figures` and `soak`; the other modules are what a test is written with.
 
 #![expect(
     clippy::unwrap_used,
@@ -16,6 +16,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod aarch64;
 mod artefacts;
 mod beyond;
 mod channel;
@@ -38,6 +39,7 @@ mod good;
 mod guest;
 mod images;
 mod init;
+mod kernel;
 mod layer;
 mod layers;
 mod layers_image;

@@ -1,12 +1,13 @@
 //! What a boot records in a TPM: what the image build has predicted, whatever the host does.
 
-use crate::artefacts::{Kernel, initramfs_of_layers};
+use crate::artefacts::initramfs_of_layers;
 use crate::data::Data;
 use crate::disk::Disk;
 use crate::event_log::replayed;
 use crate::faults::host_folder;
 use crate::firmware::{CODE, VARIABLES, image, image_with, installed};
 use crate::guest::{Ending, Guest};
+use crate::kernel::Kernel;
 use crate::tool::{Scratch, run};
 use crate::tpm::{Ask, Tpm};
 use crate::vm::{Bus, Vm};
@@ -68,7 +69,7 @@ fn an_image_with_grub_measures_what_was_predicted() {
 fn an_image_of_a_newer_kernel_measures_what_was_predicted() {
     for boot in ["grub", "uki"] {
         let folder = Scratch::new("measured");
-        run(image_with(Kernel::Trixie, &folder).args(["--boot", boot]));
+        run(image_with(Kernel::TRIXIE, &folder).args(["--boot", boot]));
         measures_what_was_predicted(&folder).power_off();
     }
 }
@@ -171,12 +172,12 @@ fn boots_to_what_is_predicted(kernel: Kernel, device: &str) {
 
 #[test]
 fn a_boot_comes_to_what_the_image_build_predicts() {
-    boots_to_what_is_predicted(Kernel::Running, "tpm-tis");
+    boots_to_what_is_predicted(Kernel::RUNNING, "tpm-tis");
 }
 
 #[test]
 fn a_boot_of_a_newer_kernel_comes_to_what_the_image_build_predicts() {
-    boots_to_what_is_predicted(Kernel::Trixie, "tpm-crb");
+    boots_to_what_is_predicted(Kernel::TRIXIE, "tpm-crb");
 }
 
 /// Another disk of another size, shares, memory, processors and places of parameters.
@@ -220,7 +221,7 @@ fn another_word_or_disk_of_data_makes_another_value() {
 fn of_a_root_of_layers_each_is_recorded() {
     let words = format!("{} cvm.cow=memory", layer::word(&layers::all()));
     let mut guest = layers::with_layers(&layers::all())
-        .initramfs(initramfs_of_layers(Kernel::Running, ""))
+        .initramfs(initramfs_of_layers(Kernel::RUNNING, ""))
         .append(&words)
         .tpm(Tpm::honest())
         .boot();

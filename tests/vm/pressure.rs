@@ -1,8 +1,8 @@
 //! A guest that is short of memory: what the volume keeps in it must be neither in the way nor lost.
 
-use crate::artefacts::Kernel;
 use crate::disk::Disk;
 use crate::guest::Guest;
+use crate::kernel::Kernel;
 use crate::vm::Vm;
 use crate::volume_check::{self, ask_within, run};
 use serde_json::{Value, json};
@@ -83,19 +83,19 @@ const RESERVED: &str = "fallocate -l 400M /cocos/swap";
 #[test]
 #[ignore = "scripts/test --all"]
 fn a_guest_swaps_to_a_file_on_the_volume() {
-    swaps_to_the_volume(Kernel::Running, "memory", WRITTEN);
+    swaps_to_the_volume(Kernel::RUNNING, "memory", WRITTEN);
 }
 
 #[test]
 #[ignore = "scripts/test --all"]
 fn a_guest_swaps_to_blocks_that_were_never_written() {
-    swaps_to_the_volume(Kernel::Trixie, "disk", RESERVED);
+    swaps_to_the_volume(Kernel::TRIXIE, "disk", RESERVED);
 }
 
 #[test]
 #[ignore = "scripts/test --all"]
 fn a_guest_swaps_to_a_file_on_the_volume_with_tags_on_the_disk() {
-    swaps_to_the_volume(Kernel::Running, "disk", WRITTEN);
+    swaps_to_the_volume(Kernel::RUNNING, "disk", WRITTEN);
 }
 
 /// Small files without end on little memory. Each takes of it what its inode does.

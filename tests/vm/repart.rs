@@ -1,8 +1,9 @@
 //! Disks that systemd-repart has made, and mkosi by it.
 
-use crate::artefacts::{Kernel, initramfs_of_formats, script};
+use crate::artefacts::{initramfs_of_formats, script};
 use crate::disk::LARGE_SECTORS;
 use crate::images;
+use crate::kernel::Kernel;
 use crate::root::Root;
 use crate::tool::{Scratch, command, run};
 use crate::vm::{Bus, Vm};
@@ -87,7 +88,7 @@ fn an_image_of_mkosi_boots_by_its_root_hash_to_a_login() {
     let scratch = Scratch::new("mkosi");
     let disk = scratch.join("mkosi.raw");
     let hash = run(script("mkosi-image").arg("-o").arg(&disk));
-    for kernel in [Kernel::Running, Kernel::Trixie] {
+    for kernel in [Kernel::RUNNING, Kernel::TRIXIE] {
         let vm = Vm::new()
             .disk_on(Bus::VirtioScsi, &disk)
             .kernel(kernel)

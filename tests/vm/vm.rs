@@ -1,20 +1,14 @@
 //! A VM before it boots: its disks, shares and kernel command line.
 
-use crate::artefacts::{self, DEFAULT_CIPHER, Kernel};
+use crate::artefacts::{self, DEFAULT_CIPHER};
 use crate::disk::Disk;
 use crate::guest::Guest;
+use crate::kernel::Kernel;
 use crate::served::Served;
 use crate::slots::Slots;
 use crate::tpm::Tpm;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
-
-/// What every command line has: a console. On a busy machine an emulated timer can be so late that the
-/// kernel takes it for broken. Mostly it finds emulated processors' clocks to differ; where it does not, it
-/// patches code that all of them run (`sched_clock: Marking stable`), and QEMU lets one of them run into
-/// the breakpoint of the patch. Their delays are then measured, for most of a second, unless they are
-/// told (`lpj=`: 2.5 GHz by a jiffy of 4 ms).
-pub(crate) const WORDS: &str = "console=ttyS0 no_timer_check tsc=unstable lpj=10000000";
 
 /// How a disk is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,12 +47,12 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// No disk, and no other words than [`WORDS`] on the command line.
+    /// No disk, and no other words on the command line than [`Arch::words`].
     pub(crate) fn new() -> Self {
         Self {
-            kernel: Kernel::Running,
+            kernel: Kernel::RUNNING,
             initramfs: PathBuf::new(),
-            append: WORDS.to_owned(),
+            append: String::new(),
             firmware: Vec::new(),
             starts_disk: false,
             memory: "1G".to_owned(),
@@ -309,7 +303,7 @@ impl Vm {
             self.initramfs = artefacts::initramfs_of(self.kernel, DEFAULT_CIPHER);
         }
         let slots = (self.slots)();
-        Guest::launch(slots, &self.arguments(), self.terminals, self.tpm)
+        Guest::launch(slots, self.kernel.arch, &self.arguments(), self.terminals, self.tpm)
     }
 
     /// A firmware takes what is shipped only, and beside the log of a TPM QEMU 7.2 puts the initramfs
@@ -325,7 +319,7 @@ impl Vm {
         let mut pair = |name: &str, value: &str| {
             arguments.extend([name.to_owned(), value.to_owned()]);
         };
-        pair("-machine", "q35");
+        pair("-machine", self.kernel.arch.machine());
         pair("-accel", if kvm_works() { "kvm" } else { "tcg" });
         pair("-cpu", &self.processor);
         pair("-smp", &self.processors.to_string());
@@ -333,7 +327,7 @@ impl Vm {
         if !self.starts_disk {
             pair("-kernel", &self.kernel_file().to_string_lossy());
             pair("-initrd", &self.initramfs.to_string_lossy());
-            pair("-append", &self.append);
+            pair("-append", &format!("{}{}", self.kernel.arch.words(), self.append));
         }
         pair("-device", "virtio-scsi-pci,id=scsi");
         arguments.extend_from_slice(&self.firmware);

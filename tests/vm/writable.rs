@@ -1,11 +1,12 @@
 //! Places that are writable although the root is not: in memory, on the volume, by an overlay; and
 //! links of the root on the way to them.
 
-use crate::artefacts::{self, Kernel};
+use crate::artefacts;
 use crate::disk::{Disk, Part};
 use crate::good::{check_fstab, mounts};
 use crate::guest::{Ending, Guest};
 use crate::images;
+use crate::kernel::Kernel;
 use crate::refused::{PINNED, refusal_that_writes_nothing};
 use crate::root::{Builder, Node, Root};
 use crate::tool::Scratch;
@@ -168,12 +169,12 @@ fn check_fstab_below_an_overlay(guest: &mut Guest) {
 
 #[test]
 fn the_volume_and_overlays_on_it_make_places_writable() {
-    places_on_the_volume(Kernel::Running);
+    places_on_the_volume(Kernel::RUNNING);
 }
 
 #[test]
 fn the_volume_and_overlays_on_it_make_places_writable_on_a_newer_kernel() {
-    places_on_the_volume(Kernel::Trixie);
+    places_on_the_volume(Kernel::TRIXIE);
 }
 
 /// What the fstab says of a place that the command line speaks of is not in force.

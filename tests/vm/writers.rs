@@ -1,8 +1,9 @@
 //! Many writers at once on a fresh volume, on machines of several processors: no block that the
 //! kernel reads may be one that was never written, however the writers meet.
 
-use crate::artefacts::{self, Kernel};
+use crate::artefacts;
 use crate::disk::Disk;
+use crate::kernel::Kernel;
 use crate::vm::Vm;
 use crate::volume_check::{self, ask};
 use serde_json::{Value, json};
@@ -70,43 +71,43 @@ fn volume_holds(
 
 #[test]
 fn sixteen_writers_on_four_processors() {
-    volume_holds(Kernel::Running, 4, 16, (GCM, "memory"));
+    volume_holds(Kernel::RUNNING, 4, 16, (GCM, "memory"));
 }
 
 #[test]
 fn sixteen_writers_on_four_processors_of_a_newer_kernel() {
-    volume_holds(Kernel::Trixie, 4, 16, (GCM, "memory"));
+    volume_holds(Kernel::TRIXIE, 4, 16, (GCM, "memory"));
 }
 
 #[test]
 fn sixty_four_writers_on_eight_processors_with_tags_on_the_disk() {
-    volume_holds(Kernel::Trixie, 8, 64, (XTS_HMAC, "disk"));
+    volume_holds(Kernel::TRIXIE, 8, 64, (XTS_HMAC, "disk"));
 }
 
 #[test]
 fn sixteen_writers_on_one_processor() {
-    volume_holds(Kernel::Running, 1, 16, (CHACHA, "memory"));
+    volume_holds(Kernel::RUNNING, 1, 16, (CHACHA, "memory"));
 }
 
 #[test]
 fn sixty_four_writers_on_two_processors() {
-    volume_holds(Kernel::Trixie, 2, 64, (AEGIS, "memory"));
+    volume_holds(Kernel::TRIXIE, 2, 64, (AEGIS, "memory"));
 }
 
 #[test]
 fn sixty_four_writers_without_integrity() {
-    volume_holds(Kernel::Running, 4, 64, (XTS, "none"));
+    volume_holds(Kernel::RUNNING, 4, 64, (XTS, "none"));
 }
 
 /// A volume on every machine.
 fn holds_everywhere(volume: (Cipher, &str)) {
-    for kernel in [Kernel::Running, Kernel::Trixie] {
+    for kernel in [Kernel::RUNNING, Kernel::TRIXIE] {
         for processors in PROCESSORS {
             for writers in WRITERS {
                 let start = Instant::now();
                 volume_holds(kernel, processors, writers, volume);
                 println!(
-                    "{kernel:?}, processors: {processors}, writers: {writers}, {volume:?}: good \
+                    "{kernel}, processors: {processors}, writers: {writers}, {volume:?}: good \
                      after {} s",
                     start.elapsed().as_secs()
                 );

@@ -5,6 +5,7 @@ use super::{touches, vm_of};
 use crate::artefacts;
 use crate::disk::{Disk, Part};
 use crate::guest::{Ending, Guest};
+use crate::kernel::Arch;
 use crate::refused::refusal;
 use crate::served::{Hold, Lie, On, Served};
 use crate::vm::Vm;
@@ -191,7 +192,7 @@ fn a_header_that_takes_minutes() {
 #[test]
 fn an_init_whose_end_takes_minutes() {
     let disk = Disk::builder().build();
-    let program = fs::read(artefacts::agent()).unwrap();
+    let program = fs::read(artefacts::agent(Arch::X86)).unwrap();
     let last = program.chunks(4096).nth_back(1).unwrap();
     let root = disk.read(Part::Root, 0, usize::try_from(disk.size(Part::Root)).unwrap());
     let block = root.chunks(4096).position(|block| block == last).unwrap();

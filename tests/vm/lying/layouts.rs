@@ -2,9 +2,9 @@
 //! little use to the host.
 
 use super::gpt::edited;
-use crate::artefacts::Kernel;
 use crate::disk::{Builder, Disk, Part};
 use crate::formats::{EROFS, SQUASHFS};
+use crate::kernel::Kernel;
 use crate::layouts::{Parameters, Place, Row, all_rows};
 use crate::refused::{PINNED, refusal, refusal_that_writes_nothing};
 use crate::root::Format;
@@ -114,7 +114,7 @@ fn what_is_altered_on_large_sectors_or_in_other_file_systems_ends_the_boot() {
             sector_size: 4096,
             parameters: Parameters::Superblock,
             bus,
-            kernel: Kernel::Running,
+            kernel: Kernel::RUNNING,
         });
     }
 }
