@@ -2,7 +2,7 @@
 # unified kernel image, and their signature.
 # shellcheck shell=bash disable=SC2034,SC2154  # variables of scripts/image
 
-stub=/usr/lib/systemd/boot/efi/linuxx64.efi.stub
+stubs=/usr/lib/systemd/boot/efi
 grub_modules=/usr/lib/grub/x86_64-efi
 
 # The kernel's COMMAND_LINE_SIZE, less the NUL; what is longer is cut off without a word. GRUB does
@@ -21,19 +21,50 @@ closing_words="systemd.import_credentials=no systemd.getty_auto=no systemd.ssh_a
 # In place of these: cvm-init would keep the credentials away by itself.
 opening_words="systemd.import_credentials=yes"
 
-# read_kernel: stop at what is no kernel; its release is left in $release. The places are those of
-# the setup header (Linux, Documentation/arch/x86/boot.rst).
+# has BYTES-IN-HEX OFFSET FILE: are they there?
+has() {
+    [[ $(od -An -v -tx1 -j"$2" -N$((${#1} / 2)) "$3" 2>/dev/null | tr -d ' \n') == "$1" ]]
+}
+
+# read_kernel: stop at what is no kernel; its release is left in $release, and in $arch what it is for.
+# The places are those of the kernel's headers (Linux, Documentation/arch/x86/boot.rst and
+# Documentation/arch/arm64/booting.rst; include/linux/pe.h for what is packed).
 read_kernel() {
     local at
-    [[ $(od -An -tx1 -j514 -N4 "$kernel" 2>/dev/null | tr -d ' ') == 48647253 ]] ||
-        die "cannot use $kernel: it is no Linux kernel (a bzImage has HdrS at byte 514)"
-    [[ $boot == grub || $(head -c 2 "$kernel" | tr -d '\0') == MZ ]] ||
-        die "cannot use $kernel: it has no EFI stub, which --boot uki needs"
-    at=$(od -An -tu2 -j526 -N2 "$kernel")
     release=
-    ((at)) || return 0
-    release=$(dd if="$kernel" bs=1 skip=$((at + 512)) count=128 status=none | tr '\0' '\n' |
-        awk 'NR == 1 { print $1 }')
+    if has 48647253 514 "$kernel"; then
+        arch=x86_64
+        at=$(od -An -tu2 -j526 -N2 "$kernel")
+        ((!at)) || release=$(dd if="$kernel" bs=1 skip=$((at + 512)) count=128 status=none | tr '\0' '\n' |
+            awk 'NR == 1 { print $1 }')
+    elif has 41524d64 56 "$kernel"; then
+        arch=aarch64
+        # Nothing in the header says it.
+        release=$(grep -aoEm 1 'Linux version [^ ]+' "$kernel" | awk 'NR == 1 { print $3 }') || true
+        [[ $boot == uki ]] || die "cannot use $kernel with --boot grub: it is for aarch64, whose images are made with --boot uki only"
+    elif has 7a696d67 4 "$kernel"; then
+        die "cannot use $kernel: it unpacks itself (EFI_ZBOOT), which neither a stub nor QEMU can start from memory; take the Image in it, which scripts/kernel --arch arm64 puts into vmlinux"
+    else
+        die "cannot use $kernel: it is no Linux kernel (a bzImage has HdrS at byte 514, an arm64 Image ARMd at byte 56)"
+    fi
+    [[ $boot == grub ]] || has 4d5a 0 "$kernel" ||
+        die "cannot use $kernel: it has no EFI stub, which --boot uki needs"
+}
+
+# find_stub: in $stub and $loader, what starts a unified kernel image of the kernel's architecture, and
+# the name by which a firmware looks for it; in $of_arch, how the tools for its programs begin.
+find_stub() {
+    local name=x64
+    of_arch='' loader=BOOTX64.EFI
+    [[ $arch != aarch64 ]] || name=aa64 of_arch=aarch64-linux-gnu- loader=BOOTAA64.EFI
+    : "${stub:=$stubs/linux$name.efi.stub}"
+    [[ $boot == uki ]] || return 0
+    need "${of_arch}objcopy" "binutils${of_arch:+-${of_arch%-}}"
+    if [[ $arch == aarch64 ]]; then
+        need_file "$stub" "name it with --stub; 'scripts/kernel --arch arm64' fetches one: stub.efi"
+    else
+        need_file "$stub" "install it with 'apt-get install systemd-boot-efi' or scripts/setup"
+    fi
 }
 
 # check_modules FILE WHERE: stop when the modules of an initramfs are another kernel's. One that
@@ -146,20 +177,23 @@ make_grub_cfg() {
 
 # make_uki FILE: systemd's stub, which finds what it starts in sections of its own.
 make_uki() {
-    local end=0 size at name sections=()
+    local end=0 size at name align sections=()
     while read -r size at; do
         ((end >= 0x$size + 0x$at)) || end=$((0x$size + 0x$at))
-    done < <(objdump -h -w $stub | awk '$1 ~ /^[0-9]+$/ { print $3, $4 }')
+    done < <("${of_arch}objdump" -h -w "$stub" | awk '$1 ~ /^[0-9]+$/ { print $3, $4 }')
     ((end)) || die "cannot read $stub: no sections"
     printf '%s' "$cmdline" >"$scratch/cmdline"
-    # The kernel comes last: it may use memory beyond its end.
+    # The kernel comes last: it may use memory beyond its end. One of arm64 may have been made for pages
+    # of 64 KiB, and starts where it lies.
     for name in "cmdline=$scratch/cmdline" "initrd=$tree/rootfs.cpio.gz" "linux=$tree/bzImage"; do
-        at=$(((end + block - 1) / block * block))
+        align=$block
+        [[ $arch/$name != aarch64/linux=* ]] || align=65536
+        at=$(((end + align - 1) / align * align))
         sections+=(--add-section ".$name" --change-section-vma ".${name%%=*}=$(printf '%#x' $at)")
         end=$((at + $(stat -c %s "${name#*=}")))
     done
     # --preserve-dates: the header would get the time of now.
-    attempt "make the unified kernel image" objcopy --preserve-dates "${sections[@]}" $stub "$1"
+    attempt "make the unified kernel image" "${of_arch}objcopy" --preserve-dates "${sections[@]}" "$stub" "$1"
     # Tools that sign or hash a program take it as a multiple of 8 bytes, the firmware as it is.
     attempt "pad the unified kernel image" truncate -s %8 "$1"
 }

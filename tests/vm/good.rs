@@ -63,8 +63,9 @@ fn a_disk_and_its_root_hash_are_enough_on_aarch64() {
     boots_well(Kernel::ARM);
 }
 
-/// All that a boot owes the new root, with the least that it can be told.
-fn boots_well(kernel: Kernel) {
+/// All that a boot owes the new root, with the least that it can be told. What the kernel calls its
+/// release.
+pub(crate) fn boots_well(kernel: Kernel) -> String {
     let root = Root::standard_of(kernel.arch);
     let disk = Disk::builder().root(root).build();
     let mut guest = Vm::of(&disk).kernel(kernel).boot();
@@ -97,7 +98,9 @@ fn boots_well(kernel: Kernel) {
     check_copy_of_cocos_init(&mut guest, root);
     check_nothing_is_left_behind(&mut guest);
     check_kernel_log(&mut guest);
+    let release = guest.read("/proc/sys/kernel/osrelease").trim().to_owned();
     guest.power_off();
+    release
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! `data_disks`, `volume`, `volume_disk`, `tags`, `ciphers`,
 //! `corruption`, `overlay`, `writable`, `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`,
 //! `console`, `secrets`, `lying`, `firmware`, `debian`,
-//! `formats`, `measure`, `aarch64`, `figures` and `soak`; the other modules are what a test is written with.
+//! `formats`, `measure`, `aarch64`, `kernels`, `figures` and `soak`; the other modules are what a test is written with.
 
 #![expect(
     clippy::unwrap_used,
@@ -40,6 +40,7 @@ mod guest;
 mod images;
 mod init;
 mod kernel;
+mod kernels;
 mod layer;
 mod layers;
 mod layers_image;
