@@ -376,7 +376,17 @@ fn an_initramfs_is_refused_by_what_is_wrong_with_it() {
     refuses(
         &mut with(Path::new("none"), &init),
         1,
-        "init: no such file; build it with 'cargo build --release'",
+        "init: no such file; build it with 'cargo build --release --target x86_64-unknown-linux-musl'",
+    );
+    refuses(
+        with(Path::new("none"), Path::new("/bin/ls")).args(["--arch", "aarch64"]),
+        1,
+        "cannot use /bin/ls with --arch aarch64: it is for Advanced Micro Devices X86-64",
+    );
+    refuses(
+        with(Path::new("none"), Path::new("/bin/ls")).args(["--arch", "arm64"]),
+        2,
+        "--arch arm64 is neither x86_64 nor aarch64",
     );
     refuses(
         &mut with(Path::new("none"), Path::new("/bin/ls")),
@@ -391,6 +401,11 @@ fn an_initramfs_is_refused_by_what_is_wrong_with_it() {
         1,
         "cannot find module more (--extra-module)",
     );
+    // The header of an object file for AArch64.
+    let mut foreign = initramfs(&dir, "top\n");
+    let module = [&b"\x7fELF\x02\x01\x01"[..], &[0; 9], &[1, 0, 183, 0, 1], &[0; 43]].concat();
+    fs::write(dir.join("modules/kernel/top.ko"), module).unwrap();
+    refuses(foreign.arg("-o").arg(&archive), 1, "modules with --arch x86_64: it is for AArch64");
     let mut broken = initramfs(&dir, "top\n");
     fs::write(dir.join("modules/kernel/mid-dle.ko.xz"), "no xz").unwrap();
     refuses(broken.arg("-o").arg(&archive), 1, "cannot unpack");

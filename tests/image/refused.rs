@@ -76,12 +76,35 @@ fn what_is_no_kernel_is_refused() {
     refuses(
         image(&dir, &root).args(["--kernel", "/etc/passwd"]),
         1,
-        "cannot use /etc/passwd: it is no Linux kernel (a bzImage has HdrS at byte 514)",
+        "cannot use /etc/passwd: it is no Linux kernel (a bzImage has HdrS at byte 514, an arm64 Image ARMd at byte 56)",
     );
     let mut kernel = crate::kernel();
     kernel[..2].fill(0);
     fs::write(dir.join("kernel"), kernel).unwrap();
     refuses(image(&dir, &root).args(["--boot", "uki"]), 1, "it has no EFI stub");
+    assert!(!dir.join("out").exists());
+}
+
+/// An Image, by its magic, and one that unpacks itself.
+#[test]
+fn a_kernel_of_aarch64_is_started_by_a_stub_of_its_own_only() {
+    let dir = scratch("aarch64");
+    let root = root(&dir);
+    let mut kernel = vec![0; 4096];
+    kernel[..2].copy_from_slice(b"MZ");
+    kernel[56..60].copy_from_slice(b"ARMd");
+    fs::write(dir.join("kernel"), &kernel).unwrap();
+    let grub = "it is for aarch64, whose images are made with --boot uki only";
+    refuses(&mut image(&dir, &root), 1, grub);
+    let uki = ["--boot", "uki"];
+    let stub = "linuxaa64.efi.stub: no such file; name it with --stub; 'scripts/kernel --arch arm64' \
+        fetches one: stub.efi";
+    refuses(image(&dir, &root).args(uki), 1, stub);
+    refuses(image(&dir, &root).args(["--stub", "x"]), 2, "--stub is for --boot uki");
+    kernel[56..60].fill(0);
+    kernel[4..8].copy_from_slice(b"zimg");
+    fs::write(dir.join("kernel"), &kernel).unwrap();
+    refuses(image(&dir, &root).args(uki), 1, "it unpacks itself (EFI_ZBOOT)");
     assert!(!dir.join("out").exists());
 }
 
