@@ -210,7 +210,9 @@ fn check_mappings(guest: &mut Guest) {
         panic!("four mappings are wanted: {mappings}");
     };
     assert_eq!((&root["name"], &root["kind"]), (&json!("root_verity"), &json!("verity")));
-    assert_eq!((&root["read_only"], &root["status"]), (&json!(true), &json!("V")));
+    assert_eq!(root["read_only"], true);
+    // Newer kernels say behind it how many blocks were corrected, or - without error correction.
+    assert_eq!(text(root, "status").split(' ').next(), Some("V"));
     assert!(text(root, "uuid").starts_with("CRYPT-VERITY-"));
 
     assert_eq!(data["kind"], "linear");

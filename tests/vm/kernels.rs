@@ -2,6 +2,8 @@
 
 use crate::good::boots_well;
 use crate::kernel::{Arch, Kernel};
+use crate::shares::mounts_what_is_on_offer;
+use std::fmt::Write;
 
 const SUITES: [Option<&str>; 4] = [None, Some("bookworm-backports"), Some("trixie"), Some("sid")];
 
@@ -14,10 +16,16 @@ fn all() -> Vec<Kernel> {
 #[test]
 #[ignore = "scripts/test --kernels"]
 fn every_kernel_boots() {
-    let rows: Vec<_> = all().into_iter().map(|kernel| (kernel, boots_well(kernel))).collect();
-    println!("| kernel | suite | architecture |\n|---|---|---|");
-    for (kernel, release) in rows {
+    let mut rows = String::new();
+    for kernel in all() {
+        let release = boots_well(kernel);
+        // Kernels for clouds have no 9P.
+        let shares = if kernel.cloud { "none: no 9P" } else { "9P" };
+        if !kernel.cloud {
+            mounts_what_is_on_offer(kernel);
+        }
         let suite = kernel.suite.unwrap_or("the running release");
-        println!("| {release} | {suite} | {} |", kernel.arch.name());
+        writeln!(rows, "| {release} | {} | {suite} | {shares} |", kernel.arch.name()).unwrap();
     }
+    println!("| kernel | architecture | suite | shares of the host |\n|---|---|---|---|\n{rows}");
 }

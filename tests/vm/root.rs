@@ -19,9 +19,6 @@ pub(crate) const UUID: &str = "c0c05000-0000-4000-8000-000000000001";
 /// Any moment with a fraction: the copy of a file must carry both parts.
 const MTIME: (u64, u32) = (1_700_000_000, 123_456_789);
 
-/// What /sbin/init leads to.
-const AGENT: &str = "usr/lib/agent/init";
-
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
     Directory,
@@ -86,8 +83,8 @@ impl Node {
 }
 
 /// What a root must bring along, and a `/cocos_init` with all that a copy can get wrong.
-fn standard_nodes() -> Vec<Node> {
-    let agent = fs::read(artefacts::agent(Arch::X86)).expect("cargo built the agent");
+fn standard_nodes(arch: Arch) -> Vec<Node> {
+    let agent = fs::read(artefacts::agent(arch)).expect("cargo built the agent");
     let large: Vec<_> = (0..40_000).map(|line| line.to_string()).collect();
     let mut nodes: Vec<_> = ["cocos", "dev", "etc", "proc", "run", "sys", "tmp", "usr", "var"]
         .into_iter()
@@ -98,7 +95,7 @@ fn standard_nodes() -> Vec<Node> {
         // As in a root with merged /usr: relative through a directory, absolute to the program.
         Node::link("sbin", "usr/sbin"),
         Node::link("usr/sbin/init", "/usr/lib/agent/init"),
-        Node::file(AGENT, agent).mode(0o755),
+        Node::file("usr/lib/agent/init", agent).mode(0o755),
         Node::file("etc/hostname", "verified\n"),
         Node::file("etc/fstab", "/dev/root / auto rw 0 1\ntmpfs /tmp tmpfs mode=1777 0 0\n"),
         Node::directory("cocos_init").mode(0o750).owner(0, 1000).mtime(1_600_000_000, 1),
@@ -373,8 +370,12 @@ fn edit(node: &Node) -> String {
 
 impl Root {
     pub(crate) fn builder() -> Builder {
+        Self::builder_of(Arch::X86)
+    }
+
+    pub(crate) fn builder_of(arch: Arch) -> Builder {
         Builder {
-            nodes: standard_nodes(),
+            nodes: standard_nodes(arch),
             format: Format::Ext4,
             block_size: 4096,
             size: SIZE,
@@ -390,15 +391,12 @@ impl Root {
         STANDARD.get_or_init(|| Self::builder().build())
     }
 
-    /// The same with programs of another architecture.
+    /// The same with programs of that architecture.
     pub(crate) fn standard_of(arch: Arch) -> &'static Self {
         static ARM: OnceLock<Root> = OnceLock::new();
         match arch {
             Arch::X86 => Self::standard(),
-            Arch::Arm => ARM.get_or_init(|| {
-                let agent = fs::read(artefacts::agent(arch)).expect("cargo built the agent");
-                Self::builder().with(Node::file(AGENT, agent).mode(0o755)).build()
-            }),
+            Arch::Arm => ARM.get_or_init(|| Self::builder_of(arch).build()),
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::disk::Disk;
 use crate::good::{TMP_LINE, check_fstab, mounts};
 use crate::guest::Guest;
+use crate::kernel::Kernel;
 use crate::refused::refusal_that_writes_nothing;
 use crate::root::{Node, Root};
 use crate::tool::Scratch;
@@ -15,9 +16,14 @@ const HARDENING: &str = "nosuid,nodev,noexec,nosymfollow";
 
 /// A machine whose host offers three shares, each with a file that says which.
 fn offering(root: &Root, words: &str) -> (Scratch, Guest) {
+    offering_to(Kernel::RUNNING, root, words)
+}
+
+/// The same of another kernel.
+fn offering_to(kernel: Kernel, root: &Root, words: &str) -> (Scratch, Guest) {
     let disk = Disk::builder().root(root).build();
     let host = Scratch::new("shares");
-    let mut vm = Vm::of(&disk).append(words);
+    let mut vm = Vm::of(&disk).kernel(kernel).append(words);
     for (tag, folder) in [("certs_share", "certs"), ("other_share", "other"), ("env_share", "env")]
     {
         fs::create_dir(host.join(folder)).unwrap();
@@ -37,10 +43,14 @@ fn shares(guest: &mut Guest) -> Vec<String> {
 
 #[test]
 fn what_is_on_offer_is_mounted_with_the_options_of_the_fstab() {
+    mounts_what_is_on_offer(Kernel::RUNNING);
+}
+
+pub(crate) fn mounts_what_is_on_offer(kernel: Kernel) {
     // As an editor of another system writes it, with words that mount(8) knows.
     let fstab = "env_share\t/etc/cocos/  9p  trans=virtio,rw,sync,suid,exec,nofail,ro\r\n";
-    let root = root_with([Node::file("etc/fstab", fstab)]);
-    let (_host, mut guest) = offering(&root, "");
+    let root = Root::builder_of(kernel.arch).with(Node::file("etc/fstab", fstab)).build();
+    let (_host, mut guest) = offering_to(kernel, &root, "");
     assert_eq!(guest.read("/etc/certs/name"), "certs");
     assert_eq!(guest.read("/etc/cocos/name"), "env");
     let flags = "nosuid,nodev,noexec,relatime,nosymfollow";
