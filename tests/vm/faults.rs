@@ -57,6 +57,7 @@ fn setups_of_partitions() -> Vec<Setup> {
                 vm.words_of(disk).disk(disk).share("certs_share", host).share("env_share", host)
             },
             then: |_| {},
+            looks_again: false,
         },
         Setup {
             name: "grown disk, found by its serial, parameters on the command line",
@@ -64,6 +65,7 @@ fn setups_of_partitions() -> Vec<Setup> {
             disk: || Disk::builder().grown(64 << 20).build(),
             attach: |vm, disk, _| vm.words_of(disk).disk(disk),
             then: |_| {},
+            looks_again: false,
         },
         Setup {
             name: "tags on the disk",
@@ -71,6 +73,7 @@ fn setups_of_partitions() -> Vec<Setup> {
             disk: || Disk::builder().build(),
             attach: |vm, disk, _| vm.words_of(disk).disk(disk),
             then: |_| {},
+            looks_again: false,
         },
         Setup {
             name: "partitions by UUID, hash tree behind the data",
@@ -78,6 +81,7 @@ fn setups_of_partitions() -> Vec<Setup> {
             disk: || Disk::builder().named().tree_behind().build(),
             attach: |vm, disk, _| vm.words_of(disk).disk(disk),
             then: |_| {},
+            looks_again: false,
         },
         Setup {
             name: "writable places",
@@ -91,6 +95,7 @@ fn setups_of_partitions() -> Vec<Setup> {
                 vm.words_of(disk).initramfs(initramfs).disk(disk).share("certs_share", host)
             },
             then: |_| {},
+            looks_again: false,
         },
         Setup {
             name: "disk plugged in late",
@@ -101,6 +106,7 @@ fn setups_of_partitions() -> Vec<Setup> {
                 guest.wait_serial("#1 wait-for-disk", Duration::from_secs(100));
                 guest.plug_in(0);
             },
+            looks_again: false,
         },
         Setup {
             // On virtio-blk, which shows its disks before they are looked for: one look finds all.
@@ -118,6 +124,7 @@ fn setups_of_partitions() -> Vec<Setup> {
                     .tpm(Tpm::honest())
             },
             then: |_| {},
+            looks_again: false,
         },
     ]
 }
@@ -135,6 +142,7 @@ fn setups_of_layers() -> Vec<Setup> {
             disk: || Disk::builder().build(),
             attach: |vm, _, host| with_layers(vm, host),
             then: |_| {},
+            looks_again: true,
         },
         Setup {
             name: "layers of an image, what is written in memory",
@@ -150,6 +158,7 @@ fn setups_of_layers() -> Vec<Setup> {
                 with_layers(vm, host).qemu(&["-device", "virtio-net-pci,mac=52:54:00:00:00:01"])
             },
             then: |_| {},
+            looks_again: true,
         },
         Setup {
             name: "layers of an engine, what is written on its disk",
@@ -164,6 +173,7 @@ fn setups_of_layers() -> Vec<Setup> {
                     .qemu(&["-device", "virtio-net-pci,mac=52:54:00:00:00:01"])
             },
             then: |_| {},
+            looks_again: true,
         },
         Setup {
             name: "layers that are partitions",
@@ -174,6 +184,7 @@ fn setups_of_layers() -> Vec<Setup> {
                     .initramfs(artefacts::initramfs_with_faults_and_overlay())
             },
             then: |_| {},
+            looks_again: true,
         },
     ]
 }

@@ -358,9 +358,18 @@ impl Guest {
 
     /// Waits until the console shows `text`.
     pub(crate) fn wait_serial(&self, text: &str, limit: Duration) {
+        self.wait_serial_for(&[text], limit);
+    }
+
+    /// Waits until the console shows one of these texts, and tells which.
+    pub(crate) fn wait_serial_for<'a>(&self, texts: &[&'a str], limit: Duration) -> &'a str {
         let start = Instant::now();
-        while !self.serial().contains(text) {
-            assert!(start.elapsed() < limit, "the console does not show {text:?}");
+        loop {
+            let serial = self.serial();
+            if let Some(text) = texts.iter().find(|text| serial.contains(**text)) {
+                return text;
+            }
+            assert!(start.elapsed() < limit, "the console shows none of {texts:?}");
             thread::sleep(GLANCE);
         }
     }
