@@ -1,9 +1,10 @@
 # A measured guest: its root, its disk, and how it is booted and heard.
 # shellcheck shell=bash disable=SC2154  # variables of scripts/bench
 
-# What all guests have in common; 2 GiB, because argon2 of luksFormat may take half of it.
+# What all guests have in common; 2 GiB, because argon2 of luksFormat may take half of it. QEMU before 8.0
+# gives cmpxchg16b wrong flags, of which a kernel can die.
 machine=(
-    -machine q35 -accel "tcg,thread=multi" -cpu max -smp 2 -m 2G
+    -machine q35 -accel "tcg,thread=multi" -cpu max,-cx16 -smp 2 -m 2G
     -nodefaults -display none -no-reboot
     -device virtio-serial-pci
     # Without an id it makes no events.

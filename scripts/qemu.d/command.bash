@@ -27,7 +27,9 @@ compose() {
 # add_machine: processors and memory, and what protects them from the host.
 add_machine() {
     local cpu=${value[CPU]} machine=${value[MACHINE]} memory=${value[MEM_ID]}
-    [[ $kvm ]] || cpu=max
+    # QEMU before 8.0 gives cmpxchg16b wrong flags, of which a kernel can die; aarch64 has no such.
+    [[ $kvm ]] || cpu=max,-cx16
+    [[ $kvm || $(basename "${value[BIN_PATH]}") != *aarch64* ]] || cpu=max
     # No other model is one that TDX could attest.
     [[ $tee != tdx || ${MANAGER_QEMU_CPU-} ]] || cpu=host
     case $tee in

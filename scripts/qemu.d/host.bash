@@ -64,7 +64,7 @@ choose_kvm() {
     [[ $tee == none && $kvm ]] || return 0
     ! kvm_works || return 0
     if [[ ${value[ENABLE_KVM]} != true ]]; then
-        note "no KVM here: the guest is emulated (-cpu max), which is slow"
+        note "no KVM here: the guest is emulated, which is slow"
         kvm=
     elif [[ ! $dry_run ]]; then
         die "cannot use KVM, which MANAGER_QEMU_ENABLE_KVM=true asks for: /proc/cpuinfo has neither svm nor vmx, or /dev/kvm does not open"

@@ -12,6 +12,7 @@ pub mod loopdev;
 pub mod module;
 pub mod mount;
 pub mod net;
+pub mod pci;
 pub mod power;
 pub mod processor;
 pub mod rcu;

@@ -183,6 +183,12 @@ pub(crate) fn initramfs_with_a_broken_module() -> PathBuf {
     initramfs_and("broken-module", "modules/00-001-broken.ko", "no module")
 }
 
+/// The same with drivers for other disks.
+pub(crate) fn initramfs_with_drivers(kernel: Kernel, drivers: &str) -> PathBuf {
+    let name = format!("{kernel}-{drivers}");
+    pack_choice(kernel, &name, init(kernel.arch), &["--drivers", drivers], &[])
+}
+
 /// The same with words beside the kernel command line.
 pub(crate) fn initramfs_with_words(name: &str, words: &str) -> PathBuf {
     initramfs_and(name, "cmdline", words)

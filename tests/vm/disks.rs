@@ -1,6 +1,8 @@
 //! Where the disk may hang, and which one of several is taken.
 
+use crate::artefacts::initramfs_with_drivers;
 use crate::disk::{Disk, LARGE_SECTORS, Part};
+use crate::kernel::Kernel;
 use crate::refused::refusal;
 use crate::root::Root;
 use crate::tool::{Scratch, command, run};
@@ -42,6 +44,60 @@ fn a_virtio_blk_disk() {
 #[test]
 fn an_nvme_disk() {
     boots_from(Bus::Nvme, "nvme0n1", "nvme0n1p4");
+}
+
+/// With the drivers that `scripts/initramfs --drivers` packs.
+#[track_caller]
+fn boots_with_drivers(kernel: Kernel, drivers: &str, bus: Bus, name: &str) {
+    let disk = Disk::builder().root(Root::standard_of(kernel.arch)).build();
+    let vm = Vm::new().kernel(kernel).initramfs(initramfs_with_drivers(kernel, drivers));
+    let vm = vm.disk_on(bus, disk.path()).words_of(&disk);
+    assert_eq!(taken(vm), (found(name, "proof"), json!(format!("{name}4"))));
+}
+
+#[test]
+fn a_disk_on_sata() {
+    boots_with_drivers(Kernel::RUNNING, "ahci", Bus::Ahci, "sda");
+}
+
+/// It comes late: the kernel waits a second before it looks at it.
+#[test]
+fn a_disk_on_usb() {
+    boots_with_drivers(Kernel::TRIXIE, "usb", Bus::Usb, "sda");
+}
+
+#[test]
+fn a_disk_on_virtio_without_pci() {
+    boots_with_drivers(Kernel::ARM, "virtio-mmio", Bus::VirtioMmio, "vda");
+}
+
+/// One controller, with the root's disk as its second namespace.
+#[test]
+fn an_nvme_disk_of_two_namespaces() {
+    let (wrong, disk) = (decoy(), Disk::builder().build());
+    let mut vm = Vm::new().qemu(&["-device", "nvme,id=nvme,serial=two"]);
+    for (number, disk) in [(1, &wrong), (2, &disk)] {
+        let drive = format!(
+            "if=none,id=space{number},format=raw,cache=unsafe,file={}",
+            disk.path().display()
+        );
+        let space = format!("nvme-ns,bus=nvme,drive=space{number},nsid={number}");
+        vm = vm.qemu(&["-drive", &drive, "-device", &space]);
+    }
+    assert_eq!(taken(vm.words_of(&disk)), (found("nvme0n2", "proof"), json!("nvme0n2p4")));
+    assert_eq!(wrong.read(Part::Cocos, 0, 4), [0; 4]);
+}
+
+/// The root's is the last of them.
+#[test]
+fn thirty_disks() {
+    let (wrong, disk) = (decoy(), Disk::builder().build());
+    let others = (0..29).fold(Vm::new(), |vm, _| vm.disk(&wrong).read_only());
+    let mut guest = others.disk(&disk).words_of(&disk).boot();
+    let report = guest.report();
+    assert_eq!(report["disk"]["found_by"], "proof");
+    assert!(guest.bytes_written(29) > 0);
+    guest.power_off();
 }
 
 /// A disk of the same shape whose root is another one, as a host might add.

@@ -150,8 +150,8 @@ impl Row {
     /// The kernel's name of the disk.
     pub(crate) fn disk_name(self) -> &'static str {
         match self.bus {
-            Bus::VirtioScsi | Bus::Ahci => "sda",
-            Bus::VirtioBlk => "vda",
+            Bus::VirtioScsi | Bus::Ahci | Bus::Usb => "sda",
+            Bus::VirtioBlk | Bus::VirtioMmio => "vda",
             Bus::Nvme => "nvme0n1",
         }
     }

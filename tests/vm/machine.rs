@@ -6,7 +6,7 @@ use crate::good::{TMP_LINE, check_fstab, mounts};
 use crate::guest::{Ending, Guest};
 use crate::served::{Hold, Lie, On, Served};
 use crate::tool::Scratch;
-use crate::vm::{Bus, Vm};
+use crate::vm::{Bus, PROCESSOR, Vm};
 use crate::volume_check;
 use serde_json::{Value, json};
 use std::fs;
@@ -61,7 +61,7 @@ fn a_processor_with_random_numbers_and_aes_gives_both() {
 #[test]
 fn a_processor_without_random_numbers_and_aes_boots_and_is_named() {
     let disk = Disk::builder().build();
-    let less = || Vm::of(&disk).processor("max,-rdrand,-rdseed,-aes");
+    let less = || Vm::of(&disk).processor(&format!("{PROCESSOR},-rdrand,-rdseed,-aes"));
     let facts = json!({ "aes": false, "memory_encryption": null, "random_numbers": null });
     let mut guest = less().boot();
     assert_eq!(guest.report()["processor"], facts);

@@ -3,12 +3,18 @@
 use crate::artefacts::{self, DEFAULT_CIPHER};
 use crate::disk::Disk;
 use crate::guest::Guest;
-use crate::kernel::Kernel;
+use crate::kernel::{Arch, Kernel};
 use crate::served::Served;
 use crate::slots::Slots;
 use crate::tpm::Tpm;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
+
+/// All that QEMU emulates but one instruction: before 8.0 it gives the flags behind cmpxchg16b bits that
+/// none has (`helper_cmpxchg16b_unlocked`, of a `cc_op` that is not up to date), and an interrupt that
+/// comes between it and the next instruction ends in a double fault of the kernel, once in some hundred
+/// boots.
+pub(crate) const PROCESSOR: &str = "max,-cx16";
 
 /// How a disk is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +24,9 @@ pub(crate) enum Bus {
     Nvme,
     /// That of the chipset.
     Ahci,
+    Usb,
+    /// Virtio without PCI, as QEMU's `virt` has it for aarch64.
+    VirtioMmio,
 }
 
 /// ```
@@ -56,7 +65,7 @@ impl Vm {
             firmware: Vec::new(),
             starts_disk: false,
             memory: "1G".to_owned(),
-            processor: "max".to_owned(),
+            processor: PROCESSOR.to_owned(),
             processors: 2,
             devices: Vec::new(),
             disks: 0,
@@ -212,6 +221,9 @@ impl Vm {
 
     fn drive(mut self, bus: Bus, format: &str, source: &str) -> Self {
         let name = format!("disk{}", self.disks);
+        if bus == Bus::Usb {
+            self.devices.extend(["-device".to_owned(), "qemu-xhci,id=usb".to_owned()]);
+        }
         let drive = format!("if=none,id={name},format={format},{source}");
         self.devices.extend(["-drive".to_owned(), drive]);
         let device = match bus {
@@ -219,6 +231,8 @@ impl Vm {
             Bus::VirtioBlk => "virtio-blk-pci".to_owned(),
             Bus::Nvme => "nvme".to_owned(),
             Bus::Ahci => format!("ide-hd,bus=ide.{}", self.disks),
+            Bus::Usb => "usb-storage,bus=usb.0".to_owned(),
+            Bus::VirtioMmio => "virtio-blk-device".to_owned(),
         };
         let device = format!("{device},drive={name},serial={name},id={}", device_id(self.disks));
         self.devices.extend(["-device".to_owned(), device]);
@@ -321,7 +335,7 @@ impl Vm {
         };
         pair("-machine", self.kernel.arch.machine());
         pair("-accel", if kvm_works() { "kvm" } else { "tcg" });
-        pair("-cpu", &self.processor);
+        pair("-cpu", if self.kernel.arch == Arch::X86 { &self.processor } else { "max" });
         pair("-smp", &self.processors.to_string());
         pair("-m", &self.memory);
         if !self.starts_disk {

@@ -53,13 +53,13 @@ pub(super) fn look(
     searches: &mut [Search],
 ) -> Result<Option<Vec<LayerDisk>>> {
     // Each of them, so that whatever is missing is named.
-    let found: Vec<_> = layers
+    let mut found: Vec<_> = layers
         .layers
         .iter()
-        .zip(searches)
+        .zip(&mut *searches)
         .map(|(layer, search)| {
             let first = layer.disk.as_ref();
-            let disk = match &layer.proof {
+            match &layer.proof {
                 Some(proof) => {
                     let first = first.map_or_else(Vec::new, |disk| seen.named(disk, search));
                     prove(proof, &first, seen, given_up, search)
@@ -69,10 +69,18 @@ pub(super) fn look(
                     disk: disk.device.name.clone(),
                     verity: None,
                 }),
-            };
-            search.end(disk)
+            }
         })
         .collect();
+    for (number, (layer, search)) in layers.layers.iter().zip(searches).enumerate() {
+        let again = match (&layer.proof, found.get(number)) {
+            (Some(proof), Some(None)) => look_again(proof, seen, given_up, &found, search),
+            _ => None,
+        };
+        if let Some(place) = found.get_mut(number) {
+            *place = search.end(place.take().or(again));
+        }
+    }
     let found: Option<Vec<_>> = found.into_iter().collect();
     if let Some(layers) = &found {
         require_different(layers)?;
@@ -109,6 +117,35 @@ fn prove(
                 },
             )
         })
+}
+
+/// Looks for a layer once more where nothing was found: what proves none of them may be this one,
+/// damaged, and is told with what is wrong.
+fn look_again(
+    proof: &Proof,
+    seen: &Seen<'_>,
+    given_up: &[&Disk],
+    found: &[Option<LayerDisk>],
+    search: &mut Search,
+) -> Option<LayerDisk> {
+    let is_found =
+        |device: &Device| found.iter().flatten().any(|layer| layer.device.dev == device.dev);
+    for (disk, partitions) in seen.with_partitions() {
+        if given_up.iter().any(|other| other.device.dev == disk.device.dev) {
+            continue;
+        }
+        let whole = Some(&disk.device).filter(|_| partitions.is_empty());
+        for device in whole.into_iter().chain(partitions.iter().map(|it| &it.device)) {
+            if is_found(device) {
+                continue;
+            }
+            match prove_on(proof, device, disk) {
+                Ok(layer) => return Some(layer),
+                Err(error) => search.refuse(&device.name, &error),
+            }
+        }
+    }
+    None
 }
 
 fn prove_on(proof: &Proof, device: &Device, disk: &Disk) -> Result<LayerDisk> {

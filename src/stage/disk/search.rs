@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::kernel::module;
+use crate::kernel::{module, pci};
 
 /// Where drivers may have come from.
 const MODULES: &str = "/modules";
@@ -60,11 +60,18 @@ pub(super) fn nothing_found(searches: &[&Search], any_seen: bool, timeout: Durat
     let wanted: Vec<_> = missing().map(|search| format!("no {}", search.wanted)).collect();
     let mut message = format!("{} within {} s", wanted.join(", "), timeout.as_secs());
     if !any_seen {
-        message.push_str("; no disk at all was seen: ");
-        // A look at the initramfs, only to say more.
+        message.push_str("; no disk at all was seen");
+        // Looks at buses and initramfs, only to say more.
+        let storage = pci::storage_without_driver().unwrap_or_default();
+        if !storage.is_empty() {
+            let storage = storage.join(", ");
+            for text in [", but storage on PCI without a driver (", &storage, ")"] {
+                message.push_str(text);
+            }
+        }
         message.push_str(match module::list(Path::new(MODULES)).as_deref() {
-            Ok([]) => "is its driver built into the kernel? The initramfs has no modules",
-            _ => "is its driver among the modules of the initramfs, or built into the kernel?",
+            Ok([]) => ": is its driver built into the kernel? The initramfs has no modules",
+            _ => ": is its driver among the modules of the initramfs, or built into the kernel?",
         });
     }
     for Search { purpose, refused, .. } in missing() {

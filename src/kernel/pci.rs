@@ -1,0 +1,52 @@
+//! PCI devices as sysfs shows them. Which there are is the host's choice.
+//!
+//! Source: `Documentation/ABI/testing/sysfs-bus-pci`; class codes: PCI Code and ID Assignment
+//! Specification, section 1.2 (base class 01h, mass storage).
+
+use std::fs;
+use std::io;
+
+/// Those of class storage that no driver has taken, each as its address, vendor and device:
+/// `0000:00:1f.2 8086:2922`. In order.
+///
+/// # Errors
+/// When sysfs cannot be read, as where there is no PCI.
+pub fn storage_without_driver() -> io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/sys/bus/pci/devices")? {
+        let entry = entry?;
+        let read = |name| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+        let has_driver = entry.path().join("driver").exists();
+        if is_storage(&read("class")) && !has_driver {
+            let address = entry.file_name().to_string_lossy().into_owned();
+            let [vendor, device] = ["vendor", "device"].map(|name| digits(&read(name)).to_owned());
+            found.push(format!("{address} {vendor}:{device}"));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// A class as sysfs has it: base class, subclass and programming interface, `0x010601`.
+fn is_storage(class: &str) -> bool {
+    class.starts_with("0x01") && digits(class).len() == 6
+}
+
+fn digits(number: &str) -> &str {
+    number.trim_start_matches("0x").trim_end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn storage_is_told_by_its_base_class() {
+        for (class, storage) in
+            [("0x010601\n", true), ("0x010000\n", true), ("0x020000\n", false), ("0x01\n", false)]
+        {
+            assert_eq!(is_storage(class), storage, "{class:?}");
+        }
+        assert_eq!(digits("0x8086\n"), "8086");
+    }
+}
