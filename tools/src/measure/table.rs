@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use crate::measure::document::{DISK_CHAIN, Document, KERNEL_CHAIN, Unknown};
+use crate::measure::document::{Document, Unknown};
 use crate::measure::machine::Machine;
 use crate::measure::tpm::Chain;
 
@@ -36,8 +36,9 @@ impl Table {
 #[must_use]
 pub fn table(document: &Document, machine: &Machine) -> String {
     let mut table = Table(String::new());
-    table.chain(DISK_CHAIN, document.tpm.disk.as_ref());
-    table.chain(KERNEL_CHAIN, document.tpm.kernel.as_ref());
+    for (name, chain) in document.chains() {
+        table.chain(name, chain);
+    }
     if let Some(older) = &machine.pcr_4_of_older_qemu {
         table.heading(format_args!(
             "direct boot by QEMU before 10.2, no guest of SEV, {} MiB of memory",
