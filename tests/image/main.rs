@@ -8,6 +8,7 @@ mod archive;
 mod cmdline;
 mod efi;
 mod formats;
+mod iso;
 mod layers;
 mod machine;
 mod measure;
@@ -285,8 +286,13 @@ fn a_disk_of_another_format_does_not_stay_beside_the_new_one() {
         mib("actual-size")
     );
     assert!(said.contains(&sizes), "{said}, not {sizes}");
+    run(image(&dir, &root).args(["--format", "iso", "--boot", "uki"]));
+    let isos = || names(&out).into_iter().filter(|name| name.ends_with(".iso"));
+    assert!(disks().eq(["disk.img"]) && isos().eq(["boot.iso"]));
+    run(image(&dir, &root).args(["--format", "iso", "--boot", "uki", "--whole"]));
+    assert!(disks().eq(["disk.iso"]) && isos().eq(["disk.iso"]));
     run(&mut image(&dir, &root));
-    assert!(disks().eq(["disk.img"]));
+    assert!(disks().eq(["disk.img"]) && isos().eq([""; 0]));
 }
 
 #[test]
