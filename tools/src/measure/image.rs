@@ -12,7 +12,7 @@ use crate::measure::grub::{self, Grub};
 use crate::measure::hash::{Digests, Hash};
 use crate::measure::pe::Pe;
 use crate::measure::record::Record;
-use crate::measure::tpm::{Chain, Event};
+use crate::measure::tpm::{BOOT_MANAGER, Chain, Event};
 use crate::measure::{gpt, kernel, uki};
 
 /// Where the files lie, beside the image ...
@@ -151,7 +151,11 @@ impl Files<'_> {
                 uki::events(image, gpt)?
             }
         };
-        self.chain(holds_for, events)
+        let mut chain = self.chain(holds_for, events)?;
+        if self.boot == Boot::Uki {
+            chain.pcr_4_under_secure_boot = Some(chain.without(BOOT_MANAGER, uki::LINUX));
+        }
+        Ok(chain)
     }
 
     fn direct_chain(&self, direct: &Direct<'_>) -> Result<Chain> {

@@ -29,6 +29,9 @@ impl Table {
         for (pcr, value) in &chain.sha256 {
             self.row(format_args!("PCR {pcr}"), value);
         }
+        if let Some(held) = &chain.pcr_4_under_secure_boot {
+            self.row("PCR 4", format_args!("{} (Secure Boot is on)", held.sha256));
+        }
     }
 }
 

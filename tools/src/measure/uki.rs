@@ -20,6 +20,12 @@ const MAGIC_END: &[u8] = b" ####";
 const MEASURED: [&str; 7] =
     [".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb", ".pcrpkey"];
 
+/// What the firmware measures of the kernel when the stub has it start that. Where Secure Boot is on,
+/// the kernel, which is unsigned, is started by a stub that answers for it, and the firmware neither
+/// verifies nor measures it: that is in register 11 only (`install_security_override` in
+/// `src/boot/efi/secure-boot.c`).
+pub const LINUX: &str = "Authenticode of section .linux";
+
 /// The version of the stub, such as `252.39-1~deb12u1`; nothing where the file does not say.
 #[must_use]
 pub fn version(image: &Pe<'_>) -> Option<String> {
@@ -73,7 +79,7 @@ pub fn events(image: &Pe<'_>, gpt: Option<&[u8]>) -> Result<Vec<Event>> {
         }
     }
     events.extend([
-        Event::digest(BOOT_MANAGER, "Authenticode of section .linux", kernel.authenticode()),
+        Event::digest(BOOT_MANAGER, LINUX, kernel.authenticode()),
         Event::of(FILES, "command line, UTF-16LE with NUL", &[&utf16(cmdline)]),
         Event::of(FILES, "content of section .initrd", &[initrd]),
     ]);
