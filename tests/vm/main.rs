@@ -38,6 +38,7 @@ mod good;
 mod guest;
 mod images;
 mod init;
+mod iso;
 mod layer;
 mod layers;
 mod layers_image;
