@@ -47,8 +47,8 @@ fn el_torito(medium: &Path) -> (u64, u64) {
     ]));
     let images: Vec<_> =
         report.lines().filter(|line| line.starts_with("El Torito boot img :")).collect();
-    let [entry] = images[..] else { panic!("{report}") };
-    let words: Vec<_> = entry.split_whitespace().skip(5).collect();
+    assert_eq!(images.len(), 1, "{report}");
+    let words: Vec<_> = images[0].split_whitespace().skip(5).collect();
     // number, platform, bootable, emulation, segment, type, sectors, block
     assert_eq!(words[..6], ["1", "UEFI", "y", "none", "0x0000", "0x00"]);
     // It takes the table for one, too.
@@ -91,7 +91,8 @@ fn a_medium_has_the_efi_partition_of_the_disk_beside_it() {
     run(tool("cmp").args([&raw, &disk]));
     let medium = out.join("boot.iso");
     let (media, disks) = (checked_table(&medium), table(&disk, 512));
-    let [efi] = &media[..] else { panic!("a medium has one partition") };
+    assert_eq!(media.len(), 1);
+    let efi = &media[0];
     check_efi(&medium, efi, &content(&disk, &disks[0]));
     assert_ne!(efi.uuid, disks[0].uuid);
     assert_eq!(efi.kind, disks[0].kind);

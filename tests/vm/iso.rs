@@ -56,7 +56,7 @@ enum Drive {
 /// `boot.iso` in such a drive, which the firmware tries first, and the disk, on which it finds nothing.
 fn beside(folder: &Scratch, bus: Bus, drive: Drive) -> Vm {
     let medium = Vm::new().disk_on(bus, &folder.join("boot.iso")).with("bootindex=0");
-    let medium = if drive == Drive::OfCds { medium.as_cd() } else { medium };
+    let medium = if drive == Drive::OfCds { medium.in_cd_drive() } else { medium };
     let vm = medium.disk_on(Bus::VirtioScsi, &without_boot_loader(folder));
     with_firmware(vm, folder, CODE, installed(VARIABLES))
 }
@@ -198,7 +198,7 @@ fn reason_of_a_whole_cd(initramfs: &Path) -> String {
         .args(["--append", "cvm.timeout=5"])
         .arg("--initramfs")
         .arg(initramfs));
-    let vm = Vm::new().disk_on(Bus::VirtioScsi, &folder.join("disk.iso")).as_cd();
+    let vm = Vm::new().disk_on(Bus::VirtioScsi, &folder.join("disk.iso")).in_cd_drive();
     let mut guest: Guest = with_firmware(vm, &folder, CODE, installed(VARIABLES)).boot();
     assert_eq!(guest.wait_ending(LIMIT), Ending::PowerOff);
     guest.fatal_line()

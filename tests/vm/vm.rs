@@ -177,7 +177,7 @@ impl Vm {
     }
 
     /// Puts the disk that was attached last, on AHCI or virtio-scsi, into a drive of CDs.
-    pub(crate) fn as_cd(mut self) -> Self {
+    pub(crate) fn in_cd_drive(mut self) -> Self {
         let device = self.devices.last_mut().expect("the disk has a device");
         *device = device.replacen("-hd,", "-cd,", 1);
         self.read_only()

@@ -43,7 +43,7 @@ pub fn encode(start: u64, bytes: u64) -> Result<Vec<u8>> {
     let wrong =
         |what: &str| Error::new(format!("a CD's firmware does not find a partition {what}"));
     let block = |at: u64| u32::try_from(at / BLOCK).map_err(|_| wrong("behind 8 TiB"));
-    if start % BLOCK != 0 || start < u64::from(END) * BLOCK {
+    if !start.is_multiple_of(BLOCK) || start < u64::from(END) * BLOCK {
         return Err(wrong(&format!("that begins at byte {start}")));
     }
     let end = start.checked_add(bytes).and_then(|end| end.checked_next_multiple_of(BLOCK));
