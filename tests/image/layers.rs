@@ -36,7 +36,7 @@ fn layers_of(dir: &Path, name: &str, text: &str) -> PathBuf {
 }
 
 /// The same, with kernel and initramfs beside them.
-fn layers(dir: &Path) -> PathBuf {
+pub(crate) fn layers(dir: &Path) -> PathBuf {
     root(dir);
     layers_of(dir, "layers", "of the topmost layer")
 }
@@ -48,7 +48,7 @@ fn without_cocos(dir: &Path, layers: &Path) -> Command {
     command
 }
 
-fn of_layers(dir: &Path, layers: &Path) -> Command {
+pub(crate) fn of_layers(dir: &Path, layers: &Path) -> Command {
     let mut command = without_cocos(dir, layers);
     command.args(["--cocos-size", "64M"]);
     command

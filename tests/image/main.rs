@@ -8,6 +8,7 @@ mod archive;
 mod cmdline;
 mod efi;
 mod formats;
+mod iso;
 mod layers;
 mod machine;
 mod measure;
@@ -285,6 +286,11 @@ fn a_disk_of_another_format_does_not_stay_beside_the_new_one() {
         mib("actual-size")
     );
     assert!(said.contains(&sizes), "{said}, not {sizes}");
+    run(image(&dir, &root).args(["--format", "iso", "--boot", "uki"]));
+    let media = || names(&out).into_iter().filter(|name| name == "boot.iso").count();
+    assert!(disks().eq(["disk.img"]) && media() == 1);
+    run(image(&dir, &root).args(["--format", "iso", "--boot", "uki", "--whole"]));
+    assert!(disks().eq(["disk.iso"]) && media() == 0);
     run(&mut image(&dir, &root));
     assert!(disks().eq(["disk.img"]));
 }

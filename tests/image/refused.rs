@@ -15,7 +15,18 @@ fn an_image_is_refused_by_what_is_wrong_with_its_arguments() {
     let cases: &[(&[&str], i32, &str)] = &[
         (&["--cocos-size", "much"], 2, "--cocos-size much is not a size"),
         (&["--boot", "lilo"], 2, "--boot lilo is neither grub nor uki"),
-        (&["--format", "vdi"], 2, "--format vdi is neither raw nor qcow2"),
+        (&["--format", "vdi"], 2, "--format vdi is none of raw, qcow2 and iso"),
+        (&["--whole"], 2, "--whole is for --format iso, not raw"),
+        (
+            &["--format", "iso"],
+            2,
+            "--format iso and --boot grub exclude each other: GRUB looks for its files on a disk",
+        ),
+        (
+            &["--format", "iso", "--boot", "uki", "--sector-size", "4096"],
+            2,
+            "--format iso and --sector-size 4096 exclude each other: El Torito counts in sectors of 512",
+        ),
         (&["--sector-size", "2048"], 2, "--sector-size 2048 is neither 512 nor 4096"),
         (
             &["--sector-size", "4096", "--cocos-size", "33554944"],

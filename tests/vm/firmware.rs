@@ -8,6 +8,7 @@ use crate::root::Root;
 use crate::tool::{Scratch, command, run};
 use crate::vm::{Bus, Vm};
 use std::fs::{self, OpenOptions};
+use std::io::Read as _;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -66,7 +67,7 @@ fn boot_with(properties: &str, folder: &Scratch, code: &str, variables: &Path) -
 }
 
 /// The command line of the running kernel ends with what the image was made for.
-fn check_boot(guest: &mut Guest, folder: &Scratch) {
+pub(crate) fn check_boot(guest: &mut Guest, folder: &Scratch) {
     assert_eq!(guest.hello()["pid"], 1);
     let made_for = fs::read_to_string(folder.join("cmdline")).unwrap();
     let booted = guest.read("/proc/cmdline");
@@ -76,15 +77,15 @@ fn check_boot(guest: &mut Guest, folder: &Scratch) {
 }
 
 /// The owner of a machine: a key, its certificate, and a firmware that trusts nothing else.
-struct Owner {
+pub(crate) struct Owner {
     key: PathBuf,
     certificate: PathBuf,
-    variables: PathBuf,
+    pub(crate) variables: PathBuf,
     _scratch: Scratch,
 }
 
 impl Owner {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let scratch = Scratch::new("owner");
         let owner = Self {
             key: scratch.join("key"),
@@ -109,7 +110,7 @@ impl Owner {
     }
 
     /// Has the image signed.
-    fn sign<'a>(&self, image: &'a mut Command) -> &'a mut Command {
+    pub(crate) fn sign<'a>(&self, image: &'a mut Command) -> &'a mut Command {
         image.env("SB_KEY", &self.key).env("SB_CERT", &self.certificate)
     }
 
@@ -173,20 +174,20 @@ fn under_secure_boot_grub_alone_starts_no_kernel() {
 }
 
 /// In the command line, where a single digit asks for another boot.
-fn change_a_byte(disk: &Path) {
+pub(crate) fn change_a_byte(disk: &Path) {
     const OLD: &[u8] = b"systemd.gpt_auto=0";
-    const EFI_END: usize = 64 << 20;
+    const EFI_END: u64 = 64 << 20;
     let file = OpenOptions::new().read(true).write(true).open(disk).unwrap();
-    let mut start = vec![0; EFI_END];
-    file.read_exact_at(&mut start, 0).unwrap();
+    let mut start = Vec::new();
+    (&file).take(EFI_END).read_to_end(&mut start).unwrap();
     let found: Vec<_> =
-        (0..EFI_END - OLD.len()).filter(|at| start[*at..].starts_with(OLD)).collect();
+        (0..start.len() - OLD.len()).filter(|at| start[*at..].starts_with(OLD)).collect();
     assert_eq!(found.len(), 1, "one command line is wanted: {found:?}");
     file.write_all_at(b"1", (found[0] + OLD.len() - 1) as u64).unwrap();
 }
 
 /// The firmware says so, and then has nothing else to start.
-fn assert_refused(guest: &Guest) {
+pub(crate) fn assert_refused(guest: &Guest) {
     guest.wait_serial("No bootable option or device was found", FIRMWARE);
     let serial = guest.serial();
     assert!(

@@ -39,6 +39,7 @@ mod good;
 mod guest;
 mod images;
 mod init;
+mod iso;
 mod kernel;
 mod kernels;
 mod layer;

@@ -44,10 +44,34 @@ pub(crate) fn measures_what_was_predicted(folder: &Scratch) -> Guest {
         .firmware(installed(CODE), &variables)
         .tpm(Tpm::honest())
         .boot();
+    check_chain(&mut guest, folder, "disk");
+    guest
+}
+
+/// What the `measurements.json` in this folder says of a chain.
+fn predicted_chain(folder: &Scratch, name: &str) -> Value {
     let text = fs::read_to_string(folder.join("measurements.json")).unwrap();
-    let document: Value = serde_json::from_str(&text).unwrap();
+    let mut document: Value = serde_json::from_str(&text).unwrap();
+    document["tpm"][name].take()
+}
+
+/// All registers are as it says.
+pub(crate) fn check_chain(guest: &mut Guest, folder: &Scratch, name: &str) {
+    check_registers_of(guest, &predicted_chain(folder, name));
+}
+
+/// The same where Secure Boot is on.
+pub(crate) fn check_secure_chain(guest: &mut Guest, folder: &Scratch, name: &str) {
+    let mut chain = predicted_chain(folder, name);
     for bank in ["sha256", "sha384"] {
-        let values = document["tpm"]["disk"][bank].as_object().unwrap();
+        chain[bank]["4"] = chain["pcr_4_under_secure_boot"][bank].clone();
+    }
+    check_registers_of(guest, &chain);
+}
+
+fn check_registers_of(guest: &mut Guest, chain: &Value) {
+    for bank in ["sha256", "sha384"] {
+        let values = chain[bank].as_object().unwrap();
         assert_eq!(values.len(), 8);
         for (pcr, value) in values {
             let path = format!("/sys/class/tpm/tpm0/pcr-{bank}/{pcr}");
@@ -55,7 +79,6 @@ pub(crate) fn measures_what_was_predicted(folder: &Scratch) -> Guest {
             assert_eq!(*value, held, "PCR {pcr} in bank {bank}");
         }
     }
-    guest
 }
 
 #[test]

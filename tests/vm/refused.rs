@@ -72,7 +72,7 @@ fn no_disk_before_the_time_limit() {
     let vm = Vm::new().append(&format!("roothash={roothash} cvm.timeout=5"));
     assert_eq!(
         refusal(vm),
-        "disk: no disk that proves roothash= within 5 s; no disk at all was seen, but storage on PCI \
+        "disk: no disk that proves roothash= within 5 s; no disk at all was seen, CDs aside, but storage on PCI \
          without a driver (0000:00:1f.2 8086:2922): is its driver among the modules of the initramfs, or \
          built into the kernel?"
     );
@@ -85,7 +85,8 @@ fn a_disk_whose_driver_is_not_there() {
     let vm = Vm::new().disk_on(Bus::Ahci, disk.path());
     let vm = vm.append(&format!("roothash={} cvm.timeout=5", disk.roothash));
     let reason = refusal_that_writes_nothing(vm, &disk);
-    let expected = "; no disk at all was seen, but storage on PCI without a driver (0000:00:1f.2 ";
+    let expected =
+        "; no disk at all was seen, CDs aside, but storage on PCI without a driver (0000:00:1f.2 ";
     assert!(reason.contains(expected), "{reason}");
 }
 
@@ -95,7 +96,7 @@ fn an_initramfs_without_modules_for_a_kernel_that_needs_them() {
     let vm = Vm::of(&disk).append("cvm.timeout=5");
     let reason = refusal(vm.initramfs(artefacts::initramfs_without_modules()));
     let storage = reason
-        .strip_prefix("disk: no disk that proves roothash= within 5 s; no disk at all was seen, but storage on PCI without a driver (")
+        .strip_prefix("disk: no disk that proves roothash= within 5 s; no disk at all was seen, CDs aside, but storage on PCI without a driver (")
         .and_then(|rest| rest.strip_suffix("): is its driver built into the kernel? The initramfs has no modules"));
     // Virtio's and the chipset's.
     let storage = storage.unwrap_or_else(|| panic!("{reason}"));

@@ -179,6 +179,13 @@ impl Vm {
         self
     }
 
+    /// Puts the disk that was attached last, on AHCI or virtio-scsi, into a drive of CDs.
+    pub(crate) fn in_cd_drive(mut self) -> Self {
+        let device = self.devices.last_mut().expect("the disk has a device");
+        *device = device.replacen("-hd,", "-cd,", 1);
+        self.read_only()
+    }
+
     /// Has the guest not write to the disk that was attached last. Several VMs can have it at once.
     pub(crate) fn read_only(mut self) -> Self {
         let drive = self.devices.iter_mut().rev().find(|argument| argument.starts_with("if=none"));

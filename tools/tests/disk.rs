@@ -103,6 +103,11 @@ fn what_is_wrong_is_said() {
         (vec!["--sector-size", "1024"], 2, "--sector-size is neither 512 nor 4096"),
         (vec!["--uuid", "5a17"], 2, "--uuid is not a UUID"),
         (vec!["--size", "1"], 2, "unknown argument --size"),
+        (
+            vec!["--sector-size", "4096", "--uuid", DISK, "-o", &out, "--cd"],
+            2,
+            "--cd is for a disk with sectors of 512 bytes",
+        ),
     ] {
         assert_eq!(refusal(&arguments), (status, reason.to_owned()));
     }

@@ -37,6 +37,9 @@ const COCOS: u32 = 4;
 /// What the volume's partition is called.
 const LABEL: &str = "cocos";
 
+/// Bytes in a sector of a CD, of which the kernel makes no partitions.
+const CD_SECTOR: u64 = 2048;
+
 /// What a look at a disk says.
 pub(super) enum Verdict {
     Proven(Box<RootDisk>),
@@ -294,12 +297,20 @@ fn without_partitions(disk: &Disk) -> Verdict {
     match other {
         // An older table of the other kind may still be there beside the right one.
         Some(other) if !signature_at(own) => Verdict::Refused(Error::new(format!(
-            "{FOUND}: its table is made for sectors of {other} bytes, but they have {own}: an image \
-             for these is made with scripts/image --sector-size {own}"
+            "{FOUND}: its table is made for sectors of {other} bytes, but they have {own}: {}",
+            mended_by(own)
         ))),
         _ => Verdict::NotYet(format!(
             "{FOUND}: is its table missing, damaged, or made for a larger disk?"
         )),
+    }
+}
+
+/// What helps a disk with sectors of this size, for which its table is not made.
+fn mended_by(sector_size: u64) -> String {
+    match sector_size {
+        CD_SECTOR => "attach it as a disk, not as a CD".to_owned(),
+        _ => format!("an image for these is made with scripts/image --sector-size {sector_size}"),
     }
 }
 

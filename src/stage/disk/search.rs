@@ -60,7 +60,7 @@ pub(super) fn nothing_found(searches: &[&Search], any_seen: bool, timeout: Durat
     let wanted: Vec<_> = missing().map(|search| format!("no {}", search.wanted)).collect();
     let mut message = format!("{} within {} s", wanted.join(", "), timeout.as_secs());
     if !any_seen {
-        message.push_str("; no disk at all was seen");
+        message.push_str("; no disk at all was seen, CDs aside");
         // Looks at buses and initramfs, only to say more.
         let storage = pci::storage_without_driver().unwrap_or_default();
         if !storage.is_empty() {

@@ -10,13 +10,15 @@ use std::process::ExitCode;
 
 use cvm_init::format::gpt::{Entry, HEADER_AT, SECTOR_SIZES, Table, sectors_of_a_copy};
 use cvm_init::format::uuid;
+use cvm_tools::iso;
 
-const USAGE: &str = "usage: cvm-disk --sector-size 512|4096 --uuid UUID -o FILE PARTITION...
+const USAGE: &str = "usage: cvm-disk --sector-size 512|4096 --uuid UUID [--cd] -o FILE PARTITION...
 
 Writes a disk whose partition table (GPT) is for sectors of that size. A PARTITION is
 NAME:TYPE:UUID:FILE, or NAME:TYPE:UUID:=BYTES for one that is left empty. They are numbered in the
-order given, from 1 on, and each begins at a multiple of 1 MiB. The same arguments and files make the
-same bytes. What is zero takes no space.";
+order given, from 1 on, and each begins at a multiple of 1 MiB. With --cd the disk is a CD as well, and a
+firmware starts partition 1 from it: by El Torito, which leads to the same bytes. The same arguments and
+files make the same bytes. What is zero takes no space.";
 
 /// Where partitions begin, as with every partitioning tool; and what there is behind the last one.
 const ALIGNMENT: u64 = 1 << 20;
@@ -27,6 +29,8 @@ const CHUNK: usize = 1 << 16;
 struct Arguments {
     sector_size: u64,
     uuid: [u8; 16],
+    /// Whether it is a CD as well.
+    cd: bool,
     out: PathBuf,
     parts: Vec<Part>,
 }
@@ -71,7 +75,7 @@ fn main() -> ExitCode {
 impl Arguments {
     fn parse(words: Vec<OsString>) -> Result<Self, String> {
         let (mut sector_size, mut disk_uuid, mut out) = (None, None, None);
-        let mut parts = Vec::new();
+        let (mut parts, mut cd) = (Vec::new(), false);
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             let word = word.into_string().map_err(|_| "an argument is not UTF-8")?;
@@ -88,14 +92,19 @@ impl Arguments {
                 "--uuid" => {
                     disk_uuid = Some(uuid::parse(&value()?).ok_or("--uuid is not a UUID")?);
                 }
+                "--cd" => cd = true,
                 "-o" => out = Some(PathBuf::from(value()?)),
                 flag if flag.starts_with('-') => return Err(format!("unknown argument {flag}")),
                 part => parts.push(Part::parse(part)?),
             }
         }
+        if cd && sector_size != Some(SECTOR_SIZES[0]) {
+            return Err("--cd is for a disk with sectors of 512 bytes".to_owned());
+        }
         Ok(Self {
             sector_size: sector_size.ok_or("--sector-size is missing")?,
             uuid: disk_uuid.ok_or("--uuid is missing")?,
+            cd,
             out: out.ok_or("-o is missing")?,
             parts,
         })
@@ -165,12 +174,17 @@ fn write(arguments: &Arguments) -> Result<(), String> {
     let sizes = arguments.parts.iter().map(|part| part.size(arguments.sector_size));
     let table = arguments.table(&sizes.collect::<Result<Vec<_>, _>>()?)?;
     let (head, tail) = table.encode().map_err(|error| error.to_string())?;
+    let cd = match table.entries.first() {
+        Some(first) if arguments.cd => of_cd(&table, first)?,
+        _ => Vec::new(),
+    };
     let out = &arguments.out;
     let cannot_write = |error: io::Error| cannot("write", out, &error);
     let disk = File::create(out).map_err(cannot_write)?;
     let bytes = table.sectors.saturating_mul(table.sector_size);
     disk.set_len(bytes).map_err(cannot_write)?;
     disk.write_all_at(&head, 0).map_err(cannot_write)?;
+    disk.write_all_at(&cd, iso::AT).map_err(cannot_write)?;
     disk.write_all_at(&tail, bytes.saturating_sub(tail.len() as u64)).map_err(cannot_write)?;
     for (part, entry) in arguments.parts.iter().zip(&table.entries) {
         if let Content::File(path) = &part.content {
@@ -182,6 +196,13 @@ fn write(arguments: &Arguments) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What makes a CD of a disk with this table: the partition is what a firmware starts.
+fn of_cd(table: &Table, partition: &Entry) -> Result<Vec<u8>, String> {
+    let bytes = |sectors: u64| sectors.saturating_mul(table.sector_size);
+    let sectors = partition.last.saturating_sub(partition.first).saturating_add(1);
+    iso::encode(bytes(partition.first), bytes(sectors)).map_err(|error| error.to_string())
 }
 
 /// Copies all but zeros.

@@ -32,7 +32,7 @@ enum Command {
         /// What the initramfs says in the command line's stead
         #[arg(long, default_value = "", hide_default_value = true)]
         initramfs_words: String,
-        /// Where bzImage, rootfs.cpio.gz, cmdline and disk.img lie
+        /// Where bzImage, rootfs.cpio.gz, cmdline, disk.img and, if there is one, boot.iso lie
         dir: PathBuf,
     },
     /// Tell it, with what the machine decides, as scripts/measure does
@@ -106,6 +106,8 @@ fn write(boot: Boot, efi: &Path, initramfs_words: &str, dir: &Path) -> Result<()
         Boot::Grub => Some(text(&efi.join(image::GRUB_CFG))?),
         Boot::Uki => None,
     };
+    let iso = dir.join(image::ISO);
+    let iso = if iso.exists() { Some(head(&iso)?) } else { None };
     let document = image::Files {
         boot,
         kernel: &bytes(&dir.join(image::KERNEL))?,
@@ -113,6 +115,7 @@ fn write(boot: Boot, efi: &Path, initramfs_words: &str, dir: &Path) -> Result<()
         cmdline: &text(&dir.join(image::CMDLINE))?,
         initramfs_words,
         disk: &head(&dir.join(image::DISK))?,
+        iso: iso.as_deref(),
         boot_loader: &bytes(&efi.join(image::BOOT_LOADER))?,
         grub_cfg: grub_cfg.as_deref(),
     }

@@ -18,6 +18,10 @@ pub const PCR_VALUES_FILE: &str = "pcr_values.json";
 
 /// What a chain is called among what is not predicted: that of [`Tpm::disk`] ...
 pub const DISK_CHAIN: &str = "boot from the disk";
+/// ... that of [`Tpm::iso_as_cd`] ...
+pub const CD_CHAIN: &str = "boot from boot.iso as a CD";
+/// ... that of [`Tpm::iso_as_disk`] ...
+pub const ISO_CHAIN: &str = "boot from boot.iso as a disk";
 /// ... and that of [`Tpm::kernel`].
 pub const KERNEL_CHAIN: &str = "direct boot";
 
@@ -136,6 +140,13 @@ pub struct Tpm {
     /// Firmware and boot loader from the disk; none where it is in `not_predicted`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<Chain>,
+    /// The same from the medium beside it, where there is one, in a drive of CDs: no partition table is
+    /// measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iso_as_cd: Option<Chain>,
+    /// The same, attached as a disk: the partition table is its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iso_as_disk: Option<Chain>,
     /// The kernel, directly: QEMU's `-kernel`; none where it is in `not_predicted`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<Chain>,
@@ -181,10 +192,21 @@ impl Document {
         Err(cannot(&"it has not one of a root hash and layers"))
     }
 
+    /// The chains, by name; none where it is not predicted, or where there is no such medium.
+    #[must_use]
+    pub fn chains(&self) -> [(&'static str, Option<&Chain>); 4] {
+        let Tpm { disk, iso_as_cd, iso_as_disk, kernel } = &self.tpm;
+        [
+            (DISK_CHAIN, disk.as_ref()),
+            (CD_CHAIN, iso_as_cd.as_ref()),
+            (ISO_CHAIN, iso_as_disk.as_ref()),
+            (KERNEL_CHAIN, kernel.as_ref()),
+        ]
+    }
+
     /// The chains that could not be predicted.
     pub fn missing(&self) -> impl Iterator<Item = &Unknown> {
-        let chains = [(DISK_CHAIN, &self.tpm.disk), (KERNEL_CHAIN, &self.tpm.kernel)];
-        let missing = chains.into_iter().filter(|(_, chain)| chain.is_none());
+        let missing = self.chains().into_iter().filter(|(_, chain)| chain.is_none());
         missing.flat_map(|(name, _)| self.not_predicted.iter().filter(move |of| of.value == name))
     }
 

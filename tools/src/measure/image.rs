@@ -5,14 +5,14 @@ use cvm_init::error::{Error, Result};
 
 use crate::measure::direct::Direct;
 use crate::measure::document::{
-    Boot, DISK_CHAIN, Document, File, Inputs, KERNEL_CHAIN, Layer, Program, Text, Tpm, Unknown,
-    VERSION,
+    Boot, CD_CHAIN, DISK_CHAIN, Document, File, ISO_CHAIN, Inputs, KERNEL_CHAIN, Layer, Program,
+    Text, Tpm, Unknown, VERSION,
 };
 use crate::measure::grub::{self, Grub};
 use crate::measure::hash::{Digests, Hash};
 use crate::measure::pe::Pe;
 use crate::measure::record::Record;
-use crate::measure::tpm::{Chain, Event};
+use crate::measure::tpm::{BOOT_MANAGER, Chain, Event};
 use crate::measure::{gpt, kernel, uki};
 
 /// Where the files lie, beside the image ...
@@ -23,6 +23,8 @@ pub const INITRAMFS: &str = "rootfs.cpio.gz";
 pub const CMDLINE: &str = "cmdline";
 /// ... the disk ...
 pub const DISK: &str = "disk.img";
+/// ... and, if it was asked for, a medium to boot from in its stead ...
+pub const ISO: &str = "boot.iso";
 /// ... and in the EFI partition what the firmware starts ...
 pub const BOOT_LOADER: &str = "EFI/BOOT/BOOTX64.EFI";
 /// ... and GRUB's commands.
@@ -43,6 +45,8 @@ pub struct Files<'a> {
     pub initramfs_words: &'a str,
     /// The start of [`DISK`], of [`gpt::HEAD_SIZE`] bytes.
     pub disk: &'a [u8],
+    /// The start of [`ISO`], where there is one.
+    pub iso: Option<&'a [u8]>,
     /// [`BOOT_LOADER`].
     pub boot_loader: &'a [u8],
     /// [`GRUB_CFG`], of an image with GRUB.
@@ -68,7 +72,13 @@ impl Files<'_> {
         let mut told = |value: &str, chain: Result<Chain>| {
             chain.map_err(|error| not_predicted.push(Unknown::of(value, &error))).ok()
         };
-        let disk = told(DISK_CHAIN, self.disk_chain(&image, &gpt, release.as_deref(), linux));
+        let chain = |gpt| self.disk_chain(&image, gpt, release.as_deref(), linux);
+        let disk = told(DISK_CHAIN, chain(Some(&gpt)));
+        let (mut iso_as_cd, mut iso_as_disk) = (None, None);
+        if let Some(iso) = self.iso {
+            iso_as_cd = told(CD_CHAIN, chain(None));
+            iso_as_disk = told(ISO_CHAIN, chain(Some(&gpt::event(ISO, iso)?)));
+        }
         let direct = Direct { kernel: self.kernel, initramfs: self.initramfs, cmdline };
         let direct = told(KERNEL_CHAIN, self.direct_chain(&direct));
         Ok(Document {
@@ -95,7 +105,7 @@ impl Files<'_> {
                 grub_cfg: self.grub_cfg.map(|config| File::of(GRUB_CFG, config.as_bytes())),
                 partition_table: Digests::of(&[&gpt]),
             },
-            tpm: Tpm { disk, kernel: direct },
+            tpm: Tpm { disk, iso_as_cd, iso_as_disk, kernel: direct },
             not_predicted,
         })
     }
@@ -118,10 +128,11 @@ impl Files<'_> {
         Ok((None, proven.collect::<Result<_>>()?))
     }
 
+    /// From a disk with this partition table, or a CD.
     fn disk_chain(
         &self,
         image: &Pe<'_>,
-        gpt: &[u8],
+        gpt: Option<&[u8]>,
         version: Option<&str>,
         loader: &str,
     ) -> Result<Chain> {
@@ -130,6 +141,7 @@ impl Files<'_> {
             Boot::Grub => {
                 grub::require_known(version)?;
                 let config = self.grub_cfg.ok_or_else(|| Error::new("there is no grub.cfg"))?;
+                let gpt = gpt.ok_or_else(|| Error::new("GRUB looks for its files on a disk"))?;
                 let (kernel, initramfs) = (self.kernel, self.initramfs);
                 Grub { image, gpt, config, kernel, initramfs }.events()
             }
@@ -139,7 +151,11 @@ impl Files<'_> {
                 uki::events(image, gpt)?
             }
         };
-        self.chain(holds_for, events)
+        let mut chain = self.chain(holds_for, events)?;
+        if self.boot == Boot::Uki {
+            chain.pcr_4_under_secure_boot = Some(chain.without(BOOT_MANAGER, uki::LINUX));
+        }
+        Ok(chain)
     }
 
     fn direct_chain(&self, direct: &Direct<'_>) -> Result<Chain> {

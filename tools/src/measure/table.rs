@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use crate::measure::document::{DISK_CHAIN, Document, KERNEL_CHAIN, Unknown};
+use crate::measure::document::{Document, Unknown};
 use crate::measure::machine::Machine;
 use crate::measure::tpm::Chain;
 
@@ -29,6 +29,9 @@ impl Table {
         for (pcr, value) in &chain.sha256 {
             self.row(format_args!("PCR {pcr}"), value);
         }
+        if let Some(held) = &chain.pcr_4_under_secure_boot {
+            self.row("PCR 4", format_args!("{} (Secure Boot is on)", held.sha256));
+        }
     }
 }
 
@@ -36,8 +39,9 @@ impl Table {
 #[must_use]
 pub fn table(document: &Document, machine: &Machine) -> String {
     let mut table = Table(String::new());
-    table.chain(DISK_CHAIN, document.tpm.disk.as_ref());
-    table.chain(KERNEL_CHAIN, document.tpm.kernel.as_ref());
+    for (name, chain) in document.chains() {
+        table.chain(name, chain);
+    }
     if let Some(older) = &machine.pcr_4_of_older_qemu {
         table.heading(format_args!(
             "direct boot by QEMU before 10.2, no guest of SEV, {} MiB of memory",

@@ -104,6 +104,9 @@ pub struct Chain {
     pub sha256: BTreeMap<u8, Hash<32>>,
     /// The registers of the SHA-384 bank, by number.
     pub sha384: BTreeMap<u8, Hash<48>>,
+    /// What register 4 holds in their place where Secure Boot is on, if that is something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pcr_4_under_secure_boot: Option<Digests>,
     /// What explains them: those of one register in the order of the boot.
     pub events: Vec<Event>,
 }
@@ -123,7 +126,20 @@ impl Chain {
             let register = sha384.entry(event.pcr).or_insert(Hash::ZERO);
             *register = register.extend(&digests.sha384);
         }
-        Self { holds_for, sha256, sha384, events }
+        Self { holds_for, sha256, sha384, pcr_4_under_secure_boot: None, events }
+    }
+
+    /// What a register holds after its events but those called `what`.
+    #[must_use]
+    pub fn without(&self, pcr: u8, what: &str) -> Digests {
+        let events = self.events.iter().filter(|event| event.pcr == pcr && event.what != what);
+        events.filter_map(|event| event.digests).fold(
+            Digests { sha256: Hash::ZERO, sha384: Hash::ZERO },
+            |held, by| Digests {
+                sha256: held.sha256.extend(&by.sha256),
+                sha384: held.sha384.extend(&by.sha384),
+            },
+        )
     }
 }
 

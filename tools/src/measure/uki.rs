@@ -20,6 +20,12 @@ const MAGIC_END: &[u8] = b" ####";
 const MEASURED: [&str; 7] =
     [".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb", ".pcrpkey"];
 
+/// What the firmware measures of the kernel when the stub has it start that. Where Secure Boot is on,
+/// the kernel, which is unsigned, is started by a stub that answers for it, and the firmware neither
+/// verifies nor measures it: that is in register 11 only (`install_security_override` in
+/// `src/boot/efi/secure-boot.c`).
+pub const LINUX: &str = "Authenticode of section .linux";
+
 /// The version of the stub, such as `252.39-1~deb12u1`; nothing where the file does not say.
 #[must_use]
 pub fn version(image: &Pe<'_>) -> Option<String> {
@@ -43,11 +49,12 @@ pub fn require_known(version: Option<&str>) -> Result<()> {
     }
 }
 
-/// The events of a boot of this image, on a disk with this partition table.
+/// The events of a boot of this image, on a disk with this partition table, or from a CD: of one that
+/// it starts by El Torito the firmware measures no table.
 ///
 /// # Errors
 /// A section is missing or broken.
-pub fn events(image: &Pe<'_>, gpt: &[u8]) -> Result<Vec<Event>> {
+pub fn events(image: &Pe<'_>, gpt: Option<&[u8]>) -> Result<Vec<Event>> {
     let section = |name: &str| {
         let missing = || Error::new(format!("the unified kernel image has no section {name}"));
         image.section(name).ok_or_else(missing)
@@ -56,17 +63,14 @@ pub fn events(image: &Pe<'_>, gpt: &[u8]) -> Result<Vec<Event>> {
     let kernel = Pe::parse("section .linux", linux)?;
     let cmdline = std::str::from_utf8(cmdline)
         .map_err(|_| Error::new("the section .cmdline is not UTF-8"))?;
-    let mut events = vec![
-        Event::calling(),
-        Event::separator(BOOT_MANAGER),
-        Event::separator(BOOT_CONFIG),
-        Event::of(BOOT_CONFIG, "partition table: GPT", &[gpt]),
-        Event::digest(
-            BOOT_MANAGER,
-            "Authenticode of EFI/BOOT/BOOTX64.EFI, the unified kernel image",
-            image.authenticode(),
-        ),
-    ];
+    let mut events =
+        vec![Event::calling(), Event::separator(BOOT_MANAGER), Event::separator(BOOT_CONFIG)];
+    events.extend(gpt.map(|gpt| Event::of(BOOT_CONFIG, "partition table: GPT", &[gpt])));
+    events.push(Event::digest(
+        BOOT_MANAGER,
+        "Authenticode of EFI/BOOT/BOOTX64.EFI, the unified kernel image",
+        image.authenticode(),
+    ));
     for name in MEASURED {
         if let Some(content) = image.section(name) {
             let what = format!("name of section {name}, with its NUL");
@@ -75,7 +79,7 @@ pub fn events(image: &Pe<'_>, gpt: &[u8]) -> Result<Vec<Event>> {
         }
     }
     events.extend([
-        Event::digest(BOOT_MANAGER, "Authenticode of section .linux", kernel.authenticode()),
+        Event::digest(BOOT_MANAGER, LINUX, kernel.authenticode()),
         Event::of(FILES, "command line, UTF-16LE with NUL", &[&utf16(cmdline)]),
         Event::of(FILES, "content of section .initrd", &[initrd]),
     ]);
@@ -132,7 +136,13 @@ mod tests {
             (".initrd", b"initrd"),
             (".linux", &linux),
         ]);
-        let events = events(&Pe::parse("uki", &file).unwrap(), b"gpt").unwrap();
+        let pe = Pe::parse("uki", &file).unwrap();
+        let events = events(&pe, Some(b"gpt")).unwrap();
+        // From a CD all is the same but for that.
+        let mut less = events.clone();
+        less.retain(|event| event.what != "partition table: GPT");
+        assert_eq!(less.len() + 1, events.len());
+        assert_eq!(super::events(&pe, None).unwrap(), less);
         let digests = |pcr: u8| {
             let of = events.iter().filter(|event| event.pcr == pcr);
             of.map(|event| event.digests.unwrap()).collect::<Vec<_>>()
@@ -151,7 +161,7 @@ mod tests {
     fn what_is_missing_is_named() {
         let file = sample(&[(".linux", b"MZ"), (".cmdline", b"\xff"), (".initrd", b"i")]);
         let pe = Pe::parse("uki", &file).unwrap();
-        let why = |pe: &Pe<'_>| events(pe, b"gpt").unwrap_err().to_string();
+        let why = |pe: &Pe<'_>| events(pe, Some(b"gpt")).unwrap_err().to_string();
         assert_eq!(
             why(&pe),
             "cannot read section .linux: it ends before its place of the PE header"

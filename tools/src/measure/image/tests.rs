@@ -43,10 +43,48 @@ fn measure_by(words: &str, boot: Boot, boot_loader: &[u8], kernel: &[u8]) -> Res
         cmdline: &format!("{words}\n"),
         initramfs_words: "",
         disk: &disk(),
+        iso: None,
         boot_loader,
         grub_cfg: (boot == Boot::Grub).then_some(CONFIG),
     }
     .measure()
+}
+
+/// All but PCR 5 is as from the disk, and that one is of the medium.
+#[test]
+fn a_medium_beside_the_disk_is_predicted_as_cd_and_as_disk() {
+    let linux = kernel::tests::sample("6.1.0-x");
+    let (disk, mut iso) = (disk(), disk());
+    iso[1024..1040].fill(2);
+    let cmdline = words("");
+    let [known, unknown] = ["252.1", "257"].map(|version| uki(version, &linux));
+    let files = |boot_loader| Files {
+        boot: Boot::Uki,
+        kernel: &linux,
+        initramfs: b"i",
+        cmdline: &cmdline,
+        initramfs_words: "",
+        disk: &disk,
+        iso: Some(&iso),
+        boot_loader,
+        grub_cfg: None,
+    };
+    let document = files(&known).measure().unwrap();
+    let [disk, cd, iso, _] = document.chains().map(|(_, chain)| chain.unwrap().clone());
+    for chain in [&cd, &iso] {
+        let differ = disk.sha384.iter().filter(|(pcr, value)| chain.sha384[*pcr] != **value);
+        assert!(differ.map(|(pcr, _)| *pcr).eq([5]));
+        assert_eq!(chain.holds_for, disk.holds_for);
+    }
+    assert_ne!(cd.sha256[&5], iso.sha256[&5]);
+    // Without a partition table, as of a direct boot.
+    assert!(cd.sha256[&5].to_string().starts_with("a5ceb755"));
+    let text = crate::measure::document::to_text(&document);
+    assert_eq!(Document::read(&text).unwrap(), document);
+
+    let document = files(&unknown).measure().unwrap();
+    let missing: Vec<_> = document.missing().map(|unknown| unknown.value.as_str()).collect();
+    assert_eq!(missing, [DISK_CHAIN, CD_CHAIN, ISO_CHAIN]);
 }
 
 #[test]
@@ -66,6 +104,13 @@ fn a_known_boot_loader_and_kernel_are_predicted_whole() {
         assert_eq!(inputs.grub_cfg.is_some(), boot == Boot::Grub);
         let disk = document.tpm.disk.as_ref().unwrap();
         assert_eq!(disk.holds_for[0], release);
+        // Of the two programs in a unified image, firmware that verifies measures the one it verifies.
+        let secure = disk.pcr_4_under_secure_boot.map(|held| held.sha256);
+        let mut events = disk.events.clone();
+        let last = events.iter().rposition(|event| event.pcr == 4).unwrap();
+        events.remove(last);
+        let without_last = Chain::of(Vec::new(), events).sha256[&4];
+        assert_eq!(secure, (boot == Boot::Uki).then_some(without_last));
         assert_eq!(disk.events.iter().filter(|event| event.pcr == 15).count(), 3);
         let values = document.pcr_values().unwrap();
         assert_eq!(values["pcr_values"]["sha256"]["4"], disk.sha256[&4].to_string());
