@@ -315,6 +315,36 @@ fn what_only_some_boots_need_is_packed_when_asked_for() {
     }
 }
 
+/// Each with the option of the stock kernel's that it is of.
+#[test]
+fn drivers_for_other_disks_are_packed_when_asked_for() {
+    run(&mut script("kernel"));
+    let kernel = target().join("kernel");
+    let dir = scratch("drivers");
+    let stock = fs::read_to_string(kernel.join("config")).unwrap();
+    for (name, driver, option) in [
+        ("ahci", "ahci", "SATA_AHCI"),
+        ("usb", "usb_storage", "USB_STORAGE"),
+        ("virtio-mmio", "virtio_mmio", "VIRTIO_MMIO"),
+        ("hyperv", "hv_storvsc", "HYPERV_STORAGE"),
+        ("xen", "xen_blkfront", "XEN_BLKDEV_FRONTEND"),
+    ] {
+        let mut pack = script("initramfs");
+        pack.arg("--kernel-modules").arg(kernel.join("modules"));
+        pack.args(["--drivers", name, "--init", "/etc/hostname", "--kernel-config"]);
+        pack.arg(dir.join("config")).arg("-o").arg(dir.join("rootfs.cpio.gz"));
+        fs::write(dir.join("config"), &stock).unwrap();
+        run(&mut pack);
+        let packed = entries(&dir.join("rootfs.cpio.gz"));
+        let file = format!("-{driver}.ko");
+        assert!(packed.iter().any(|entry| entry.ends_with(&file)), "{name}: {packed:?}");
+        fs::write(dir.join("config"), stock.replace(&format!("CONFIG_{option}=m\n"), "")).unwrap();
+        refuses(&mut pack, 1, &format!("it lacks {option} ("));
+    }
+    let why = "--drivers floppy is not one of ahci usb virtio-mmio hyperv xen";
+    refuses(initramfs(&dir, "top\n").args(["--drivers", "floppy"]), 2, why);
+}
+
 #[test]
 fn a_kernel_is_held_against_the_options_that_a_boot_needs() {
     run(&mut script("kernel"));

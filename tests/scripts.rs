@@ -67,6 +67,20 @@ fn a_flag_without_its_value_is_a_usage_error() {
 }
 
 #[test]
+fn an_architecture_that_is_not_known_is_a_usage_error() {
+    for (name, why) in [
+        ("kernel", "--arch mips is neither amd64 nor arm64"),
+        ("debian-root", "--arch mips is not arm64"),
+        ("boot", "--arch mips is neither x86_64 nor aarch64"),
+    ] {
+        refuses(script(name).args(["--arch", "mips"]), 2, why);
+    }
+    let of_both = ["--arch", "aarch64", "--oci", "demo", "--check"];
+    refuses(script("boot").args(of_both), 2, "--arch aarch64 goes with neither --oci nor --tpm");
+    refuses(script("test").args(["--kernels", "--fast"]), 2, "--kernels goes with neither");
+}
+
+#[test]
 fn without_a_nightly_toolchain_nothing_is_fuzzed_and_it_is_said_how_to_get_one() {
     let dir = scratch("stable");
     // Stands for a rustup that has no such toolchain.
