@@ -100,7 +100,7 @@ fn an_initramfs_without_modules_for_a_kernel_that_needs_them() {
         .and_then(|rest| rest.strip_suffix("): is its driver built into the kernel? The initramfs has no modules"));
     // Virtio's and the chipset's.
     let storage = storage.unwrap_or_else(|| panic!("{reason}"));
-    assert!(storage.contains(" 1af4:10") && storage.ends_with(" 8086:2922"), "{reason}");
+    assert!(storage.contains(" 1af4:10") && storage.contains(" 8086:2922"), "{reason}");
 }
 
 #[test]
