@@ -15,7 +15,10 @@ use crate::kernel::key;
 use crate::kernel::kmsg;
 use crate::kernel::power::{self, Action};
 use crate::report::{Report, Stage};
-use crate::stage::{data, disk, handoff, measure, platform, root, runtime, teardown, volume};
+use crate::stage::root::Opened;
+use crate::stage::{
+    data, disk, handoff, kexec, measure, platform, root, runtime, teardown, volume,
+};
 
 const MAKE_KEYRING: Effect<0> = Effect::new("make-keyring", "make the keyring");
 const START_WATCHDOG: Effect<0> = Effect::new("start-watchdog", "start the watchdog");
@@ -63,16 +66,23 @@ fn run() -> Result<Infallible> {
     })?;
     let disks = stage(&mut report, Stage::Disk, |report| disk::find(&config, report))?;
     let root = stage(&mut report, Stage::Root, |report| root::open(&config, &disks.root, report))?;
-    stage(&mut report, Stage::Data, |report| data::open(&disks.data, report))?;
-    stage(&mut report, Stage::Volume, |report| match &disks.volume {
-        Some(place) => volume::provision(&config, place, root.place_of_volume(), report),
-        None => Ok(()),
-    })?;
-    stage(&mut report, Stage::Runtime, |report| runtime::prepare(&config, &root, report))?;
+    // Before another kernel of the root there is no key, and nothing is written.
+    if let Opened::ForInit(root) = &root {
+        stage(&mut report, Stage::Data, |report| data::open(&disks.data, report))?;
+        stage(&mut report, Stage::Volume, |report| match &disks.volume {
+            Some(place) => volume::provision(&config, place, root.place_of_volume(), report),
+            None => Ok(()),
+        })?;
+        stage(&mut report, Stage::Runtime, |report| runtime::prepare(&config, root, report))?;
+    }
     stage(&mut report, Stage::Measure, |report| {
         measure::record(&config, disks.root.params(), register, report)
     })?;
     enter(Stage::Handoff);
+    let root = match root {
+        Opened::ForInit(root) => root,
+        Opened::ForKernel { next, words } => return kexec::hand_over(next, &words),
+    };
     root::guard(&disks.root, config.on_corruption)?;
     data::guard(&disks.data, config.on_corruption)?;
     handoff::switch_root(&root.init, config.credentials, start, report)
@@ -139,7 +149,8 @@ fn take_down(deadline: Instant) {
     static DONE: AtomicBool = AtomicBool::new(false);
     let waiting = thread::current();
     let worker = kernel::thread::builder().spawn(move || {
-        teardown::run();
+        // The log has what is left.
+        let _ = teardown::run();
         DONE.store(true, Ordering::Release);
         waiting.unpark();
     });

@@ -28,7 +28,7 @@ pub enum Stage {
     Runtime,
     /// What is recorded for verifiers.
     Measure,
-    /// The way to the new init.
+    /// The way to the new init, or to another kernel.
     Handoff,
 }
 

@@ -86,7 +86,7 @@ const STARTING_CALLS: &[(&str, u64, usize)] = &[
 ];
 
 /// System calls that the source makes by number.
-const BY_NUMBER: &[&str] = &["add_key", "keyctl"];
+const BY_NUMBER: &[&str] = &["add_key", "kexec_file_load", "keyctl"];
 
 /// Places of `syscall` whose number is not set before it in the same function: musl's functions
 /// that take the number from their caller.

@@ -309,8 +309,10 @@ fn what_only_some_boots_need_is_packed_when_asked_for() {
     look.arg("--kernel-config").arg(dir.join("config"));
     run(&mut look);
     refuses(look.args(["--with", "overlay"]), 1, "it lacks OVERLAY_FS (");
+    fs::write(dir.join("config"), stock.replace("CONFIG_KEXEC_FILE=y\n", "")).unwrap();
+    refuses(look.args(["--with", "kexec"]), 1, "it lacks KEXEC_FILE (");
     for unknown in ["aes-gcm-random", ""] {
-        let why = format!("--with {unknown} is not one of overlay layers rtmr3");
+        let why = format!("--with {unknown} is not one of kexec overlay layers rtmr3");
         refuses(initramfs(&dir, "top\n").args(["--with", unknown]), 2, &why);
     }
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use super::handoff;
 use super::layers::{self, Words};
 use super::measure::{MEASURES, Measure};
-use super::partitions;
+use super::partitions::{self, Partitions};
 use super::values::{
     ACTIONS, DataDisk, DiskChoice, DiskName, LEVELS, Medium, REACTIONS, SHARES, SYSTEMD_BOOLEANS,
     TAGS, Tags, VOLUME_MIN, YES_NO, cipher, data, disk, hash_offset, medium, one_of, overlay,
@@ -45,6 +46,7 @@ pub(super) struct Given {
     pub(super) measure: Option<Measure>,
     pub(super) init: Option<String>,
     pub(super) layers: Words,
+    pub(super) handoff: handoff::Words,
     pub(super) begins: bool,
     pub(super) ends: bool,
 }
@@ -206,6 +208,17 @@ pub(super) const LAYER_KEYS: &[Key] = &[
     }),
 ];
 
+/// The keys of what a boot hands over to: see [`super::handoff`].
+pub(super) const HANDOFF_KEYS: &[Key] = &[
+    ("cvm.handoff", |given, text| {
+        given.handoff.way = Some(one_of(text, handoff::WAYS)?);
+        Ok(())
+    }),
+    ("cvm.kexec_kernel", |given, text| handoff::take(&mut given.handoff.kernel, text)),
+    ("cvm.kexec_initramfs", |given, text| handoff::take(&mut given.handoff.initramfs, text)),
+    ("cvm.kexec_cmdline", |given, text| handoff::take(&mut given.handoff.cmdline, text)),
+];
+
 /// Keys of which each further one says something more.
 pub(super) const REPEATABLE: &[&str] = &["cvm.data", "boot", "ip"];
 
@@ -227,10 +240,11 @@ impl Given {
                 "cvm.begin and cvm.end do not stand together: the command line was cut",
             ));
         }
+        let next_kernel = handoff::settle(&mut self)?;
         let layout = if self.layers.are_given() {
             Layout::Layers(layers::settle(&mut self)?)
         } else {
-            Layout::Partitions(partitions::settle(&mut self)?)
+            Layout::Partitions(partitions::settle(&mut self, next_kernel)?)
         };
         require_different_disks(&layout, &self.data)?;
         let cipher_name = self.cipher.as_deref().unwrap_or(DEFAULT_CIPHER);
@@ -245,6 +259,11 @@ impl Given {
                 )));
             }
         };
+        // What is read before the next kernel starts is an error at once, and nothing runs after it.
+        let on_corruption = match &layout {
+            Layout::Partitions(Partitions { next_kernel: Some(_), .. }) => OnCorruption::IoError,
+            _ => self.on_corruption.unwrap_or_default(),
+        };
         // The shares are part of the contract of disks with partitions.
         let shares = match &layout {
             Layout::Partitions(_) => self.shares.unwrap_or_else(|| SHARES.to_vec()),
@@ -252,7 +271,7 @@ impl Given {
         };
         Ok(Config {
             layout,
-            on_corruption: self.on_corruption.unwrap_or_default(),
+            on_corruption,
             volume_min: self.volume_min.unwrap_or(VOLUME_MIN),
             data: self.data,
             cipher,

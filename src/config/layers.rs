@@ -122,7 +122,7 @@ impl Words {
     }
 }
 
-type IsGiven = fn(&Given) -> bool;
+pub(super) type IsGiven = fn(&Given) -> bool;
 
 /// Keys that say nothing of such a root.
 const OF_PARTITIONS: &[(&str, IsGiven)] = &[
@@ -194,7 +194,7 @@ pub(super) fn settle(given: &mut Given) -> Result<Layers> {
     Ok(Layers { layers, upper, hostname: words.hostname, networks, by_engine })
 }
 
-fn require_none(given: &Given, keys: &[(&str, IsGiven)], place: &str) -> Result<()> {
+pub(super) fn require_none(given: &Given, keys: &[(&str, IsGiven)], place: &str) -> Result<()> {
     match keys.iter().find(|(_, is_given)| is_given(given)) {
         Some((key, _)) => Err(Error::new(format!("{key}= says nothing {place}"))),
         None => Ok(()),

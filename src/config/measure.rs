@@ -1,7 +1,7 @@
 //! What is recorded of a boot, and where: the same function tells PID 1 what to record and the image
 //! build what will have been recorded.
 
-use super::{Config, Layer, Layers, Layout, Proof, Tags, Upper};
+use super::{Config, Layer, Layers, Layout, NextKernel, Partitions, Proof, Tags, Upper};
 use crate::error::{Error, Result};
 use crate::format::crypt;
 use crate::format::event::Event;
@@ -32,7 +32,8 @@ pub(super) const MEASURES: &[(&str, Measure)] = &[
 impl Config {
     /// What is recorded of a boot, in this order: `root` with the parameters that a root on a partition
     /// was verified with, or a `layer` for each layer, the topmost first; `data` for each disk of
-    /// `cvm.data=`, `volume`, `handoff`. Nothing of it is of one boot alone, as keys, sizes, times and
+    /// `cvm.data=`, `volume`, `handoff`. A boot that hands over to another kernel has no data and no
+    /// volume, and that kernel's boot records in turn. Nothing of it is of one boot alone, as keys, sizes, times and
     /// shares are, so that a verifier knows it before.
     ///
     /// # Errors
@@ -47,6 +48,13 @@ impl Config {
                 return Err(Error::new("nobody knows what the root was verified with"));
             }
         };
+        if let Layout::Partitions(Partitions { next_kernel: Some(next), .. }) = &self.layout {
+            // The root hash covers the files, so their names say which they are.
+            let NextKernel { kernel, initramfs, cmdline } = next;
+            let content = format!("kexec={kernel} initramfs={initramfs} cmdline={cmdline}");
+            events.push(Event::new("handoff", &content)?);
+            return Ok(events);
+        }
         for data in &self.data {
             // The root hash covers the salt. Where the command line does not say how many blocks
             // there are, the size of the disk does, which is the host's.
@@ -186,6 +194,26 @@ mod tests {
             plain[..2],
             ["cvm-init layer number=0 verity=none", "cvm-init volume none upper=plain"]
         );
+    }
+
+    #[test]
+    fn another_kernel_is_named_by_its_files() {
+        let words = "cvm.handoff=kexec cvm.kexec_kernel=/boot/vmlinuz \
+                     cvm.kexec_initramfs=/boot/initrd cvm.kexec_cmdline=/boot/cmdline";
+        let root = format!("cvm-init root verity=sha256:{HASH} salt=01 data_blocks=77");
+        assert_eq!(
+            lines(words, &[1], 77),
+            [
+                format!("{root} block=4096 on_corruption=io-error"),
+                "cvm-init handoff kexec=/boot/vmlinuz initramfs=/boot/initrd cmdline=/boot/cmdline"
+                    .to_owned(),
+            ]
+        );
+        let before = lines(words, &[1], 77);
+        for file in ["/boot/vmlinuz", "/boot/initrd", "/boot/cmdline"] {
+            let after = lines(&words.replace(file, "/boot/other"), &[1], 77);
+            assert_eq!((&after[0], after[1] == before[1]), (&before[0], false), "{file}");
+        }
     }
 
     /// Which disk it is, how large it is, what the host shares and how long it may take.

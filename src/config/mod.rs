@@ -3,6 +3,7 @@
 //! The command line is measured with the launch, so it is trusted; it is parsed strictly all the
 //! same, because a mistyped security parameter must stop the boot and not fall back to a default.
 
+mod handoff;
 mod keys;
 mod layers;
 mod measure;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use self::keys::{Given, KEYS, LAYER_KEYS, MARKS, REPEATABLE, SHARED};
+use self::keys::{Given, HANDOFF_KEYS, KEYS, LAYER_KEYS, MARKS, REPEATABLE, SHARED};
 use self::values::{ACTIONS, one_of};
 use crate::error::{Error, Result};
 use crate::format::crypt::Cipher;
@@ -21,6 +22,7 @@ use crate::format::fstab::Share;
 use crate::format::verity::OnCorruption;
 use crate::kernel::power::Action;
 
+pub use self::handoff::NextKernel;
 pub use self::keys::DEFAULT_TIMEOUT;
 pub use self::layers::{Layer, Layers, Proof, Upper};
 pub use self::measure::Measure;
@@ -157,7 +159,7 @@ fn take(given: &mut Given, seen: &mut Vec<String>, word: &str) -> Result<bool> {
         Some((name, value)) => (name, Some(value)),
         None => (word, None),
     };
-    let keys = || KEYS.iter().chain(LAYER_KEYS);
+    let keys = || KEYS.iter().chain(LAYER_KEYS).chain(HANDOFF_KEYS);
     let Some((name, take)) = keys().find(|(key, _)| *key == name) else {
         if name.starts_with("cvm.") {
             return Err(Error::new(format!("unknown key {name}=")));

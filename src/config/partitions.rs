@@ -1,8 +1,10 @@
 //! The layout of partitions: the root, its hash tree and the volume on a disk with a partition table.
 
+use super::handoff::NextKernel;
 use super::keys::Given;
 use super::values::{DiskChoice, DiskName};
 use crate::error::{Error, Result};
+use crate::format::hex;
 use crate::format::rootfs::Kind;
 use crate::format::verity::{self, HashOffset, RootHash};
 
@@ -21,10 +23,35 @@ pub struct Partitions {
     pub volume: Option<DiskName>,
     /// `rootfstype=`, the kernel's own key: what the root's file system may be.
     pub kinds: Vec<Kind>,
+    /// `cvm.handoff=kexec`: the kernel that the boot hands over to, before there is a volume.
+    pub next_kernel: Option<NextKernel>,
+}
+
+impl Partitions {
+    /// Whether a partition of the root's disk is the volume's.
+    #[must_use]
+    pub fn has_volume(&self) -> bool {
+        self.volume.is_none() && self.next_kernel.is_none()
+    }
+
+    /// The words that have another boot prove the same root, as this boot was told: what it has read
+    /// from the disk itself stays out, since on a command line it would count as authentic.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let mut words = vec![format!("roothash={}", hex::encode(&self.root_hash))];
+        if let Some(params) = &self.verity {
+            words.push(format!("cvm.verity_salt={}", params.salt_text()));
+            words.push(format!("cvm.verity_data_blocks={}", params.data_blocks));
+        }
+        if let Some(offset) = self.hash_offset {
+            words.push(format!("cvm.verity_hash_offset={}", offset.bytes()));
+        }
+        words.join(" ")
+    }
 }
 
 /// Joins the keys that only make sense together.
-pub(super) fn settle(given: &mut Given) -> Result<Partitions> {
+pub(super) fn settle(given: &mut Given, next_kernel: Option<NextKernel>) -> Result<Partitions> {
     let root_hash = given.root_hash.ok_or_else(|| Error::new("roothash= is missing"))?;
     let verity = match (given.verity_salt.take(), given.verity_data_blocks) {
         (None, None) => None,
@@ -45,6 +72,7 @@ pub(super) fn settle(given: &mut Given) -> Result<Partitions> {
         disk: given.disk.take().unwrap_or(DiskChoice::Proof),
         volume: given.volume.take(),
         kinds: given.root_kinds.take().unwrap_or_else(|| Kind::ALL.to_vec()),
+        next_kernel,
     })
 }
 

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 const HASH: &str = "roothash=00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
 
-const EVERY_KEY: &[&str] = &[
+pub(super) const EVERY_KEY: &[&str] = &[
     "cvm.verity_salt=0a0b",
     "cvm.verity_data_blocks=77",
     "cvm.verity_hash_offset=319488",
@@ -369,7 +369,7 @@ proptest! {
         let in_order = parse(&EVERY_KEY.join(" ")).unwrap();
         let quotes = format!("\"{}\"", words[quoted]);
         words[quoted] = &quotes;
-        let ours = |word: &str| word.starts_with("cvm.") || KEYS.iter().chain(LAYER_KEYS).any(|(key, _)| *key == word);
+        let ours = |word: &str| word.starts_with("cvm.") || KEYS.iter().chain(LAYER_KEYS).chain(HANDOFF_KEYS).any(|(key, _)| *key == word);
         let others = others.iter().filter(|word| !ours(word));
         let line: Vec<_> = others.map(String::as_str).chain(words).collect();
         prop_assert_eq!(parse(&line.join("\t")).unwrap(), in_order);
@@ -388,7 +388,7 @@ proptest! {
         };
         let name = |word: &str| word.split('=').next().unwrap().to_owned();
         let unknown_name = name(&unknown);
-        prop_assume!(KEYS.iter().chain(LAYER_KEYS).all(|(key, _)| *key != unknown_name));
+        prop_assume!(KEYS.iter().chain(LAYER_KEYS).chain(HANDOFF_KEYS).all(|(key, _)| *key != unknown_name));
         prop_assert_eq!(refusal(&unknown), format!("unknown key {unknown_name}="));
         let twice = EVERY_KEY[twice];
         let message = match name(twice) {
@@ -415,6 +415,8 @@ proptest! {
         let root = partitions(&config);
         prop_assert_eq!(root.root_hash, hash);
         prop_assert_eq!(&root.verity, &Some(verity::Params { salt, data_blocks }));
+        // And shown as they were read.
+        prop_assert_eq!(root.words(), line);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 pub mod aael;
 pub mod bank;
 pub mod cel;
+pub mod cmdline;
 pub mod crypt;
 pub mod device;
 pub mod dm;

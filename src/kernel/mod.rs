@@ -5,6 +5,7 @@ pub mod block;
 pub mod dm;
 pub mod exec;
 pub mod fd;
+pub mod kexec;
 pub mod key;
 pub mod keyboard;
 pub mod kmsg;

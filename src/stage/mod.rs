@@ -4,6 +4,7 @@ pub mod data;
 pub mod disk;
 mod filesystem;
 pub mod handoff;
+pub mod kexec;
 #[cfg(feature = "fault")]
 pub mod leftovers;
 pub mod measure;

@@ -1,4 +1,4 @@
-//! What a failed boot leaves behind: nothing.
+//! What a boot leaves behind that has failed, or that another kernel goes on from: nothing.
 
 use std::fs::File;
 use std::path::Path;
@@ -8,6 +8,7 @@ use rustix::process::{chroot, fchdir};
 
 use super::root::LAYERS;
 use super::{CONTROL, NEW_ROOT, mapping};
+use crate::error::{Error, Result};
 use crate::kernel::dm::Control;
 use crate::kernel::{fd, key, mount};
 
@@ -27,9 +28,12 @@ pub fn keep_initramfs(initramfs: File) -> &'static File {
     INITRAMFS.get_or_init(|| initramfs)
 }
 
-/// Takes down whatever there is. What fails is passed over: it may never have been made, and
-/// the machine stops in any case. The log says what is left.
-pub fn run() {
+/// Takes down whatever there is. What fails is passed over: it may never have been made. The log says
+/// what is left.
+///
+/// # Errors
+/// When a mapping is left, or nobody knows.
+pub fn run() -> Result<()> {
     // A panic leaves it behind; any other failure has removed it on the way here.
     let _ = key::forget_all();
     // Before its node goes with the mounts.
@@ -45,9 +49,7 @@ pub fn run() {
     if let Some(initramfs) = INITRAMFS.get() {
         let _ = fchdir(initramfs).and_then(|()| chroot("."));
     }
-    let Some(control) = control else {
-        return;
-    };
+    let control = control.ok_or_else(|| Error::new("there is no device-mapper to ask"))?;
     // A loop device goes with the mapping that uses it.
     for mapping in mapping::ALL {
         let _ = control.remove(mapping);
@@ -57,9 +59,14 @@ pub fn run() {
             let _ = control.remove(&mapping);
         }
     }
-    match control.names() {
-        Ok(left) if left.is_empty() => log::info!("taken down, mappings left: none"),
-        Ok(left) => log::warn!("taken down, mappings left: {}", left.join(", ")),
-        Err(error) => log::warn!("cannot list the mappings left: {error}"),
-    }
+    let why = match control.names() {
+        Ok(left) if left.is_empty() => {
+            log::info!("taken down, mappings left: none");
+            return Ok(());
+        }
+        Ok(left) => format!("taken down, mappings left: {}", left.join(", ")),
+        Err(error) => format!("cannot list the mappings left: {error}"),
+    };
+    log::warn!("{why}");
+    Err(Error::new(why))
 }

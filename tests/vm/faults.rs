@@ -6,6 +6,8 @@ use crate::data::Data;
 use crate::disk::{Disk, Part};
 use crate::engine::engines_cow;
 use crate::guest::Guest;
+use crate::kernel::Kernel;
+use crate::kexec;
 use crate::layer::{self, Layer};
 use crate::layers::partitioned;
 use crate::matrix::{Kind, Row, Setup, print, run};
@@ -31,6 +33,7 @@ const ONCE: &str = "disk";
 /// Rows that cannot be, and why.
 const IMPOSSIBLE: &[(Kind, &str, &str)] = &[
     (Kind::Late, "run:/sbin/init", "when it is done, this program is no more"),
+    (Kind::Late, "start-kernel:/vmlinuz", "when it is done, this kernel is no more"),
     (Kind::Stall, "make-node:/dev/kmsg", BEFORE_WATCHDOG),
     (Kind::Stall, "open:/dev/kmsg", BEFORE_WATCHDOG),
     (Kind::Stall, "make-keyring", BEFORE_WATCHDOG),
@@ -44,6 +47,7 @@ const BEFORE_WATCHDOG: &str = "there is no watchdog yet, and nothing that the ho
 fn setups() -> Vec<Setup> {
     let mut all = setups_of_partitions();
     all.extend(setups_of_layers());
+    all.push(setup_of_another_kernel());
     all
 }
 
@@ -127,6 +131,19 @@ fn setups_of_partitions() -> Vec<Setup> {
             looks_again: false,
         },
     ]
+}
+
+fn setup_of_another_kernel() -> Setup {
+    Setup {
+        name: "another kernel of the root",
+        // Where it is emulated, the kernel takes seconds to read another one.
+        words: |_| format!("{} cvm.timeout=15", kexec::WORDS),
+        // Of the second boot, which is no fault build, nothing is told.
+        disk: || Disk::builder().root(&kexec::standard(Kernel::RUNNING, "")).build(),
+        attach: |vm, disk, _| vm.words_of(disk).disk(disk),
+        then: |_| {},
+        looks_again: false,
+    }
 }
 
 fn setups_of_layers() -> Vec<Setup> {
@@ -273,6 +290,8 @@ const SLICE: &[(Kind, &str)] = &[
     (Kind::Late, "move:/proc#1"),
     (Kind::Panic, "change-root#1"),
     (Kind::Fail, "run:/sbin/init#1"),
+    (Kind::Late, "load-kernel:/vmlinuz#1"),
+    (Kind::Fail, "start-kernel:/vmlinuz#1"),
 ];
 
 #[test]
@@ -316,9 +335,15 @@ pub(crate) fn host_folder() -> Scratch {
     host
 }
 
-/// So that a wait for a disk that never proves ends soon, and no line is dropped.
-pub(crate) const WORDS: &str = "cvm.timeout=3 printk.devkmsg=on";
+/// So that no line is dropped.
+pub(crate) const WORDS: &str = "printk.devkmsg=on";
 
-pub(crate) fn vm() -> Vm {
-    Vm::new().processors(1).initramfs(crate::artefacts::initramfs_with_faults()).append(WORDS)
+/// So that a wait for a disk that never proves ends soon.
+const LIMIT: &str = "cvm.timeout=3";
+
+/// Told these words, and [`LIMIT`] where they have no other.
+pub(crate) fn vm(words: &str) -> Vm {
+    let vm = Vm::new().processors(1).initramfs(crate::artefacts::initramfs_with_faults());
+    let limit = if words.contains("cvm.timeout=") { "" } else { LIMIT };
+    vm.append(WORDS).append(limit).append(words)
 }

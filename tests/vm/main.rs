@@ -2,7 +2,7 @@
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
 //! those. The tests are in `good`, `shares`, `beyond`, `commands`, `init`, `disks`, `layouts`, `layers`,
-//! `layers_image`, `engine`, `repart`,
+//! `layers_image`, `engine`, `repart`, `kexec`,
 //! `data_disks`, `volume`, `volume_disk`, `tags`, `ciphers`,
 //! `corruption`, `overlay`, `writable`, `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`,
 //! `console`, `secrets`, `lying`, `firmware`, `debian`,
@@ -42,6 +42,7 @@ mod init;
 mod iso;
 mod kernel;
 mod kernels;
+mod kexec;
 mod layer;
 mod layers;
 mod layers_image;

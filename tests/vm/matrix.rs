@@ -58,7 +58,7 @@ impl Setup {
     /// Boots with words more, and hands the running guest over.
     fn boot<T>(&self, words: &str, look: impl FnOnce(&mut Guest) -> T) -> T {
         let (disk, host) = ((self.disk)(), host_folder());
-        let vm = vm().append(&(self.words)(&disk)).append(words);
+        let vm = vm(&(self.words)(&disk)).append(words);
         let mut guest = (self.attach)(vm, &disk, host.path()).boot();
         look(&mut guest)
     }

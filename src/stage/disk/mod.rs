@@ -200,16 +200,18 @@ impl Searches {
         let mut proven = look_for_root(wanted, seen, search)?.into_iter();
         let mut root = search.end(proven.next());
         let volume = match &wanted.volume {
+            _ if wanted.next_kernel.is_some() => None,
             Some(disk) => {
                 let roots: Vec<_> = root.iter().map(|root| &*root.name).collect();
                 self.look_for_upper(disk, seen, &roots)
             }
             None => root.as_mut().and_then(|root| root.volume.take()),
         };
-        Ok(root.zip(volume).map(|(root, volume)| {
+        let is_complete = volume.is_some() || wanted.next_kernel.is_some();
+        Ok(root.filter(|_| is_complete).map(|root| {
             let also_proven = proven.map(|other| other.name).collect();
             let disk = Box::new(RootDisk { also_proven, ..root });
-            (RootDisks::Partition { wanted, disk }, Some(volume))
+            (RootDisks::Partition { wanted, disk }, volume)
         }))
     }
 

@@ -123,12 +123,12 @@ fn by_number<'a>(
         None => numbered(VERITY).map(|tree| HashArea::Apart(&tree.device)),
     };
     let (root, hash, volume) = match (numbered(ROOT), hash, numbered(COCOS)) {
-        (Some(root), Some(hash), _) if wanted.volume.is_some() => {
+        (Some(root), Some(hash), _) if !wanted.has_volume() => {
             return Ok(Places { root, hash, volume: None });
         }
         (Some(root), Some(hash), Some(volume)) => (root, hash, volume),
         (root, hash, volume) => {
-            let has_volume = volume.is_some() || wanted.volume.is_some();
+            let has_volume = volume.is_some() || !wanted.has_volume();
             let there = [(ROOT, root.is_some()), (VERITY, hash.is_some()), (COCOS, has_volume)];
             let missing: Vec<_> = there
                 .iter()
@@ -168,7 +168,7 @@ fn by_uuid<'a>(
         HashArea::Apart(&made_of(tree, disk, partitions)?.device)
     };
     let root = made_of(root, disk, partitions)?;
-    if wanted.volume.is_some() {
+    if !wanted.has_volume() {
         return Ok(Places { root, hash, volume: None });
     }
     let entry = only(table, &format!("called {LABEL:?}"), |entry| entry.name == LABEL)?;

@@ -12,7 +12,7 @@ use self::mounts::Mounts;
 use super::disk::RootDisks;
 use super::mapping;
 use super::volume::Target;
-use crate::config::{Config, Layers};
+use crate::config::{Config, Layers, NextKernel};
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
 use crate::format::rootfs::Kind;
@@ -49,6 +49,20 @@ pub enum Form<'a> {
     Layers(&'a Layers),
 }
 
+/// A root that is mounted, and what of it the boot hands over to.
+#[derive(Debug)]
+pub enum Opened<'a> {
+    /// Its init.
+    ForInit(Root<'a>),
+    /// Another kernel, for which no more is asked of the root.
+    ForKernel {
+        /// Which one.
+        next: &'a NextKernel,
+        /// What has its boot prove the same root.
+        words: String,
+    },
+}
+
 impl Root<'_> {
     /// Where the volume is mounted.
     #[must_use]
@@ -66,13 +80,13 @@ impl Root<'_> {
 /// # Errors
 /// When the kernel has no dm-verity, the root is no file system that can be mounted or none that is
 /// asked for, or it lacks what a boot needs of it.
-pub fn open<'a>(config: &Config, disks: &RootDisks<'a>, report: &mut Report) -> Result<Root<'a>> {
+pub fn open<'a>(config: &Config, disks: &RootDisks<'a>, report: &mut Report) -> Result<Opened<'a>> {
     match disks {
         RootDisks::Partition { wanted, disk } => {
             partition::open(config, wanted, &disk.verity, report)
         }
         RootDisks::Layers { wanted, layers, plain } => {
-            layers::open(config, wanted, layers, plain.as_ref(), report)
+            layers::open(config, wanted, layers, plain.as_ref(), report).map(Opened::ForInit)
         }
     }
 }

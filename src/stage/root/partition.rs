@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::init::Init;
 use super::mounts::Mounts;
-use super::{Form, MAKE_DIR, Root, places, require_overlay};
+use super::{Form, MAKE_DIR, Opened, Root, places, require_overlay};
 use crate::config::{Config, Partitions};
 use crate::effect::effect;
 use crate::error::{Error, Result};
@@ -19,16 +19,25 @@ const NAME: &str = "the root";
 
 pub(super) fn open<'a>(
     config: &Config,
-    partitions: &Partitions,
+    partitions: &'a Partitions,
     verity: &Verity,
     report: &mut Report,
-) -> Result<Root<'a>> {
+) -> Result<Opened<'a>> {
     verity.open(mapping::ROOT)?;
     let file_system = filesystem::look(NAME, mapping::ROOT, verity)?;
     let kind = file_system.kind;
     require_asked_for(kind, &partitions.kinds)?;
     effect(MAKE_DIR.on(&[&NEW_ROOT]), || mount::ensure_dir(Path::new(NEW_ROOT), 0o755))?;
     filesystem::mount(NAME, &node(mapping::ROOT), &file_system, NEW_ROOT, Flags::empty())?;
+    log::info!("root verified and mounted read-only, {kind}");
+    report.root = Some(RootFacts {
+        device: node(mapping::ROOT),
+        bytes: verity.bytes(),
+        file_system: kind.name(),
+    });
+    if let Some(next) = &partitions.next_kernel {
+        return Ok(Opened::ForKernel { next, words: partitions.words() });
+    }
     // All that can be wrong with it is told while nothing else is made yet.
     let places = places::find(config)?;
     let init = Init::find(&config.init, &places)?;
@@ -36,13 +45,7 @@ pub(super) fn open<'a>(
     if !config.overlay.is_empty() {
         require_overlay("cvm.overlay=")?;
     }
-    log::info!("root verified and mounted read-only, {kind}");
-    report.root = Some(RootFacts {
-        device: node(mapping::ROOT),
-        bytes: verity.bytes(),
-        file_system: kind.name(),
-    });
-    Ok(Root { init, form: Form::Partition { kind, mounts } })
+    Ok(Opened::ForInit(Root { init, form: Form::Partition { kind, mounts } }))
 }
 
 fn require_asked_for(kind: Kind, asked: &[Kind]) -> Result<()> {

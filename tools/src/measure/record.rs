@@ -142,6 +142,16 @@ pub(crate) mod tests {
         assert_eq!(memory[1].what, "cvm-init volume none upper=memory, by PID 1");
     }
 
+    /// What the next kernel's boot records comes behind it.
+    #[test]
+    fn a_boot_that_hands_over_to_another_kernel_records_that() {
+        let files =
+            "cvm.handoff=kexec cvm.kexec_kernel=/k cvm.kexec_initramfs=/i cvm.kexec_cmdline=/c";
+        let events = record(files).events();
+        assert_eq!(events.len(), 2);
+        assert_eq!(events[1].what, "cvm-init handoff kexec=/k initramfs=/i cmdline=/c, by PID 1");
+    }
+
     #[test]
     fn what_is_read_from_the_disk_cannot_be_told() {
         let why = |words: &str| Record::of(words, "").unwrap_err().to_string();
