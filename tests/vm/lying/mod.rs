@@ -5,6 +5,7 @@
 mod gpt;
 mod header;
 mod io;
+mod layers;
 mod layouts;
 mod leak;
 mod luks2;
