@@ -4,7 +4,7 @@
 # What all guests have in common; 2 GiB, because argon2 of luksFormat may take half of it. QEMU before 8.0
 # gives cmpxchg16b wrong flags, of which a kernel can die.
 machine=(
-    -machine q35 -accel "tcg,thread=multi" -cpu max,-cx16 -smp 2 -m 2G
+    -machine q35 -accel "tcg,thread=multi" -cpu "max,-cx16" -smp 2 -m 2G
     -nodefaults -display none -no-reboot
     -device virtio-serial-pci
     # Without an id it makes no events.
