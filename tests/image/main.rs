@@ -330,7 +330,11 @@ fn an_image_can_make_its_initramfs() {
         command
     };
     let command = || command_of("--rootfs", &root);
-    refuses(&mut command(), 1, "cvm-init: no such file; build it with 'cargo build --release'");
+    refuses(
+        &mut command(),
+        1,
+        "cvm-init: no such file; build it with 'cargo build --release --target x86_64-unknown-linux-musl'",
+    );
     assert_empty(&dir.join("out"));
     fs::write(built.join("cvm-init"), "the init").unwrap();
     let same_initramfs = |made: &mut Command, choice: &[&str]| {
