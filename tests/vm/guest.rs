@@ -218,7 +218,18 @@ impl Guest {
                 panic!("the VM ended ({ending:?}) and its agent said nothing");
             }
         }
-        panic!("the agent said nothing for {} s", limit.as_secs())
+        let processors = self.processors();
+        panic!("the agent said nothing for {} s; {processors}", limit.as_secs())
+    }
+
+    /// Where each processor is, by QEMU: idle ones have HLT=1.
+    fn processors(&mut self) -> String {
+        let command = json!({ "command-line": "info registers -a" });
+        let registers = self.qmp_with("human-monitor-command", &command);
+        let lines = registers.as_str().unwrap_or_default().lines();
+        let telling =
+            lines.filter(|line| ["CPU#", "RIP=", " PC="].iter().any(|word| line.contains(word)));
+        telling.collect::<Vec<_>>().join("; ")
     }
 
     fn notice_ending(&mut self) {
