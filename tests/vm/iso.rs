@@ -222,8 +222,9 @@ fn a_cd_of_the_whole_disk_is_told_to_be_none() {
     assert_eq!(
         reason_of_a_whole_cd(&initramfs()),
         format!(
-            "{found}no disk at all was seen, CDs aside: is its driver among the modules of the \
-             initramfs, or built into the kernel?"
+            "{found}no disk at all was seen, CDs aside, but storage on PCI without a driver \
+             (0000:00:1f.2 8086:2922): is its driver among the modules of the initramfs, or built into the \
+             kernel?"
         )
     );
 }
