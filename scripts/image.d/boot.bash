@@ -43,7 +43,7 @@ read_kernel() {
         release=$(grep -aoEm 1 'Linux version [^ ]+' "$kernel" | awk 'NR == 1 { print $3 }') || true
         [[ $boot == uki ]] || die "cannot use $kernel with --boot grub: it is for aarch64, whose images are made with --boot uki only"
     elif has 7a696d67 4 "$kernel"; then
-        die "cannot use $kernel: it unpacks itself (EFI_ZBOOT), which neither a stub nor QEMU can start from memory; take the Image in it, which scripts/kernel --arch arm64 puts into vmlinux"
+        die "cannot use $kernel: it unpacks itself (EFI_ZBOOT), which neither a stub nor QEMU can start from memory; take the Image that it was made of, as Debian's package has it"
     else
         die "cannot use $kernel: it is no Linux kernel (a bzImage has HdrS at byte 514, an arm64 Image ARMd at byte 56)"
     fi

@@ -24,12 +24,17 @@ compose() {
     qemu+=(-monitor "${value[MONITOR]}" "${more[@]}")
 }
 
+# is_aarch64: is QEMU the one for that architecture?
+is_aarch64() {
+    [[ ${value[BIN_PATH]##*/} == *aarch64* ]]
+}
+
 # add_machine: processors and memory, and what protects them from the host.
 add_machine() {
     local cpu=${value[CPU]} machine=${value[MACHINE]} memory=${value[MEM_ID]}
     # QEMU before 8.0 gives cmpxchg16b wrong flags, of which a kernel can die; aarch64 has no such.
     [[ $kvm ]] || cpu=max,-cx16
-    [[ $kvm || $(basename "${value[BIN_PATH]}") != *aarch64* ]] || cpu=max
+    [[ $kvm ]] || ! is_aarch64 || cpu=max
     # No other model is one that TDX could attest.
     [[ $tee != tdx || ${MANAGER_QEMU_CPU-} ]] || cpu=host
     case $tee in

@@ -29,7 +29,7 @@ need_folder() {
 check_host() {
     local pair share missing
     [[ -d ${TMPDIR:-/var/tmp} ]] || die "cannot use TMPDIR=$TMPDIR: no such folder"
-    need "${value[BIN_PATH]}" qemu-system-x86
+    if is_aarch64; then need "${value[BIN_PATH]}" qemu-system-arm; else need "${value[BIN_PATH]}" qemu-system-x86; fi
     [[ ! $disk$volume ]] || need qemu-img qemu-utils
     [[ ! $tpm ]] || need swtpm swtpm
     [[ ${value[USE_SUDO]} == false ]] || need sudo sudo

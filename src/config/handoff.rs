@@ -92,26 +92,11 @@ pub(super) fn take(file: &mut Option<String>, text: &str) -> std::result::Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::tests::EVERY_KEY;
-    use crate::config::{Config, Layout, Partitions};
+    use crate::config::Config;
+    use crate::config::tests::{EVERY_KEY, parse, partitions, refusal};
     use crate::format::verity::OnCorruption;
 
     const HASH: &str = "roothash=00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-
-    fn parse(rest: &str) -> Result<Config> {
-        Config::from_cmdline(&format!("{HASH} {rest}"))
-    }
-
-    fn partitions(config: &Config) -> &Partitions {
-        match &config.layout {
-            Layout::Partitions(partitions) => partitions,
-            Layout::Layers(layers) => panic!("{layers:?}"),
-        }
-    }
-
-    fn refusal(rest: &str) -> String {
-        parse(rest).unwrap_err().to_string()
-    }
 
     const KEXEC: &str = "cvm.handoff=kexec cvm.kexec_kernel=/boot/vmlinuz \
                      cvm.kexec_initramfs=/boot/initrd cvm.kexec_cmdline=/boot/cmdline";

@@ -35,7 +35,7 @@ pub(super) const EVERY_KEY: &[&str] = &[
     "init=/bin/other",
 ];
 
-fn parse(rest: &str) -> Result<Config> {
+pub(super) fn parse(rest: &str) -> Result<Config> {
     Config::from_cmdline(&format!("console=ttyS0 {HASH} quiet {rest}\n"))
 }
 
@@ -43,14 +43,14 @@ fn serial(serial: &str) -> DiskChoice {
     DiskChoice::Named(DiskName::Serial(serial.to_owned()))
 }
 
-fn partitions(config: &Config) -> &Partitions {
+pub(super) fn partitions(config: &Config) -> &Partitions {
     match &config.layout {
         Layout::Partitions(partitions) => partitions,
         Layout::Layers(layers) => panic!("{layers:?}"),
     }
 }
 
-fn refusal(rest: &str) -> String {
+pub(super) fn refusal(rest: &str) -> String {
     parse(rest).unwrap_err().to_string()
 }
 
