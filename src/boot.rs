@@ -17,7 +17,7 @@ use crate::kernel::power::{self, Action};
 use crate::report::{Report, Stage};
 use crate::stage::root::Opened;
 use crate::stage::{
-    data, disk, handoff, kexec, measure, platform, root, runtime, teardown, volume,
+    data, disk, handoff, kexec, measure, modules, platform, root, runtime, teardown, volume,
 };
 
 const MAKE_KEYRING: Effect<0> = Effect::new("make-keyring", "make the keyring");
@@ -61,7 +61,7 @@ fn run() -> Result<Infallible> {
     kmsg::set_level(config.log);
     effect::set_limit(config.timeout);
     let register = stage(&mut report, Stage::Platform, |_| {
-        platform::prepare()?;
+        platform::prepare(&config)?;
         measure::find(config.measure)
     })?;
     let disks = stage(&mut report, Stage::Disk, |report| disk::find(&config, report))?;
@@ -79,6 +79,7 @@ fn run() -> Result<Infallible> {
         measure::record(&config, disks.root.params(), register, report)
     })?;
     enter(Stage::Handoff);
+    modules::need(Stage::Handoff)?;
     let root = match root {
         Opened::ForInit(root) => root,
         Opened::ForKernel { next, words } => return kexec::hand_over(next, &words),
@@ -88,7 +89,7 @@ fn run() -> Result<Infallible> {
     handoff::switch_root(&root.init, config.credentials, start, report)
 }
 
-/// Runs one stage and notes its time.
+/// Runs one stage when the kernel modules are loaded that it needs, and notes its time.
 fn stage<T>(
     report: &mut Report,
     stage: Stage,
@@ -96,6 +97,7 @@ fn stage<T>(
 ) -> Result<T> {
     enter(stage);
     let start = Instant::now();
+    modules::need(stage)?;
     let outcome = run(report)?;
     report.stage(stage, start.elapsed());
     Ok(outcome)

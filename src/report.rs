@@ -9,12 +9,12 @@ use serde::Serialize;
 use crate::effect::{self, micros};
 
 /// A part of the boot, as the fatal line and the report name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// The kernel log, and the command line; until it is read, no key is obeyed either.
     Config,
-    /// Pseudo file systems, modules.
+    /// Pseudo file systems, and the beginning of the kernel modules.
     Platform,
     /// The disks: the one that proves the root hash, and others that the command line names.
     Disk,

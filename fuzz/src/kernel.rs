@@ -40,8 +40,14 @@ fn integrity_words(params: &str) {
 
 /// A message of the kernel's uevent socket.
 pub fn uevent(bytes: &[u8]) {
-    let appears = bytes.starts_with(b"add@") || bytes.starts_with(b"change@");
+    let added = bytes.starts_with(b"add@");
+    let appears = added || bytes.starts_with(b"change@");
     let text = [bytes, b"\0"].concat();
     let of_block = text.windows(17).any(|window| window == b"\0SUBSYSTEM=block\0");
-    assert_eq!(cvm_init::kernel::uevent::is_block_event(bytes), appears && of_block);
+    let has_driver = text.windows(10).any(|window| window == b"\0MODALIAS=");
+    let is_virtual = [&b"add@"[..], b"change@"]
+        .iter()
+        .any(|action| bytes.starts_with(&[action, &b"/devices/virtual/block/"[..]].concat()));
+    let wakes = !is_virtual && (appears && of_block || added && has_driver);
+    assert_eq!(cvm_init::kernel::uevent::wakes_up(bytes), wakes);
 }

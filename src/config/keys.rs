@@ -45,6 +45,7 @@ pub(super) struct Given {
     pub(super) credentials: Option<bool>,
     pub(super) measure: Option<Measure>,
     pub(super) init: Option<String>,
+    pub(super) module_parameters: Vec<(String, String)>,
     pub(super) layers: Words,
     pub(super) handoff: handoff::Words,
     pub(super) begins: bool,
@@ -285,6 +286,7 @@ impl Given {
             overlay: self.overlay.unwrap_or_default(),
             credentials: self.credentials.unwrap_or(false),
             measure: self.measure.unwrap_or(Measure::Auto),
+            module_parameters: self.module_parameters,
             init: self.init.unwrap_or_else(|| "/sbin/init".to_owned()),
         })
     }

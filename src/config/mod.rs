@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::format::crypt::Cipher;
 use crate::format::fstab::Share;
 use crate::format::verity::OnCorruption;
+use crate::kernel::module;
 use crate::kernel::power::Action;
 
 pub use self::handoff::NextKernel;
@@ -66,6 +67,9 @@ pub struct Config {
     pub credentials: bool,
     /// `cvm.measure=`
     pub measure: Measure,
+    /// `NAME.PARAMETER`, `NAME.PARAMETER=VALUE`: the name of each module, without dashes, and the rest,
+    /// which is for the kernel to read when the module is loaded.
+    pub module_parameters: Vec<(String, String)>,
     /// `init=`
     pub init: String,
 }
@@ -131,7 +135,9 @@ fn read(lines: &Lines) -> Result<Given> {
     let mut given = Given::default();
     let mut seen = Vec::new();
     for word in kernel_words(&lines.kernel) {
-        take(&mut given, &mut seen, &word)?;
+        if !take(&mut given, &mut seen, &word)? {
+            given.module_parameters.extend(module_parameter(&word));
+        }
     }
     for word in words(&lines.initramfs) {
         if !take(&mut given, &mut seen, &word)? {
@@ -177,6 +183,22 @@ fn take(given: &mut Given, seen: &mut Vec<String>, word: &str) -> Result<bool> {
     let value = value.ok_or_else(|| Error::new(format!("{name}= has no value")))?;
     take(given, value).map_err(|cause| Error::new(format!("{name}={value}: {cause}")))?;
     Ok(true)
+}
+
+/// A word as modprobe takes it: what stands before the first dot of its name is a module, if there is
+/// one of that name. The kernel reads the words for what is built in, and leaves the others.
+///
+/// Source: `kernel-parameters` in the kernel's admin guide, modprobe(8).
+fn module_parameter(word: &str) -> Option<(String, String)> {
+    let name = word.split('=').next()?;
+    let (name, _) = name.split_once('.')?;
+    let (_, parameter) = word.split_once('.')?;
+    let parameter = match parameter.split_once('=') {
+        // The quotes around it are gone.
+        Some((name, value)) if value.contains(char::is_whitespace) => format!("{name}=\"{value}\""),
+        _ => parameter.to_owned(),
+    };
+    Some((module::as_kernel_has_it(name), parameter))
 }
 
 /// The words up to `--`, behind which they are arguments of init.

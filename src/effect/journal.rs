@@ -24,7 +24,8 @@ pub struct Entry {
     pub name: Name,
     /// When it first began.
     pub start: Instant,
-    /// How long it took, all times together.
+    /// How long it took, all times together, with what the program did before it since the last effect
+    /// of its thread.
     pub took: Duration,
     /// How often it was done.
     pub times: u64,
@@ -63,17 +64,17 @@ impl Journal {
     }
 
     /// Returns the number to end it with.
-    pub(super) fn begin(&mut self, step: &Step<'_>) -> u64 {
+    pub(super) fn begin(&mut self, step: &Step<'_>, start: Instant) -> u64 {
         self.begun = self.begun.wrapping_add(1);
         let (number, name) = (self.begun, Name::of(step));
-        self.running.push(Running { number, name, start: Instant::now() });
+        self.running.push(Running { number, name, start });
         number
     }
 
     /// What it was, and how long it took.
-    pub(super) fn end(&mut self, number: u64) -> Option<(Name, Duration)> {
+    pub(super) fn end(&mut self, number: u64, now: Instant) -> Option<(Name, Duration)> {
         let Running { name, start, .. } = self.take(number)?;
-        let took = start.elapsed();
+        let took = now.saturating_duration_since(start);
         self.note(&name, start, took);
         Some((name, took))
     }
@@ -166,8 +167,8 @@ mod tests {
     fn what_lasts_too_long_is_told_with_what_is_beside_it() {
         let mut journal = Journal::new();
         journal.limit = Duration::ZERO;
-        let list = journal.begin(&LIST.into());
-        journal.begin(&READ.on(&[&"sda"]));
+        let list = journal.begin(&LIST.into(), Instant::now());
+        journal.begin(&READ.on(&[&"sda"]), Instant::now());
         assert!(journal.left().is_ok_and(|left| left <= GRACE));
         journal.running[0].start -= GRACE;
         let error = journal.left().unwrap_err();

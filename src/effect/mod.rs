@@ -8,10 +8,11 @@
 pub mod hook;
 mod journal;
 
+use std::cell::Cell;
 use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::journal::Journal;
 use crate::error::{Error, Result};
@@ -92,6 +93,13 @@ impl Name {
 
 static JOURNAL: Mutex<Journal> = Mutex::new(Journal::new());
 
+thread_local! {
+    /// When this thread's last effect ended, which is when the next one begins: what the program does in
+    /// between is little, and reading the clock is a system call where the processor's own is not to be
+    /// trusted.
+    static ENDED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
 /// Does `act` and writes it down as `step`.
 ///
 /// # Errors
@@ -123,14 +131,16 @@ fn begin(step: &Step<'_>) -> u64 {
             thread::park();
         }
     }
-    journal.begin(step)
+    journal.begin(step, ENDED.take().unwrap_or_else(Instant::now))
 }
 
 /// Returns what ended, in words.
 fn end(number: u64) -> String {
     // A statement of its own lets go of the journal before the line is written: a console that takes
     // no line must not hold up the watchdog, which asks the journal what is overdue.
-    let ended = journal().end(number);
+    let now = Instant::now();
+    ENDED.set(Some(now));
+    let ended = journal().end(number, now);
     let Some((Name { doing, .. }, took)) = ended else {
         return String::new();
     };
@@ -162,10 +172,15 @@ pub fn overdue() -> Error {
     }
 }
 
+/// Has this thread's next effect begin when it does: it has waited since the last one.
+pub fn waited() {
+    ENDED.set(None);
+}
+
 /// Does `act` under the eyes of who calls [`overdue`]. It is no effect of the boot: it is not among
 /// what was done, and begins also when nothing else may.
 pub fn watch(what: Effect<0>, act: impl FnOnce()) {
-    let number = journal().begin(&what.into());
+    let number = journal().begin(&what.into(), Instant::now());
     act();
     journal().drop_running(number);
 }
@@ -205,7 +220,6 @@ fn journal() -> MutexGuard<'static, Journal> {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Instant;
 
     /// A console that takes a line only when somebody else has had the journal meanwhile.
     struct Console;

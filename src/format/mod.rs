@@ -16,6 +16,7 @@ pub mod gpt;
 pub mod hex;
 pub mod integrity;
 pub mod luks2;
+pub mod modules;
 pub mod network;
 pub mod program;
 pub mod rootfs;

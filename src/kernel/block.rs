@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::format::device::{Dev, SECTOR};
 use crate::format::gpt;
+use crate::kernel::attribute;
 
 /// Sectors to which partitions are aligned: a megabyte, as by every partitioning tool.
 const ALIGNMENT: u64 = 2048;
@@ -153,7 +154,7 @@ pub fn disks() -> io::Result<Vec<Disk>> {
     let mut disks = BTreeMap::new();
     for name in names(Path::new("/sys/block"))? {
         let dir = sys(&name);
-        let line = |attribute| fs::read_to_string(dir.join(attribute)).ok();
+        let line = |attribute| attribute::text(&dir.join(attribute)).ok();
         let number = |attribute| line(attribute).as_deref().and_then(parse_number);
         // A drive without a medium has no sectors; one that went away has no size.
         let Some(sectors @ 1..) = number("size") else { continue };
@@ -175,11 +176,11 @@ impl Disk {
     pub fn partitions(&self) -> io::Result<Vec<Partition>> {
         let disk = sys(&self.device.name);
         let mut partitions = Vec::new();
-        for name in names(&disk)? {
+        // They have its name and a number behind it (`part_devt` and `disk_name` in the kernel's
+        // `block/partitions`).
+        for name in names(&disk)?.into_iter().filter(|name| name.starts_with(&self.device.name)) {
             let dir = disk.join(&name);
-            // A label may hold any byte.
-            let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-            let read = |attribute: &str| fs::read(dir.join(attribute)).map(text);
+            let read = |attribute: &str| attribute::text(&dir.join(attribute));
             partitions.extend(Partition::from_attributes(&name, read)?);
         }
         Ok(partitions)
@@ -192,7 +193,7 @@ impl Disk {
     pub fn serial(&self) -> io::Result<Option<String>> {
         let dir = sys(&self.device.name);
         for (attribute, serial_in) in SERIALS {
-            let serial = match fs::read(dir.join(attribute)) {
+            let serial = match attribute::read(&dir.join(attribute)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 content => serial_in(&content?),
             };
@@ -206,7 +207,7 @@ impl Disk {
     /// # Errors
     /// When sysfs cannot be read.
     pub fn is_read_only(&self) -> io::Result<bool> {
-        let ro = fs::read_to_string(sys(&self.device.name).join("ro"))?;
+        let ro = attribute::text(&sys(&self.device.name).join("ro"))?;
         Ok(parse_number(&ro) != Some(0))
     }
 }

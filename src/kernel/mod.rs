@@ -1,5 +1,6 @@
 //! The kernel's interfaces, one a file: what is asked of it, and what it answers.
 
+pub mod attribute;
 pub mod blkpg;
 pub mod block;
 pub mod dm;
@@ -10,6 +11,7 @@ pub mod key;
 pub mod keyboard;
 pub mod kmsg;
 pub mod loopdev;
+pub mod modalias;
 pub mod module;
 pub mod mount;
 pub mod net;

@@ -2,12 +2,14 @@
 //!
 //! Source: `finit_module(2)`.
 
-use std::ffi::c_int;
-use std::fs::{self, File};
+use std::ffi::{CString, c_int};
+use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
+use rustix::system::finit_module;
 
 /// The kernel unpacks the file itself (`CONFIG_MODULE_DECOMPRESS`).
 const COMPRESSED_FILE: c_int = 4;
@@ -31,29 +33,35 @@ pub enum Loaded {
     NoDevice,
 }
 
-/// The files in `dir`, in the order of their names, which is the order to load them in. None
+/// The names of the files in `dir`, in order, which is the order to load them in. None
 /// when there is no such directory: then the kernel has all it needs built in.
 ///
 /// # Errors
 /// When the directory cannot be read, or holds what is no module.
-pub fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
+pub fn list(dir: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let mut files = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    let name = |entry: io::Result<fs::DirEntry>| {
+        let name = entry?.file_name().into_string();
+        name.map_err(|name| io::Error::other(format!("{} is no module's name", name.display())))
+    };
+    let mut files = entries.map(name).collect::<io::Result<Vec<_>>>()?;
     files.sort_unstable();
     Ok(files)
 }
 
-/// Loads one module.
+/// Loads one module, with those of `parameters`, pairs of a module's name and a word, that are for it.
 ///
 /// # Errors
 /// When it is no module, or the kernel refuses it; the kernel log says why.
-pub fn load(file: &Path) -> io::Result<Loaded> {
+pub fn load(file: &Path, parameters: &[(String, String)]) -> io::Result<Loaded> {
     let flags = flags(file).ok_or_else(|| io::Error::other("not a kernel module's name"))?;
-    match rustix::system::finit_module(File::open(file)?, c"", flags) {
+    let parameters = parameters_of(file, parameters)?;
+    let opened = open(file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    match finit_module(opened, &parameters, flags) {
         Ok(()) => Ok(Loaded::Now),
         Err(Errno::EXIST) => Ok(Loaded::Before),
         Err(Errno::NODEV) => Ok(Loaded::NoDevice),
@@ -81,15 +89,29 @@ fn meaning(error: Errno, flags: c_int) -> Option<&'static str> {
     }
 }
 
-/// Whether two files of the list may be loaded at the same time: they are of one generation, which
-/// is what stands before the first dash of their names. Without a dash, nothing is known.
-#[must_use]
-pub fn are_independent(one: &Path, other: &Path) -> bool {
-    generation(one).is_some_and(|generation_of_one| generation(other) == Some(generation_of_one))
+/// The name by which the kernel knows it: of `010-dm-crypt.ko.xz`, `dm_crypt`.
+fn name(file: &Path) -> Option<String> {
+    let file = file.file_name()?.to_str()?;
+    let name = KINDS.iter().find_map(|(ending, _)| file.strip_suffix(ending))?;
+    let name = match name.split_once('-') {
+        Some((number, name)) if number.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => name,
+    };
+    Some(as_kernel_has_it(name))
 }
 
-fn generation(file: &Path) -> Option<&str> {
-    Some(file.file_name()?.to_str()?.split_once('-')?.0)
+/// A module's name may be written with dashes as well.
+#[must_use]
+pub fn as_kernel_has_it(name: &str) -> String {
+    name.chars().map(|c| if c == '-' { '_' } else { c }).collect()
+}
+
+/// What of the words for modules is for this one.
+fn parameters_of(file: &Path, parameters: &[(String, String)]) -> io::Result<CString> {
+    let name = name(file).unwrap_or_default();
+    let of_this = parameters.iter().filter(|(module, _)| *module == name);
+    let words: Vec<_> = of_this.map(|(_, parameter)| &**parameter).collect();
+    CString::new(words.join(" ")).map_err(io::Error::other)
 }
 
 fn flags(file: &Path) -> Option<c_int> {
@@ -113,15 +135,22 @@ mod tests {
     }
 
     #[test]
-    fn modules_of_one_generation_are_independent() {
-        let independent = |one, other| are_independent(Path::new(one), Path::new(other));
-        assert!(independent("/modules/01-024-ext4.ko", "/modules/01-025-scsi_mod.ko"));
-        assert!(!independent("/modules/01-024-ext4.ko", "/modules/02-036-9p.ko"));
-        assert!(!independent("/modules/ext4.ko", "/modules/jbd2.ko"));
+    fn a_module_has_the_words_of_its_name() {
+        let words = [("dm_crypt", "a=1"), ("loop", "max_loop=8"), ("dm_crypt", "b")];
+        let words = words.map(|(name, word)| (name.to_owned(), word.to_owned()));
+        for (file, parameters) in [
+            ("/modules/010-dm-crypt.ko.xz", c"a=1 b"),
+            ("/modules/010-loop.ko", c"max_loop=8"),
+            ("/modules/9pnet.ko", c""),
+        ] {
+            assert_eq!(&*parameters_of(Path::new(file), &words).unwrap(), parameters, "{file}");
+        }
+        assert_eq!(name(Path::new("/modules/004-9pnet_virtio.ko")).unwrap(), "9pnet_virtio");
+        assert_eq!(name(Path::new("9p.ko")).unwrap(), "9p");
     }
 
     #[test]
     fn no_directory_is_no_module() {
-        assert_eq!(list(Path::new("/nonexistent")).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(list(Path::new("/nonexistent")).unwrap(), Vec::<String>::new());
     }
 }

@@ -6,6 +6,8 @@
 use std::fs;
 use std::io;
 
+use crate::kernel::attribute;
+
 /// Most devices that are told: the host can have thousands.
 const TOLD_MAX: usize = 8;
 
@@ -21,7 +23,7 @@ pub fn storage_without_driver() -> io::Result<Vec<String>> {
             break;
         }
         let entry = entry?;
-        let read = |name| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+        let read = |name| attribute::text(&entry.path().join(name)).unwrap_or_default();
         let has_driver = entry.path().join("driver").exists();
         if is_storage(&read("class")) && !has_driver {
             let (vendor, device) = (read("vendor"), read("device"));

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use crate::kernel::attribute;
 use crate::kernel::mount::{self, Flags};
 
 /// Options of a share's mount, as in the image build's fstab.
@@ -67,7 +68,7 @@ pub fn offered_tags() -> io::Result<Vec<String>> {
     let mut tags = Vec::new();
     for device in devices {
         // Other virtio devices have no such attribute.
-        if let Ok(tag) = fs::read(device?.path().join("mount_tag")) {
+        if let Ok(tag) = attribute::read(&device?.path().join("mount_tag")) {
             tags.push(parse_tag(&tag));
         }
     }

@@ -24,8 +24,9 @@ pub struct Listener(OwnedFd);
 /// Why a wait ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Wake {
-    /// A block device appeared or changed, or events were lost: look again.
-    Block,
+    /// A block device appeared or changed, or a device that some driver may be for, or events were
+    /// lost: look again.
+    Device,
     /// The time is up.
     Timeout,
 }
@@ -46,11 +47,12 @@ impl Listener {
         Ok(Self(socket))
     }
 
-    /// Sleeps until a block device appears or changes, or `deadline` has come.
+    /// Sleeps until a block device appears or changes, or another device that has a name for its driver
+    /// appears, or `deadline` has come.
     ///
     /// # Errors
     /// When the socket fails.
-    pub fn wait_for_block(&self, deadline: Instant) -> io::Result<Wake> {
+    pub fn wait_for_device(&self, deadline: Instant) -> io::Result<Wake> {
         loop {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 return Ok(Wake::Timeout);
@@ -59,25 +61,25 @@ impl Listener {
             let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
             match poll(&mut fds, Some(&left)) {
                 Ok(0) => return Ok(Wake::Timeout),
-                Ok(_) if self.drain()? => return Ok(Wake::Block),
+                Ok(_) if self.drain()? => return Ok(Wake::Device),
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Takes all waiting events; says whether one of them was of a block device.
+    /// Takes all waiting events; says whether one of them is a reason to look again.
     fn drain(&self) -> io::Result<bool> {
         let mut buffer = [0; MESSAGE_MAX];
-        let mut block = false;
+        let mut wakes = false;
         loop {
             match recv(&self.0, &mut buffer, RecvFlags::empty()) {
                 Ok((length, _)) => {
-                    block |= buffer.get(..length).is_some_and(is_block_event);
+                    wakes |= buffer.get(..length).is_some_and(wakes_up);
                 }
-                Err(Errno::AGAIN) => return Ok(block),
+                Err(Errno::AGAIN) => return Ok(wakes),
                 // The queue ran over: what was lost may have been the disk.
-                Err(Errno::NOBUFS) => block = true,
+                Err(Errno::NOBUFS) => wakes = true,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -85,14 +87,24 @@ impl Listener {
     }
 }
 
-/// Whether a message says that a block device was added or changed: "ACTION@DEVPATH", then
-/// "KEY=VALUE" texts, each ended by a NUL.
+/// Where block devices are that the kernel makes by itself, as those of its loop driver when it starts.
+/// No disk is among them.
+const VIRTUAL: &[u8] = b"/devices/virtual/block/";
+
+/// Whether a message says that a block device was added or changed, or that another device was added
+/// that has a name for its driver (`MODALIAS`): "ACTION@DEVPATH", then "KEY=VALUE" texts, each ended by
+/// a NUL.
 #[must_use]
-pub fn is_block_event(message: &[u8]) -> bool {
+pub fn wakes_up(message: &[u8]) -> bool {
     let mut texts = message.split(|&byte| byte == 0);
-    let appears =
-        texts.next().is_some_and(|head| head.starts_with(b"add@") || head.starts_with(b"change@"));
-    appears && texts.any(|text| text == b"SUBSYSTEM=block")
+    let head = texts.next().unwrap_or_default();
+    let added = head.strip_prefix(b"add@");
+    match added.or_else(|| head.strip_prefix(b"change@")) {
+        Some(path) if !path.starts_with(VIRTUAL) => texts.any(|text| {
+            text == b"SUBSYSTEM=block" || added.is_some() && text.starts_with(b"MODALIAS=")
+        }),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -102,29 +114,33 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn only_block_devices_that_appear_wake() {
+    fn only_devices_that_appear_wake() {
         let event = |head: &str, subsystem: &str| {
             format!("{head}@/devices/x\0ACTION={head}\0SUBSYSTEM={subsystem}\0SEQNUM=1\0")
         };
-        assert!(is_block_event(event("add", "block").as_bytes()));
-        assert!(is_block_event(event("change", "block").as_bytes()));
-        assert!(!is_block_event(event("remove", "block").as_bytes()));
-        assert!(!is_block_event(event("add", "net").as_bytes()));
-        assert!(!is_block_event(b"libudev\0\xfe\xed"));
+        assert!(wakes_up(event("add", "block").as_bytes()));
+        assert!(wakes_up(event("change", "block").as_bytes()));
+        assert!(!wakes_up(event("remove", "block").as_bytes()));
+        assert!(!wakes_up(b"add@/devices/virtual/block/loop0\0SUBSYSTEM=block\0"));
+        assert!(wakes_up(b"add@/devices/virtual/nvme-subsystem/n1/nvme0n1\0SUBSYSTEM=block\0"));
+        assert!(!wakes_up(event("add", "net").as_bytes()));
+        assert!(wakes_up(event("add", "pci\0MODALIAS=pci:v00001B36").as_bytes()));
+        assert!(!wakes_up(event("bind", "pci\0MODALIAS=pci:v00001B36").as_bytes()));
+        assert!(!wakes_up(b"libudev\0\xfe\xed"));
     }
 
     #[test]
     fn a_wait_ends_at_its_deadline() {
         let listener = Listener::open().unwrap();
         let deadline = Instant::now() + Duration::from_millis(20);
-        assert_eq!(listener.wait_for_block(deadline).unwrap(), Wake::Timeout);
+        assert_eq!(listener.wait_for_device(deadline).unwrap(), Wake::Timeout);
         assert!(Instant::now() >= deadline);
     }
 
     proptest! {
         #[test]
         fn no_message_panics(message: Vec<u8>) {
-            let _ = is_block_event(&message);
+            let _ = wakes_up(&message);
         }
 
         #[test]
@@ -140,7 +156,7 @@ mod tests {
                 after.join("\0"),
             );
             let wakes = ["add", "change"].contains(&action) && subsystem == "block";
-            prop_assert_eq!(is_block_event(message.as_bytes()), wakes);
+            prop_assert_eq!(wakes_up(message.as_bytes()), wakes);
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod kexec;
 #[cfg(feature = "fault")]
 pub mod leftovers;
 pub mod measure;
+pub mod modules;
 pub mod platform;
 pub mod root;
 pub mod runtime;

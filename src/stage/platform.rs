@@ -2,18 +2,15 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::path::Path;
 
-use rustix::thread::sched_getaffinity;
-
-use crate::config::Lines;
+use super::modules;
+use crate::config::{Config, Lines};
 use crate::effect::{Effect, effect, optional};
 use crate::error::Result;
 use crate::kernel::mount::{self, Flags};
-use crate::kernel::{self, keyboard, module, power, rcu};
+use crate::kernel::{keyboard, power, rcu};
+use crate::report::Stage;
 
 const EXPEDITE_RCU: Effect<0> = Effect::new("expedite-rcu", "hurry the kernel's grace periods");
 const SWITCH_SYSRQ_OFF: Effect<0> = Effect::new("switch-sysrq-off", "switch SysRq off");
@@ -31,8 +28,6 @@ const PREPARE_STOP: Effect<0> = Effect::new("prepare-stop", "prepare to stop at 
 const MAKE_DIR: Effect<1> = Effect::new("make-dir", "make {}");
 const MOUNT: Effect<2> = Effect::new("mount", "mount {} on {}");
 const LOOK_FOR: Effect<1> = Effect::new("look-for", "look for {}");
-const LIST: Effect<1> = Effect::new("list", "list {}");
-const LOAD: Effect<1> = Effect::new("load", "load {}");
 
 /// A pseudo file system of the initramfs.
 struct Pseudo {
@@ -96,9 +91,6 @@ const CMDLINE: &str = "/proc/cmdline";
 /// What the initramfs says in the kernel command line's stead, if anything.
 const INITRAMFS_WORDS: &str = "/cmdline";
 
-/// Kernel modules that the initramfs brings.
-const MODULES: &str = "/modules";
-
 /// Lets no key command the kernel and no panic leave it on, and reads what the boot is told: what
 /// that says of time limits and of the log holds for all that follows.
 ///
@@ -134,11 +126,11 @@ pub fn lines_as_far_as_there() -> Lines {
     Lines { kernel: read(CMDLINE), initramfs: read(INITRAMFS_WORDS) }
 }
 
-/// Prepares the platform.
+/// Prepares the platform, and begins to load what later stages need.
 ///
 /// # Errors
 /// When a file system or a module is not to be had.
-pub fn prepare() -> Result<()> {
+pub fn prepare(config: &Config) -> Result<()> {
     for pseudo in PSEUDO {
         mount_pseudo(pseudo)?;
     }
@@ -149,8 +141,9 @@ pub fn prepare() -> Result<()> {
     optional(LIFT_LOG_LIMIT, || set(&KMSG_UNLIMITED));
     optional(PREPARE_STOP, power::prepare);
     log::info!("version {}", env!("CARGO_PKG_VERSION"));
-    load_modules()?;
-    // After the modules, one of which may be configfs.
+    modules::begin(config)?;
+    // One of which may be configfs.
+    modules::need(Stage::Platform)?;
     if exists(CONFIGFS.target)? {
         mount_pseudo(&CONFIGFS)?;
     }
@@ -171,41 +164,4 @@ fn exists(path: &str) -> Result<bool> {
 
 fn set(switch: &Switch) -> std::io::Result<()> {
     fs::write(switch.file, switch.value)
-}
-
-fn load_modules() -> Result<()> {
-    let files = effect(LIST.on(&[&MODULES]), || module::list(Path::new(MODULES)))?;
-    for generation in files.chunk_by(|one, other| module::are_independent(one, other)) {
-        load_together(generation)?;
-    }
-    log::info!("{} kernel modules", files.len());
-    Ok(())
-}
-
-/// Loads modules that need nothing of each other, on all processors: most of the time goes into
-/// what each does when it starts, as an algorithm that tests itself or a driver that looks for
-/// its devices.
-fn load_together(files: &[PathBuf]) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let failure = OnceLock::new();
-    let work = || {
-        while let (None, Some(file)) =
-            (failure.get(), files.get(next.fetch_add(1, Ordering::Relaxed)))
-        {
-            match effect(LOAD.on(&[&file.display()]), || module::load(file)) {
-                Ok(loaded) => log::debug!("{}: {loaded:?}", file.display()),
-                // Only the first counts.
-                Err(error) => drop(failure.set(error)),
-            }
-        }
-    };
-    let processors = sched_getaffinity(None).map_or(1, |set| set.count() as usize);
-    thread::scope(|scope| {
-        for _ in 1..processors.min(files.len()) {
-            // Without this thread the others do its part.
-            let _ = kernel::thread::builder().spawn_scoped(scope, work);
-        }
-        work();
-    });
-    failure.into_inner().map_or(Ok(()), Err)
 }

@@ -178,9 +178,30 @@ pub(crate) fn initramfs_without_modules() -> PathBuf {
     archive
 }
 
-/// The same with a file among the first modules that is none.
-pub(crate) fn initramfs_with_a_broken_module() -> PathBuf {
-    initramfs_and("broken-module", "modules/00-001-broken.ko", "no module")
+/// The same with a file that is none in the place of a module, and that file.
+pub(crate) fn initramfs_with_a_broken_module(name: &str) -> (PathBuf, String) {
+    let listed = run(command("bsdtar").arg("-tf").arg(initramfs()));
+    let ending = format!("-{name}.ko");
+    let file = listed.lines().find(|line| line.ends_with(&ending)).expect("it is packed");
+    let file = file.trim_start_matches("./");
+    (initramfs_and(&format!("broken-{name}"), file, "no module"), file.to_owned())
+}
+
+/// An initramfs as other tools would pack it, without the list of the modules.
+pub(crate) fn without_the_list(packed: &Path) -> PathBuf {
+    let name = packed.file_name().expect("it is a file").to_string_lossy();
+    let archive = packed.with_file_name(format!("without-list-{name}"));
+    let repack = r#"bsdtar -cf - --format newc --exclude "$1" "@$2" | gzip -n >"$3""#;
+    run(command("bash")
+        .args(["-euo", "pipefail", "-c", repack, "bash", "./modules.list"])
+        .args([packed, &archive]));
+    archive
+}
+
+/// The same for more than one cipher.
+pub(crate) fn initramfs_of_ciphers(ciphers: &[&str]) -> PathBuf {
+    let choice: Vec<_> = ciphers.iter().flat_map(|cipher| ["--cipher", cipher]).collect();
+    pack_choice(Kernel::RUNNING, &ciphers.join("-"), init(Arch::X86), &choice, &[])
 }
 
 /// The same with drivers for other disks.
@@ -218,7 +239,7 @@ pub(crate) fn engines_initramfs() -> PathBuf {
 }
 
 /// The same and a file. The kernel unpacks one archive over the other.
-fn initramfs_and(name: &str, file: &str, content: &str) -> PathBuf {
+pub(crate) fn initramfs_and(name: &str, file: &str, content: &str) -> PathBuf {
     let folder = Scratch::new(name);
     let path = folder.join(file);
     fs::create_dir_all(path.parent().expect("a folder's file")).expect("the folder is ours");

@@ -57,7 +57,6 @@ const OBEYED: &[&str] =
 const PROGRESS: &[(&str, &str)] = &[
     ("Run /init as init process", "start"),
     ("cvm-init: version", "platform"),
-    ("kernel modules", "config"),
     ("cvm-init: disk\n", "disk"),
     ("cvm-init: root\n", "root"),
     ("cvm-init: volume\n", "volume"),

@@ -23,10 +23,6 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-/// Files of which each effect is as good as the next: loading one module is loading another. They
-/// all fail once; what else befalls them befalls the first.
-const ALIKE: &str = "load:/modules/";
-
 /// What the kernel's timing decides: how often the disks are looked at.
 const ONCE: &str = "disk";
 
@@ -97,6 +93,17 @@ fn setups_of_partitions() -> Vec<Setup> {
             attach: |vm, disk, host| {
                 let initramfs = artefacts::initramfs_with_faults_and_overlay();
                 vm.words_of(disk).initramfs(initramfs).disk(disk).share("certs_share", host)
+            },
+            then: |_| {},
+            looks_again: false,
+        },
+        Setup {
+            name: "modules without a list",
+            words: |_| String::new(),
+            disk: || Disk::builder().build(),
+            attach: |vm, disk, _| {
+                let packed = artefacts::initramfs_with_faults();
+                vm.words_of(disk).initramfs(artefacts::without_the_list(&packed)).disk(disk)
             },
             then: |_| {},
             looks_again: false,
@@ -249,7 +256,9 @@ fn rows(points: &[(usize, Point)]) -> Vec<Row> {
     let mut rows = Vec::new();
     let mut alike = false;
     for (setup, point) in points {
-        let again = point.id.starts_with(ALIKE) && std::mem::replace(&mut alike, true);
+        // Loading one module is loading another. They all fail once; what else befalls them befalls the
+        // first.
+        let again = point.is_load() && std::mem::replace(&mut alike, true);
         let kinds = if again { &Kind::ALL[..1] } else { &Kind::ALL[..] };
         for &kind in kinds {
             let mut impossible = IMPOSSIBLE.iter();
@@ -267,7 +276,7 @@ fn rows(points: &[(usize, Point)]) -> Vec<Row> {
 /// One row of each stage and kind, where it hurts most.
 const SLICE: &[(Kind, &str)] = &[
     (Kind::Fail, "mount:proc#1"),
-    (Kind::Panic, "list:/modules#1"),
+    (Kind::Panic, "read:/modules.list#1"),
     (Kind::Fail, "read-top-hash-block:sda3#1"),
     (Kind::Stall, "list-disks#1"),
     (Kind::Late, "claim:vdb#1"),

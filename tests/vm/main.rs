@@ -1,7 +1,7 @@
 //! Boots in QEMU: the real initramfs, a stock distribution kernel, disks made with the real tools.
 //!
 //! The guest's `/sbin/init` is the agent of `tests/agent`; a test asks it for facts and asserts on
-//! those. The tests are in `good`, `shares`, `beyond`, `commands`, `init`, `disks`, `layouts`, `layers`,
+//! those. The tests are in `good`, `shares`, `beyond`, `commands`, `init`, `modules`, `disks`, `layouts`, `layers`,
 //! `layers_image`, `engine`, `repart`, `kexec`,
 //! `data_disks`, `volume`, `volume_disk`, `tags`, `ciphers`,
 //! `corruption`, `overlay`, `writable`, `writers`, `workloads`, `pressure`, `probes`, `refused`, `stalls`, `faults`,
@@ -52,6 +52,7 @@ mod machine;
 mod matrix;
 mod measure;
 mod memory;
+mod modules;
 mod overlay;
 mod points;
 mod pressure;

@@ -27,6 +27,11 @@ impl Point {
         format!("{}#{}", self.id, self.number)
     }
 
+    /// Whether it loads a module, which is done beside the stages of the boot.
+    pub(crate) fn is_load(&self) -> bool {
+        self.id.starts_with("load:/modules/")
+    }
+
     /// Whether a boot can do without it.
     pub(crate) fn is_optional(&self) -> bool {
         let (file, line) = self.site.rsplit_once(':').expect("a file and a line");

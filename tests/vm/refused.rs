@@ -256,18 +256,6 @@ fn an_init_that_is_not_executable() {
     );
 }
 
-/// Others of its generation are loaded at the same time, by other threads.
-#[test]
-fn a_module_that_is_none() {
-    let disk = Disk::builder().build();
-    let vm = Vm::of(&disk).initramfs(artefacts::initramfs_with_a_broken_module());
-    assert_eq!(
-        refusal_that_writes_nothing(vm, &disk),
-        "platform: cannot load /modules/00-001-broken.ko: Exec format error (os error 8): it is \
-         made for another kernel, or is no module"
-    );
-}
-
 /// Boots with a kernel that lacks some modules.
 #[track_caller]
 fn refusal_without(modules: &[&str]) -> String {

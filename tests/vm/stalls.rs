@@ -37,7 +37,7 @@ fn end_of(guest: &mut Guest) -> Ending {
 fn while_the_kernel_reads_the_partition_table() {
     // The firmware reads the first block.
     let (line, ending) = stalled(4096, 1, "cvm.timeout=10");
-    let (before, after) = ("platform: cannot load /modules/", ": no end within 10 s");
+    let (before, after) = ("disk: cannot load /modules/", ": no end within 10 s");
     assert!(line.starts_with(before) && line.ends_with(after), "{line}");
     // Whatever is loaded beside it waits for it too.
     assert!(line.contains("-sd_mod.ko"), "{line}");

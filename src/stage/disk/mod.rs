@@ -18,13 +18,14 @@ use self::places::{Verdict, examine};
 use self::search::{Search, nothing_found};
 use self::seen::Seen;
 use super::data::{self, Verified};
+use super::modules;
 use crate::config::{Config, DataDisk, DiskChoice, DiskName, Layers, Layout, Partitions, Upper};
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
 use crate::format::{hex, verity};
 use crate::kernel::block::{self, Device, Disk};
 use crate::kernel::uevent::{Listener, Wake};
-use crate::report::{DiskFacts, Report, VerityFacts};
+use crate::report::{DiskFacts, Report, Stage, VerityFacts};
 use crate::stage::verity::Verity;
 
 pub use self::layers::LayerDisk;
@@ -32,7 +33,7 @@ pub use self::volume::{Growth, VolumePlace};
 
 const LISTEN: Effect<0> = Effect::new("listen", "listen for uevents");
 const LIST_DISKS: Effect<0> = Effect::new("list-disks", "list the disks");
-const WAIT: Effect<0> = Effect::new("wait-for-disk", "wait for a block device");
+const WAIT: Effect<0> = Effect::new("wait-for-disk", "wait for a device");
 
 /// What a boot needs of its disks.
 #[derive(Debug)]
@@ -106,13 +107,15 @@ pub fn find<'a>(config: &'a Config, report: &mut Report) -> Result<Disks<'a>> {
     let mut searches = Searches::new(config);
     let mut any_seen = false;
     loop {
+        modules::look_for_devices()?;
+        modules::need(Stage::Disk)?;
         let disks = effect(LIST_DISKS, block::disks)?;
         any_seen |= !disks.is_empty();
         if let Some(found) = searches.look(config, &Seen::new(&disks))? {
             describe(&found.root, report);
             return Ok(found);
         }
-        let wake = effect(WAIT, || listener.wait_for_block(deadline))?;
+        let wake = effect(WAIT, || listener.wait_for_device(deadline))?;
         if wake == Wake::Timeout {
             return Err(nothing_found(&searches.all(), any_seen, config.timeout));
         }

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::kernel::{module, pci};
-
-/// Where drivers may have come from.
-const MODULES: &str = "/modules";
+use crate::stage::modules;
 
 /// One thing that is looked for, as often as the disks change.
 #[derive(Debug)]
@@ -69,7 +67,7 @@ pub(super) fn nothing_found(searches: &[&Search], any_seen: bool, timeout: Durat
                 message.push_str(text);
             }
         }
-        message.push_str(match module::list(Path::new(MODULES)).as_deref() {
+        message.push_str(match module::list(Path::new(modules::FOLDER)).as_deref() {
             Ok([]) => ": is its driver built into the kernel? The initramfs has no modules",
             _ => ": is its driver among the modules of the initramfs, or built into the kernel?",
         });
