@@ -1,18 +1,28 @@
 //! The chain of a GRUB image: GRUB, its grub.cfg, kernel and initramfs as files of the EFI
 //! partition.
 //!
-//! Source: GRUB 2.06, `grub-core/commands/tpm.c` and `grub-core/loader/i386/linux.c`. GRUB 2.12
-//! starts the kernel by its EFI stub, which measures more: what is told here holds for 2.06.
+//! Source: `grub-core/commands/tpm.c`, and of GRUB 2.06 `grub-core/loader/i386/linux.c`, of 2.12
+//! `grub-core/loader/efi/linux.c`, which has the firmware start the kernel: so firmware and the kernel's
+//! EFI stub measure, too.
 
 use cvm_init::error::{Error, Result};
 
 use crate::measure::bytes::find;
 use crate::measure::pe::Pe;
 use crate::measure::tpm::{BOOT_CONFIG, BOOT_MANAGER, Event, FILES, GRUB_COMMANDS};
-use crate::measure::tpm::{UKI, UKI_EXTENSIONS, UKI_PARAMETERS};
+use crate::measure::tpm::{UKI, UKI_EXTENSIONS, UKI_PARAMETERS, utf16};
 
-/// What is known.
-const KNOWN: &str = "2.06";
+/// How a GRUB starts the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Past the firmware and the kernel's EFI stub.
+    ItsOwn,
+    /// By the firmware, as a program for it.
+    Firmware,
+}
+
+/// The versions that are known.
+const KNOWN: &[(&str, Way)] = &[("2.06", Way::ItsOwn), ("2.12", Way::Firmware)];
 /// What GRUB greets people with, and in its `normal.mod` the version behind it.
 const GREETING: &[u8] = b"GNU GRUB  version %s\0";
 const VERSION_MAX: usize = 64;
@@ -27,16 +37,19 @@ pub fn version(image: &[u8]) -> Option<String> {
     (printable && text.len() <= VERSION_MAX).then(|| String::from_utf8_lossy(text).into_owned())
 }
 
-/// Makes sure that this GRUB is one whose events are known.
+/// How this GRUB starts the kernel.
 ///
 /// # Errors
-/// It is another.
-pub fn require_known(version: Option<&str>) -> Result<()> {
-    match version {
-        Some(version) if version.split(['-', '~', '+']).next() == Some(KNOWN) => Ok(()),
-        Some(version) => Err(Error::new(format!("GRUB {version} is not known, {KNOWN} is"))),
-        None => Err(Error::new("the boot loader does not say which GRUB it is")),
-    }
+/// It is not one whose events are known.
+pub fn way(version: Option<&str>) -> Result<Way> {
+    let version =
+        version.ok_or_else(|| Error::new("the boot loader does not say which GRUB it is"))?;
+    let upstream = version.split(['-', '~', '+']).next();
+    let known = KNOWN.iter().find(|(known, _)| upstream == Some(known));
+    known.map(|(_, way)| *way).ok_or_else(|| {
+        let known: Vec<_> = KNOWN.iter().map(|(known, _)| *known).collect();
+        Error::new(format!("GRUB {version} is not known, {} are", known.join(" and ")))
+    })
 }
 
 /// What such a boot measures.
@@ -52,12 +65,17 @@ pub struct Grub<'a> {
     pub kernel: &'a [u8],
     /// The initramfs' file.
     pub initramfs: &'a [u8],
+    /// How it starts the kernel.
+    pub way: Way,
 }
 
 impl Grub<'_> {
     /// The events of a boot.
-    #[must_use]
-    pub fn events(&self) -> Vec<Event> {
+    ///
+    /// # Errors
+    /// The kernel is no program for the firmware, where that is to start it.
+    pub fn events(&self) -> Result<Vec<Event>> {
+        let is_by_firmware = self.way == Way::Firmware;
         let mut events = vec![
             Event::calling(),
             Event::separator(BOOT_MANAGER),
@@ -68,17 +86,32 @@ impl Grub<'_> {
                 "Authenticode of EFI/BOOT/BOOTX64.EFI, which is GRUB",
                 self.image.authenticode(),
             ),
-            Event::of(FILES, "EFI/BOOT/grub.cfg", &[self.config.as_bytes()]),
         ];
+        // Whether there is one is asked before it is read, which 2.12 measures, too.
+        let times = if is_by_firmware { 2 } else { 1 };
+        let config = Event::of(FILES, "EFI/BOOT/grub.cfg", &[self.config.as_bytes()]);
+        events.extend(std::iter::repeat_n(config, times));
+        let mut options = None;
         for command in commands(self.config) {
             events.push(Event::of(GRUB_COMMANDS, &command, &[command.as_bytes()]));
             if let Some(words) = command.strip_prefix("linux ") {
                 events.push(Event::of(FILES, "bzImage", &[self.kernel]));
                 let what = "the command line that GRUB hands to the kernel";
                 events.push(Event::of(GRUB_COMMANDS, what, &[words.as_bytes()]));
+                options = Some(format!("BOOT_IMAGE={words}"));
             } else if command.starts_with("initrd ") {
                 events.push(Event::of(FILES, "rootfs.cpio.gz", &[self.initramfs]));
             }
+        }
+        if is_by_firmware {
+            let kernel = Pe::parse("bzImage", self.kernel)?;
+            let options = utf16(&options.unwrap_or_default());
+            let options = options.strip_suffix(&[0, 0]).unwrap_or_default();
+            events.extend([
+                Event::digest(BOOT_MANAGER, "Authenticode of bzImage", kernel.authenticode()),
+                Event::of(FILES, "BOOT_IMAGE= and the command line, UTF-16LE", &[options]),
+                Event::of(FILES, "rootfs.cpio.gz", &[self.initramfs]),
+            ]);
         }
         events.extend(Event::exit());
         events.extend([
@@ -86,7 +119,7 @@ impl Grub<'_> {
             Event::none(UKI_PARAMETERS, "no unified kernel image"),
             Event::none(UKI_EXTENSIONS, "no unified kernel image"),
         ]);
-        events
+        Ok(events)
     }
 }
 
@@ -111,14 +144,15 @@ mod tests {
         let image = [&b"MZ\0"[..], GREETING, b"2.06-13+deb12u1\0prefix\0"].concat();
         let found = version(&image);
         assert_eq!(found.as_deref(), Some("2.06-13+deb12u1"));
-        require_known(found.as_deref()).unwrap();
+        assert_eq!(way(found.as_deref()), Ok(Way::ItsOwn));
+        assert_eq!(way(Some("2.12-9+deb13u4")), Ok(Way::Firmware));
         for (image, why) in [
             (&b"MZ"[..], "the boot loader does not say which GRUB it is"),
             (GREETING, "the boot loader does not say which GRUB it is"),
-            (&[GREETING, b"2.12-9\0"].concat(), "GRUB 2.12-9 is not known, 2.06 is"),
-            (&[GREETING, b"2.060\0"].concat(), "GRUB 2.060 is not known, 2.06 is"),
+            (&[GREETING, b"2.14-1\0"].concat(), "GRUB 2.14-1 is not known, 2.06 and 2.12 are"),
+            (&[GREETING, b"2.060\0"].concat(), "GRUB 2.060 is not known, 2.06 and 2.12 are"),
         ] {
-            let error = require_known(version(image).as_deref()).unwrap_err();
+            let error = way(version(image).as_deref()).unwrap_err();
             assert_eq!(error.to_string(), why);
         }
     }
@@ -128,8 +162,9 @@ mod tests {
         let config = "linux /bzImage 'cvm.begin' 'a=$b'\ninitrd /rootfs.cpio.gz\nboot\nhalt\n";
         let file = pe::tests::sample(&[(".text", b"grub")]);
         let image = Pe::parse("grub", &file).unwrap();
-        let grub = Grub { image: &image, gpt: b"gpt", config, kernel: b"k", initramfs: b"i" };
-        let events = grub.events();
+        let way = Way::ItsOwn;
+        let grub = Grub { image: &image, gpt: b"gpt", config, kernel: b"k", initramfs: b"i", way };
+        let events = grub.events().unwrap();
         let of = |pcr: u8| events.iter().filter(move |event| event.pcr == pcr);
         let expected = |pcr, data: &[&str]| {
             let digests: Vec<_> =

@@ -139,11 +139,14 @@ impl Files<'_> {
         let mut holds_for = vec![format!("{loader} {}", version.unwrap_or_default())];
         let events = match self.boot {
             Boot::Grub => {
-                grub::require_known(version)?;
+                let way = grub::way(version)?;
+                if way == grub::Way::Firmware {
+                    holds_for.push(self.linux()?);
+                }
                 let config = self.grub_cfg.ok_or_else(|| Error::new("there is no grub.cfg"))?;
                 let gpt = gpt.ok_or_else(|| Error::new("GRUB looks for its files on a disk"))?;
                 let (kernel, initramfs) = (self.kernel, self.initramfs);
-                Grub { image, gpt, config, kernel, initramfs }.events()
+                Grub { image, gpt, config, kernel, initramfs, way }.events()?
             }
             Boot::Uki => {
                 uki::require_known(version)?;

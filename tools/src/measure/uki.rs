@@ -10,15 +10,19 @@ use crate::measure::pe::Pe;
 use crate::measure::tpm::{BOOT_CONFIG, BOOT_MANAGER, Event, FILES, GRUB_COMMANDS, UKI};
 use crate::measure::tpm::{UKI_EXTENSIONS, UKI_PARAMETERS, utf16};
 
-/// What is known.
-const KNOWN: &str = "252";
+/// The versions that are known.
+const KNOWN: &[&str] = &["252", "257"];
 /// What the stub has in its `.sdmagic`, before and behind its version.
 const MAGIC: &[u8] = b"#### LoaderInfo: systemd-stub ";
 const MAGIC_END: &[u8] = b" ####";
 
-/// The sections that the stub measures, in its order; those that are there.
-const MEASURED: [&str; 7] =
-    [".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb", ".pcrpkey"];
+/// The sections that the stub measures, in its order; those that are there. 252 leaves out those of
+/// [`SINCE_257`].
+const MEASURED: [&str; 10] = [
+    ".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb", ".uname", ".sbat",
+    ".pcrpkey",
+];
+const SINCE_257: [&str; 3] = [".ucode", ".uname", ".sbat"];
 
 /// What the firmware measures of the kernel when the stub has it start that. Where Secure Boot is on,
 /// the kernel, which is unsigned, is started by a stub that answers for it, and the firmware neither
@@ -40,13 +44,16 @@ pub fn version(image: &Pe<'_>) -> Option<String> {
 /// # Errors
 /// It is another.
 pub fn require_known(version: Option<&str>) -> Result<()> {
-    match version {
-        Some(version) if version.split(['.', '-', '~', '+', ' ']).next() == Some(KNOWN) => Ok(()),
-        Some(version) => {
-            Err(Error::new(format!("systemd-stub {version} is not known, {KNOWN} is")))
-        }
-        None => Err(Error::new("the boot loader does not say which systemd-stub it is")),
+    let of_what = "the boot loader does not say which systemd-stub it is";
+    let version = version.ok_or_else(|| Error::new(of_what))?;
+    if KNOWN.contains(&major(version)) {
+        return Ok(());
     }
+    Err(Error::new(format!("systemd-stub {version} is not known, {} are", KNOWN.join(" and "))))
+}
+
+fn major(version: &str) -> &str {
+    version.split(['.', '-', '~', '+', ' ']).next().unwrap_or_default()
 }
 
 /// The events of a boot of this image, on a disk with this partition table, or from a CD: of one that
@@ -71,7 +78,8 @@ pub fn events(image: &Pe<'_>, gpt: Option<&[u8]>) -> Result<Vec<Event>> {
         "Authenticode of EFI/BOOT/BOOTX64.EFI, the unified kernel image",
         image.authenticode(),
     ));
-    for name in MEASURED {
+    let is_252 = version(image).is_some_and(|version| major(&version) == "252");
+    for name in MEASURED.into_iter().filter(|name| !is_252 || !SINCE_257.contains(name)) {
         if let Some(content) = image.section(name) {
             let what = format!("name of section {name}, with its NUL");
             events.push(Event::of(UKI, &what, &[name.as_bytes(), b"\0"]));
@@ -116,10 +124,13 @@ mod tests {
         require_known(found.as_deref()).unwrap();
         for (magic, why) in [
             (
-                &b"#### LoaderInfo: systemd-stub 257.8-1 ####"[..],
-                "systemd-stub 257.8-1 is not known, 252 is",
+                &b"#### LoaderInfo: systemd-stub 260.1-1 ####"[..],
+                "systemd-stub 260.1-1 is not known, 252 and 257 are",
             ),
-            (b"#### LoaderInfo: systemd-stub 2520 ####", "systemd-stub 2520 is not known, 252 is"),
+            (
+                b"#### LoaderInfo: systemd-stub 2520 ####",
+                "systemd-stub 2520 is not known, 252 and 257 are",
+            ),
             (b"####", "the boot loader does not say which systemd-stub it is"),
         ] {
             let error = require_known(with(magic).as_deref()).unwrap_err();
