@@ -19,6 +19,7 @@ const SCRIPTS: &[&str] = &[
     "layers",
     "boot",
     "bench",
+    "build-host",
     "debian-root",
     "demo-image",
     "engine-initramfs",
@@ -52,7 +53,7 @@ fn a_flag_without_its_value_is_a_usage_error() {
         2,
         "--timeout soon is not a number of seconds",
     );
-    for name in ["kernel", "debian-root"] {
+    for name in ["kernel", "debian-root", "build-host"] {
         refuses(script(name).args(["--suite", "../x"]), 2, "--suite ../x is not a suite");
     }
     refuses(
@@ -200,8 +201,10 @@ fn a_release_that_was_not_tried_is_named_and_set_up_all_the_same() {
         assert!(said.contains("all is installed"), "{said}");
         said.lines().filter(|line| line.contains("warning")).map(str::to_owned).collect()
     };
-    assert!(warnings("ID=debian\nVERSION_CODENAME=bookworm\n").is_empty());
-    for (text, name) in [("VERSION_CODENAME=trixie\n", "trixie"), ("ID=arch\n", "no release")] {
+    for tried in ["bookworm", "trixie", "noble"] {
+        assert!(warnings(&format!("VERSION_CODENAME={tried}\n")).is_empty(), "{tried}");
+    }
+    for (text, name) in [("VERSION_CODENAME=forky\n", "forky"), ("ID=arch\n", "no release")] {
         let warnings = warnings(text);
         let [warning] = &warnings[..] else { panic!("not one: {warnings:?}") };
         assert!(

@@ -78,12 +78,21 @@ tell_variables() {
     }' <<<"$variables"
 }
 
+# of_this_host FILE: a default where this host has it. Debian 12 has its firmware for flash of 2 MiB, by
+# which the Manager knows it, and of 4; later releases have only that.
+of_this_host() {
+    local larger=${1%.fd}_4M.fd
+    [[ ! -e $1 && -e $larger ]] || larger=$1
+    echo "$larger"
+}
+
 # read_variables: their values in $value, and the range of ports in $first and $last.
 declare -A value
 read_variables() {
     local name kind default meaning variable word
     while read -r name kind default meaning; do
         variable=MANAGER_QEMU_$name
+        [[ $name != OVMF_*_FILE ]] || default=$(of_this_host "$default")
         word=${!variable:-${default#-}}
         # What Go's ParseBool takes.
         [[ $kind != bool || ! $word =~ ^(1|[tT]|TRUE|True)$ ]] || word=true

@@ -23,7 +23,9 @@ fn golden(name: &str, flags: &[&str], variables: &[(&str, &str)]) {
     let printed = String::from_utf8(output.stdout).unwrap();
     let printed = printed
         .replace(&folder(&printed, dir.path()), "DIR/tmp/.qemu.XXXXXX")
-        .replace(dir.utf8(), "DIR");
+        .replace(dir.utf8(), "DIR")
+        // Of a host whose firmware is for larger flash only.
+        .replace("_4M.fd", ".fd");
     let file = Path::new(TREE).join("tests/golden/qemu").join(name);
     let expected = fs::read_to_string(&file).unwrap_or_default();
     assert!(printed == expected, "{}:\n{printed}", file.display());
