@@ -1,0 +1,1 @@
+include $(sort $(wildcard $(BR2_EXTERNAL_CVM_INIT_PATH)/package/*/*.mk))
