@@ -65,16 +65,33 @@ def is_module(effect: Row) -> bool:
     return str(effect["id"]).startswith("load:/modules/")
 
 
-def modules_us(run: Run) -> int | None:
-    """How long modules were being loaded, several at a time; only where /init says what it does."""
-    if run["boot"] is None:
-        return None
-    total = done = 0
+def loading(run: Run) -> list[tuple[int, int]]:
+    """When modules were being loaded, one or several at a time: from, to, in us since /init's start."""
+    spans: list[tuple[int, int]] = []
     loads = [effect for effect in run["boot"]["effects"] if is_module(effect)]
     for start, us in sorted((effect["at_us"], effect["us"]) for effect in loads):
-        total += max(0, start + us - max(start, done))
-        done = max(done, start + us)
-    return total
+        if spans and start <= spans[-1][1]:
+            start, us = spans[-1][0], max(spans[-1][1], start + us) - spans.pop()[0]
+        spans.append((start, start + us))
+    return spans
+
+
+def modules_us(run: Run) -> int | None:
+    """How long modules were being loaded; only where /init says what it does."""
+    if run["boot"] is None:
+        return None
+    return sum(end - start for start, end in loading(run))
+
+
+def stages_of(run: Run) -> dict[str, int]:
+    """How long each stage took without the time in which modules were being loaded beside it."""
+    took, start = {}, 0
+    for stage in run["boot"]["stages"]:
+        end = start + stage["us"]
+        beside = sum(max(0, min(end, to) - max(start, begin)) for begin, to in loading(run))
+        took[stage["stage"]] = stage["us"] - beside
+        start = end
+    return took
 
 
 def measured(run: Run) -> Row:
@@ -95,19 +112,12 @@ def measured(run: Run) -> Row:
 
 
 def stages(runs: list[Run]) -> list[Row]:
-    """Each stage of the boot, without the kernel modules that the first one loads."""
+    """Each stage of the boot, without the kernel modules that are loaded beside it."""
     if runs[0]["boot"] is None:
         return []
     rows = [{"stage": "modules", "us": spread(modules_us(run) for run in runs)}]
-    for name in [stage["stage"] for stage in runs[0]["boot"]["stages"]]:
-        took = [
-            stage["us"] - ((modules_us(run) or 0) if name == "platform" else 0)
-            for run in runs
-            for stage in run["boot"]["stages"]
-            if stage["stage"] == name
-        ]
-        rows.append({"stage": name, "us": spread(took)})
-    return rows
+    each = [stages_of(run) for run in runs]
+    return rows + [{"stage": name, "us": spread(took[name] for took in each)} for name in each[0]]
 
 
 def memory(run: Run) -> Row | None:
