@@ -126,40 +126,103 @@ fn an_initramfs_can_hold_words_of_a_command_line() {
     assert!(!archive.exists());
 }
 
+/// What the list of an archive says, a line each.
+fn listed(archive: &Path) -> Vec<String> {
+    let list = run(tool("bsdtar").arg("-xOqf").arg(archive).arg("modules.list"));
+    list.lines().map(str::to_owned).collect()
+}
+
 #[test]
 fn modules_are_unpacked_and_named_in_the_order_of_their_dependencies() {
     let dir = scratch("order");
-    let list = "# why\n\n?lone  # first in the list\ntop\nbuilt_in\n?absent\nbottom\n";
+    let list = "# why\n\n?lone for root # first in the list\ntop\nbuilt_in\n?absent\nbottom\n";
     run(initramfs(&dir, list).args(["--extra-module", "mid-dle"]).env("LC_ALL", "C.UTF-8"));
     let packed: Vec<_> = entries(&dir.join("rootfs.cpio.gz"))
         .into_iter()
         .filter(|entry| entry.contains("modules/0"))
         .collect();
-    // Sizes are those of the unpacked files, which hold their own names. The larger of a generation
-    // comes first.
+    // Sizes are those of the unpacked files, which hold their own names.
     assert_eq!(
         packed,
         [
-            "-rw-r--r-- 0:0 9 modules/00-000-bottom.ko",
-            "-rw-r--r-- 0:0 10 modules/01-001-mid_dle.ko",
-            "-rw-r--r-- 0:0 7 modules/02-002-lone.ko",
-            "-rw-r--r-- 0:0 6 modules/02-003-top.ko",
+            "-rw-r--r-- 0:0 9 modules/000-bottom.ko",
+            "-rw-r--r-- 0:0 10 modules/001-mid_dle.ko",
+            "-rw-r--r-- 0:0 7 modules/002-lone.ko",
+            "-rw-r--r-- 0:0 6 modules/003-top.ko",
+        ]
+    );
+    assert_eq!(
+        listed(&dir.join("rootfs.cpio.gz")),
+        [
+            "000-bottom.ko stage=disk",
+            "001-mid_dle.ko stage=disk needs=000-bottom.ko",
+            "002-lone.ko stage=root after=001-mid_dle.ko",
+            "003-top.ko stage=disk needs=001-mid_dle.ko,000-bottom.ko",
         ]
     );
 }
 
 /// Two drivers that use nothing of each other, of which one is the bus of the other's devices.
 #[test]
-fn a_driver_is_loaded_after_its_bus() {
+fn a_driver_is_loaded_after_its_bus_and_with_its_device() {
     let dir = scratch("bus");
-    let list = "?bottom after absent lone # a bus\nlone # the bus\n";
-    run(&mut initramfs(&dir, list));
-    let mut packed = entries(&dir.join("rootfs.cpio.gz"));
-    packed.retain(|entry| entry.contains("modules/0"));
+    let list = "?bottom if device after absent lone # a bus\nlone if x:y* for platform # the bus\n";
+    let mut command = initramfs(&dir, list);
+    let aliases = dir.join("modules/modules.alias");
+    let all =
+        fs::read_to_string(&aliases).unwrap() + "alias pci:v*bc01* bottom\nalias bot bottom\n";
+    fs::write(&aliases, all).unwrap();
+    run(&mut command);
     assert_eq!(
-        packed,
-        ["-rw-r--r-- 0:0 7 modules/00-000-lone.ko", "-rw-r--r-- 0:0 9 modules/01-001-bottom.ko",]
+        listed(&dir.join("rootfs.cpio.gz")),
+        [
+            "000-lone.ko stage=platform device=x:y*",
+            "001-bottom.ko stage=disk after=000-lone.ko device=pci:v*bc01*",
+        ]
     );
+}
+
+#[test]
+fn a_module_of_several_lines_is_for_the_first_stage_and_all_ciphers() {
+    let list = "[cipher aes-gcm-random]\ntop for volume\nbottom for volume\n\
+        [cipher chacha20-random]\ntop for root\n[]\nbottom for runtime\n";
+    let lines = |ciphers: &[&str]| {
+        let dir = scratch("lines");
+        run(initramfs(&dir, list).args(ciphers));
+        let mut lines = listed(&dir.join("rootfs.cpio.gz"));
+        lines.retain(|line| !line.contains("mid_dle.ko needs"));
+        lines
+    };
+    let needs = "needs=001-mid_dle.ko,000-bottom.ko";
+    assert_eq!(
+        lines(&[]),
+        [
+            "000-bottom.ko stage=volume".to_owned(),
+            format!("002-top.ko stage=volume {needs} cipher=aes-gcm-random"),
+        ]
+    );
+    assert_eq!(
+        lines(&["--cipher", "aes-gcm-random", "--cipher", "chacha20-random"]),
+        [
+            "000-bottom.ko stage=volume".to_owned(),
+            format!("002-top.ko stage=root {needs} cipher=aes-gcm-random cipher=chacha20-random"),
+        ]
+    );
+}
+
+#[test]
+fn a_line_of_the_list_that_cannot_be_read_is_told() {
+    let dir = scratch("line");
+    for (line, why) in [
+        (
+            "top for dusk",
+            "top is for dusk, which is none of platform disk root volume runtime handoff",
+        ),
+        ("top when", "when behind top is none of for, if and after"),
+        ("missing", "cannot find module missing ("),
+    ] {
+        refuses(&mut initramfs(&dir, line), 1, why);
+    }
 }
 
 #[test]
@@ -194,15 +257,9 @@ fn an_initramfs_of_the_stock_kernel_holds_what_the_list_names() {
         .arg("-o")
         .arg(dir.join("rootfs.cpio.gz")));
     let entries = entries(&dir.join("rootfs.cpio.gz"));
-    // Modules of one generation are loaded at the same time.
-    let generation = |name: &str| {
+    let place = |name: &str| {
         let ending = format!("-{name}.ko");
-        let entry = entries.iter().find(|entry| entry.ends_with(&ending));
-        let file = entry.and_then(|entry| entry.split_once(" modules/"));
-        file.and_then(|(_, file)| file.split_once('-'))
-            .map(|(generation, _)| generation.parse::<u8>().unwrap())
-            .ok_or(format!("no {name} in {entries:?}"))
-            .unwrap()
+        entries.iter().position(|entry| entry.ends_with(&ending))
     };
     for (first, later) in [
         ("scsi_mod", "virtio_scsi"),
@@ -211,10 +268,23 @@ fn an_initramfs_of_the_stock_kernel_holds_what_the_list_names() {
         ("crypto_simd", "aesni_intel"),
         ("jbd2", "ext4"),
         ("9pnet", "9pnet_virtio"),
+        // Built into newer kernels.
         ("virtio_pci", "virtio_blk"),
     ] {
-        assert!(generation(first) < generation(later), "{first}, {later}: {entries:?}");
+        let (first_at, later_at) = (place(first), place(later));
+        assert!(later_at.is_some() && first_at < later_at, "{first}, {later}: {entries:?}");
     }
+    let listed = listed(&dir.join("rootfs.cpio.gz"));
+    let line = |name: &str| {
+        let file = format!("-{name}.ko ");
+        listed.iter().find(|line| line.contains(&file)).unwrap()
+    };
+    assert!(line("9p").contains(" device=virtio:d00000009v*"), "{listed:?}");
+    assert!(line("nvme").contains(" device=pci:v*d*sv*sd*bc01sc08i02*"), "{listed:?}");
+    assert!(
+        line("gcm").contains(" stage=volume") && line("gcm").contains(" cipher="),
+        "{listed:?}"
+    );
 }
 
 #[test]
@@ -239,10 +309,10 @@ fn only_the_modules_of_the_ciphers_asked_for_are_packed() {
         let entries = entries(&dir.join("rootfs.cpio.gz")).into_iter();
         entries.filter_map(|entry| Some(entry.split_once(" modules/0")?.1.to_owned())).collect()
     };
-    let gcm = ["0-000-bottom.ko", "1-001-mid_dle.ko", "2-002-top.ko"];
+    let gcm = ["00-bottom.ko", "01-mid_dle.ko", "02-top.ko"];
     assert_eq!(packed(&[]), gcm);
     assert_eq!(packed(&["--cipher", "aes-gcm-random"]), gcm);
-    assert_eq!(packed(&["--cipher", "chacha20-random"]), ["0-000-bottom.ko", "0-001-lone.ko"]);
+    assert_eq!(packed(&["--cipher", "chacha20-random"]), ["00-bottom.ko", "01-lone.ko"]);
     let both = ["--cipher", "chacha20-random", "--cipher", "aes-gcm-random"];
     assert_eq!(packed(&both).len(), 4);
     for unknown in ["rot13", "", "20-random"] {
@@ -264,10 +334,10 @@ fn only_the_modules_of_the_file_systems_asked_for_are_packed() {
         let entries = entries(&dir.join("rootfs.cpio.gz")).into_iter();
         entries.filter_map(|entry| Some(entry.split_once(" modules/0")?.1.to_owned())).collect()
     };
-    let none = ["0-000-bottom.ko"];
+    let none = ["00-bottom.ko"];
     assert_eq!(packed(&[]), none);
     assert_eq!(packed(&["ext4"]), none);
-    assert_eq!(packed(&["erofs"]), ["0-000-bottom.ko", "0-001-lone.ko"]);
+    assert_eq!(packed(&["erofs"]), ["00-bottom.ko", "01-lone.ko"]);
     assert_eq!(packed(&["erofs", "squashfs"]).len(), 4);
     for unknown in ["xfs", "", "aes-gcm-random"] {
         let dir = scratch("formats");

@@ -13,6 +13,7 @@ use std::time::Duration;
 /// A root whose systemd is told nothing by its command line is not commanded by the firmware either:
 /// PID 1 has closed that way. That systemd would otherwise obey is seen in `commands`.
 #[test]
+#[ignore = "three minutes, and what a newer systemd is asked in commands: scripts/test --all"]
 fn a_credential_in_smbios_does_not_reach_systemd() {
     let scratch = Scratch::new("credential");
     let image = images::debian_image(&scratch);
