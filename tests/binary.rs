@@ -72,7 +72,7 @@ const EXEC: &[(&str, &str)] = &[
 ];
 
 /// How a thread begins, blanks left out: all that may be spawned.
-const THREADS: &[&str] = &["thread::builder().spawn(", "thread::builder().spawn_scoped(scope,"];
+const THREADS: &[&str] = &["thread::builder().spawn("];
 
 /// System calls that make a process or run a program, and how often each may stand in the program
 /// (`arch/x86/entry/syscalls/syscall_64.tbl`). Threads are made by one clone.

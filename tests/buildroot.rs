@@ -78,6 +78,6 @@ fn its_files_are_written_as_buildroots_are() {
     }
     let rules = fs::read_to_string(package.join("cvm-init.mk")).unwrap();
     let head: Vec<_> = rules.lines().take(5).collect();
-    let ruler = "#".repeat(80);
-    assert_eq!(head, [&*ruler, "#", "# cvm-init", "#", &*ruler]);
+    let bar = "#".repeat(80);
+    assert_eq!(head, [&*bar, "#", "# cvm-init", "#", &*bar]);
 }

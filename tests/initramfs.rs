@@ -312,7 +312,7 @@ fn only_the_modules_of_the_ciphers_asked_for_are_packed() {
     let gcm = ["00-bottom.ko", "01-mid_dle.ko", "02-top.ko"];
     assert_eq!(packed(&[]), gcm);
     assert_eq!(packed(&["--cipher", "aes-gcm-random"]), gcm);
-    assert_eq!(packed(&["--cipher", "chacha20-random"]), ["00-bottom.ko", "01-lone.ko"]);
+    assert_eq!(packed(&["--cipher", "chacha20-random"]), ["00-lone.ko", "01-bottom.ko"]);
     let both = ["--cipher", "chacha20-random", "--cipher", "aes-gcm-random"];
     assert_eq!(packed(&both).len(), 4);
     for unknown in ["rot13", "", "20-random"] {
@@ -337,7 +337,7 @@ fn only_the_modules_of_the_file_systems_asked_for_are_packed() {
     let none = ["00-bottom.ko"];
     assert_eq!(packed(&[]), none);
     assert_eq!(packed(&["ext4"]), none);
-    assert_eq!(packed(&["erofs"]), ["00-bottom.ko", "01-lone.ko"]);
+    assert_eq!(packed(&["erofs"]), ["00-lone.ko", "01-bottom.ko"]);
     assert_eq!(packed(&["erofs", "squashfs"]).len(), 4);
     for unknown in ["xfs", "", "aes-gcm-random"] {
         let dir = scratch("formats");

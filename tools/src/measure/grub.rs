@@ -136,8 +136,9 @@ fn commands(config: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::pe;
+    use crate::measure::hash::Digests;
     use crate::measure::tpm::Chain;
+    use crate::measure::{kernel, pe};
 
     #[test]
     fn the_version_stands_behind_the_greeting() {
@@ -183,6 +184,22 @@ mod tests {
         expected(FILES, &[config, "k", "i"]);
         assert_eq!(of(BOOT_MANAGER).count(), 3);
         assert_eq!(of(BOOT_CONFIG).count(), 4);
+        // Started by the firmware, the kernel has to be a program for it.
+        let error = Grub { way: Way::Firmware, ..grub }.events().unwrap_err().to_string();
+        assert!(error.starts_with("cannot read bzImage: it is no program"), "{error}");
+        let kernel = kernel::tests::sample("6.12.0");
+        let by_firmware = Grub { way: Way::Firmware, kernel: &kernel, ..grub }.events().unwrap();
+        let digests = |pcr: u8| {
+            let of = by_firmware.iter().filter(|event| event.pcr == pcr);
+            of.map(|event| event.digests.unwrap()).collect::<Vec<_>>()
+        };
+        let options = utf16("BOOT_IMAGE=/bzImage cvm.begin a=$b");
+        let (options, _) = options.split_at(options.len() - 2);
+        let files: [&[u8]; 6] =
+            [config.as_bytes(), config.as_bytes(), &kernel, b"i", options, b"i"];
+        assert_eq!(digests(FILES), files.map(|data| Digests::of(&[data])));
+        let authenticode = Pe::parse("k", &kernel).unwrap().authenticode();
+        assert_eq!(digests(BOOT_MANAGER)[3..], [authenticode]);
         assert!(Chain::of(Vec::new(), events.clone()).sha256.keys().eq(&crate::measure::tpm::PCRS));
     }
 }

@@ -163,6 +163,20 @@ mod tests {
             assert!(digests(pcr).into_iter().eq(data), "PCR {pcr}");
         };
         expected(UKI, &[b".linux\0", &linux, b".cmdline\0", b"quiet", b".initrd\0", b"initrd"]);
+        // What 252 passes over, as the section that Secure Boot looks at, newer stubs measure.
+        for (version, measures) in [("252.1", false), ("257.8", true)] {
+            let magic = format!("#### LoaderInfo: systemd-stub {version} ####\0");
+            let file = sample(&[
+                (".sdmagic", magic.as_bytes()),
+                (".sbat", b"sbat"),
+                (".cmdline", b"quiet"),
+                (".initrd", b"initrd"),
+                (".linux", &linux),
+            ]);
+            let events = super::events(&Pe::parse("uki", &file).unwrap(), None).unwrap();
+            let content = crate::measure::hash::Digests::of(&[b"sbat"]);
+            assert_eq!(events.iter().any(|event| event.digests == Some(content)), measures);
+        }
         expected(FILES, &[b"q\0u\0i\0e\0t\0\0\0", b"initrd"]);
         let kernel = Pe::parse("linux", &linux).unwrap();
         assert_eq!(digests(BOOT_MANAGER)[3], kernel.authenticode());

@@ -57,7 +57,7 @@ fn a_medium_beside_the_disk_is_predicted_as_cd_and_as_disk() {
     let (disk, mut iso) = (disk(), disk());
     iso[1024..1040].fill(2);
     let cmdline = words("");
-    let [known, unknown] = ["252.1", "257"].map(|version| uki(version, &linux));
+    let [known, unknown] = ["252.1", "260"].map(|version| uki(version, &linux));
     let files = |boot_loader| Files {
         boot: Boot::Uki,
         kernel: &linux,
@@ -92,6 +92,8 @@ fn a_known_boot_loader_and_kernel_are_predicted_whole() {
     let linux = kernel::tests::sample("6.1.0-x");
     for (boot, boot_loader, release) in [
         (Boot::Grub, grub("2.06-1"), "GRUB 2.06-1"),
+        (Boot::Grub, grub("2.12-9+deb13u4"), "GRUB 2.12-9+deb13u4"),
+        (Boot::Uki, uki("257.8-1", &linux), "systemd-stub 257.8-1"),
         (Boot::Uki, uki("252.1", &linux), "systemd-stub 252.1"),
     ] {
         let document = measure(boot, &boot_loader, &linux).unwrap();
@@ -187,12 +189,17 @@ fn what_is_not_known_is_left_out_whole_and_said() {
     no_program[..2].fill(0);
     let of_disk = "boot from the disk";
     for (boot, boot_loader, kernel, missing) in [
-        (Boot::Grub, grub("2.12-9"), &linux, &[(of_disk, "GRUB 2.12-9 is not known, 2.06 is")][..]),
+        (
+            Boot::Grub,
+            grub("2.14-1"),
+            &linux,
+            &[(of_disk, "GRUB 2.14-1 is not known, 2.06 and 2.12 are")][..],
+        ),
         (
             Boot::Uki,
-            uki("257.8", &linux),
+            uki("260.1", &linux),
             &linux,
-            &[(of_disk, "systemd-stub 257.8 is not known, 252 is")],
+            &[(of_disk, "systemd-stub 260.1 is not known, 252 and 257 are")],
         ),
         (
             Boot::Uki,
