@@ -49,8 +49,9 @@ unmake_root() {
     esac
 }
 
-# far_times DIR: for debugfs, the upper bits of the times of modification that 32 bits cannot hold:
-# mke2fs leaves them out, and 2042 would become 1905. A quote in a name is doubled.
+# far_times DIR: for debugfs, the times of modification that 32 bits cannot hold, as their lower bits and
+# the upper ones: mke2fs leaves these out, and 2042 would become 1905, or takes the last that 32 bits hold
+# (1.47.2). A quote in a name is doubled.
 far_times() {
     local file time era
     while IFS= read -r -d '' time && IFS= read -r -d '' file; do
@@ -59,7 +60,8 @@ far_times() {
         # An ext4 has 34 bits for it, which begin with 1901; a script of debugfs has no line breaks.
         ((era > 0 && era < 4)) || die "cannot keep the time of $1/$file: ext4 has 1901 to 2446"
         [[ $file != *$'\n'* ]] || die "cannot keep the time of $1/$file: there is a line break in its name"
-        printf 'set_inode_field "/%s" mtime_extra %d\n' "${file//\"/\"\"}" $era
+        file=${file//\"/\"\"}
+        printf 'set_inode_field "/%s" %s\n' "$file" "mtime @$((time & 0xffffffff))" "$file" "mtime_extra $era"
     done < <(find "$1" -printf '%Ts\0%P\0')
 }
 
