@@ -11,8 +11,10 @@ use std::sync::{Mutex, PoisonError};
 /// the kernel takes it for broken. Mostly it finds emulated processors' clocks to differ; where it does
 /// not, it patches code that all of them run (`sched_clock: Marking stable`), and QEMU lets one of them
 /// run into the breakpoint of the patch. Their delays are then measured, for most of a second, unless
-/// they are told (`lpj=`: 2.5 GHz by a jiffy of 4 ms).
-pub(crate) const WORDS: &str = "console=ttyS0 no_timer_check tsc=unstable lpj=10000000";
+/// they are told (`lpj=`: 2.5 GHz by a jiffy of 4 ms). The kernel's tests of its own algorithms take a fourth
+/// of an emulated boot; guests that come from disk or by `scripts/qemu` have them.
+pub(crate) const WORDS: &str =
+    "console=ttyS0 no_timer_check tsc=unstable lpj=10000000 cryptomgr.notests";
 
 /// Of a machine that QEMU emulates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
