@@ -78,6 +78,7 @@ fn chacha20_with_poly1305() {
 }
 
 #[test]
+#[ignore = "scripts/test --all"]
 fn aes_xts_with_hmac_sha256_and_tags_on_the_disk() {
     boots(
         "aes-xts-plain64",

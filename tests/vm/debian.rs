@@ -155,6 +155,7 @@ fn check_that_cryptsetup_refuses(guest: &mut Guest) {
 }
 
 #[test]
+#[ignore = "scripts/test --all"]
 fn a_debian_guest_without_shares_misses_nothing() {
     let scratch = Scratch::new("debian");
     let image = images::debian_image(&scratch);
