@@ -43,6 +43,9 @@ const STATUS_TABLE: u32 = 1 << 4;
 /// With `DEV_REMOVE`: remove now, or when the last user is gone.
 const DEFERRED_REMOVE: u32 = 1 << 17;
 
+/// More than there are modules with targets that a boot loads beside what it does.
+const TARGET_MODULES_MAX: usize = 8;
+
 /// How many requests for swap may be on their way through a mapping at once. The kernel goes by what
 /// is written here for each request.
 const SWAP_BIOS: &str = "/sys/module/dm_mod/parameters/swap_bios";
@@ -85,13 +88,21 @@ impl Control {
     /// # Errors
     /// Names both when it has none.
     pub fn require_target(&self, kind: &str, option: &str) -> Result<Version> {
-        let answer = effect(LIST_TARGETS, || self.call(LIST_VERSIONS, Message::new("", 0)?))?;
+        let answer = effect(LIST_TARGETS, || self.versions())?;
         let known = answer.target_kinds().find(|(known, _)| known == kind);
         known.map(|(_, version)| version).ok_or_else(|| {
             Error::new(format!(
                 "the kernel has no device-mapper target {kind:?} (kernel option {option})"
             ))
         })
+    }
+
+    /// The kernel counts its targets and then writes them down, into as many bytes as it has counted: a
+    /// module that comes with one in between cuts the answer short, and then it is asked again
+    /// (`__list_versions` in `drivers/md/dm-ioctl.c`).
+    fn versions(&self) -> io::Result<Message> {
+        let list = || self.call(LIST_VERSIONS, Message::new("", 0)?);
+        (1..TARGET_MODULES_MAX).find_map(|_| list().ok()).map_or_else(list, Ok)
     }
 
     /// Names of all mappings.
