@@ -88,21 +88,15 @@ impl Control {
     /// # Errors
     /// Names both when it has none.
     pub fn require_target(&self, kind: &str, option: &str) -> Result<Version> {
-        let answer = effect(LIST_TARGETS, || self.versions())?;
+        let answer = effect(LIST_TARGETS, || {
+            until_whole(|| self.call(LIST_VERSIONS, Message::new("", 0)?))
+        })?;
         let known = answer.target_kinds().find(|(known, _)| known == kind);
         known.map(|(_, version)| version).ok_or_else(|| {
             Error::new(format!(
                 "the kernel has no device-mapper target {kind:?} (kernel option {option})"
             ))
         })
-    }
-
-    /// The kernel counts its targets and then writes them down, into as many bytes as it has counted: a
-    /// module that comes with one in between cuts the answer short, and then it is asked again
-    /// (`__list_versions` in `drivers/md/dm-ioctl.c`).
-    fn versions(&self) -> io::Result<Message> {
-        let list = || self.call(LIST_VERSIONS, Message::new("", 0)?);
-        (1..TARGET_MODULES_MAX).find_map(|_| list().ok()).map_or_else(list, Ok)
     }
 
     /// Names of all mappings.
@@ -240,6 +234,13 @@ impl Control {
     }
 }
 
+/// What the kernel answers when it is asked for its targets. It counts them and then writes them down, into
+/// as many bytes as it has counted: a module that comes with one in between cuts the answer short, and then
+/// it is asked again (`__list_versions` in `drivers/md/dm-ioctl.c`).
+fn until_whole<T>(list: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    (1..TARGET_MODULES_MAX).find_map(|_| list().ok()).map_or_else(list, Ok)
+}
+
 /// Makes the node in `/dev/mapper`: there is no udev yet to make it.
 fn make_node(name: &str, device: Dev) -> Result<()> {
     effect(MAKE_NODE.on(&[&name]), || {
@@ -268,5 +269,29 @@ unsafe impl Ioctl for Call<'_> {
 
     unsafe fn output_from_ptr(_: IoctlOutput, _: *mut c_void) -> rustix::io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn targets_are_asked_for_again_while_modules_bring_more_of_them() {
+        let asked = Cell::new(0);
+        let whole_at = |number| {
+            asked.set(0);
+            until_whole(|| {
+                asked.set(asked.get() + 1);
+                if asked.get() < number { Err(io::Error::other("cut short")) } else { Ok(()) }
+            })
+        };
+        for number in [1, 2, TARGET_MODULES_MAX] {
+            assert!(whole_at(number).is_ok());
+            assert_eq!(asked.get(), number);
+        }
+        assert_eq!(whole_at(TARGET_MODULES_MAX + 1).unwrap_err().to_string(), "cut short");
+        assert_eq!(asked.get(), TARGET_MODULES_MAX);
     }
 }
