@@ -8,6 +8,10 @@ use serde::Serialize;
 
 use crate::effect::{self, micros};
 
+/// Of what the report is made of: with any other field or value comes another version, and another
+/// `docs/boot.schema.json`.
+const VERSION: u32 = 1;
+
 /// A part of the boot, as the fatal line and the report name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -51,7 +55,9 @@ impl fmt::Display for Stage {
 /// The report, as it grows from stage to stage. What a stage has not reached is null.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
-    version: &'static str,
+    version: u32,
+    /// Version of the program.
+    program: &'static str,
     /// From the program's start to just before the new init, in microseconds.
     total_us: u64,
     /// The most memory that PID 1 had resident (`VmHWM` in proc(5)).
@@ -258,7 +264,8 @@ impl Report {
         start: Instant,
         peak_memory_kib: Option<u64>,
     ) -> serde_json::Result<String> {
-        self.version = env!("CARGO_PKG_VERSION");
+        self.version = VERSION;
+        self.program = env!("CARGO_PKG_VERSION");
         self.total_us = micros(start.elapsed());
         self.peak_memory_kib = peak_memory_kib;
         self.effects = effect::entries()

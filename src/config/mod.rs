@@ -1,4 +1,4 @@
-//! The kernel command line, typed. Every key is documented in the README's table.
+//! The kernel command line, typed. Every key is in the table of `docs/command-line.md`.
 //!
 //! The command line is measured with the launch, so it is trusted; it is parsed strictly all the
 //! same, because a mistyped security parameter must stop the boot and not fall back to a default.

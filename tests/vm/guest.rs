@@ -2,6 +2,7 @@
 
 use crate::channel::{Channel, Received, listen};
 use crate::kernel::Arch;
+use crate::schema;
 use crate::slots::Slots;
 use crate::terminals::{Sockets, Terminals};
 use crate::tool::{Scratch, command};
@@ -194,10 +195,13 @@ impl Guest {
         content.as_str().expect("the agent answers with text").to_owned()
     }
 
-    /// `/run/cvm-init/boot.json`.
+    /// `/run/cvm-init/boot.json`, which has to be what its schema says.
     #[track_caller]
     pub(crate) fn report(&mut self) -> Value {
-        serde_json::from_str(&self.read("/run/cvm-init/boot.json")).expect("the report is JSON")
+        let text = self.read("/run/cvm-init/boot.json");
+        let report = serde_json::from_str(&text).expect("the report is JSON");
+        schema::check(&report).unwrap_or_else(|fault| panic!("{fault}"));
+        report
     }
 
     fn request(&mut self, verb: &str, mut arguments: Value) {

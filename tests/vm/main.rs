@@ -60,6 +60,8 @@ mod probes;
 mod refused;
 mod repart;
 mod root;
+#[path = "../schema/mod.rs"]
+mod schema;
 mod secrets;
 mod served;
 mod shares;
