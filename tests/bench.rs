@@ -148,29 +148,29 @@ fn the_figures_become_the_tables_that_are_known() {
 }
 
 #[test]
-fn the_readme_changes_between_its_markers_only() {
-    let dir = scratch("readme");
+fn the_page_changes_between_its_markers_only() {
+    let dir = scratch("page");
     let (_, file) = figures(&dir);
-    let readme = dir.join("README.md");
+    let page = dir.join("figures.md");
     let (start, end) =
         ("<!-- figures: written by scripts/bench --publish -->\n", "<!-- figures: end -->\n");
-    fs::write(&readme, format!("before\n\n{start}old\n{end}\nafter\n")).unwrap();
-    run(part("tables.py").arg(&file).arg(&readme));
-    let once = fs::read_to_string(&readme).unwrap();
+    fs::write(&page, format!("before\n\n{start}old\n{end}\nafter\n")).unwrap();
+    run(part("tables.py").arg(&file).arg(&page));
+    let once = fs::read_to_string(&page).unwrap();
     assert!(once.starts_with(&format!("before\n\n{start}")), "{once}");
     assert!(once.ends_with(&format!("\n{end}\nafter\n")), "{once}");
     assert!(once.contains(&fs::read_to_string(golden("tables.md")).unwrap()), "{once}");
-    assert!(once.contains("](docs/bench/provisioning.svg)"), "{once}");
+    assert!(once.contains("](bench/provisioning.svg)"), "{once}");
     assert!(!once.contains("old"), "{once}");
     // And again, to the same text.
-    run(part("tables.py").arg(&file).arg(&readme));
-    assert_eq!(fs::read_to_string(&readme).unwrap(), once);
+    run(part("tables.py").arg(&file).arg(&page));
+    assert_eq!(fs::read_to_string(&page).unwrap(), once);
 }
 
 #[test]
-fn the_readme_shows_the_figures_that_are_kept() {
+fn the_page_shows_the_figures_that_are_kept() {
     let dir = scratch("kept");
-    let [shown, again] = [Path::new(TREE).join("README.md"), dir.join("README.md")];
+    let [shown, again] = [Path::new(TREE).join("docs/figures.md"), dir.join("figures.md")];
     fs::copy(&shown, &again).unwrap();
     run(part("tables.py").arg(Path::new(TREE).join("docs/bench/figures.json")).arg(&again));
     assert_eq!(fs::read_to_string(again).unwrap(), fs::read_to_string(shown).unwrap());
@@ -180,18 +180,18 @@ fn the_readme_shows_the_figures_that_are_kept() {
 fn nothing_but_a_whole_measurement_is_published() {
     let dir = scratch("partly");
     let (whole, file) = figures(&dir);
-    let readme = dir.join("README.md");
-    let refused = |change: fn(&mut Value), readme_text: &str, why: &str| {
+    let page = dir.join("figures.md");
+    let refused = |change: fn(&mut Value), page_text: &str, why: &str| {
         let mut figures = whole.clone();
         change(&mut figures);
         fs::write(&file, figures.to_string()).unwrap();
-        fs::write(&readme, readme_text).unwrap();
-        let output = part("tables.py").arg(&file).arg(&readme).output().unwrap();
+        fs::write(&page, page_text).unwrap();
+        let output = part("tables.py").arg(&file).arg(&page).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
         assert!(said.contains(why), "{said}");
-        assert_eq!(fs::read_to_string(&readme).unwrap(), readme_text);
+        assert_eq!(fs::read_to_string(&page).unwrap(), page_text);
     };
     refused(|figures| figures["made"]["quick"] = true.into(), "", "made with --quick");
     refused(|figures| figures["data"] = json!([]), "", "it lacks data");

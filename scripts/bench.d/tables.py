@@ -2,7 +2,7 @@
 """Makes Markdown of the figures of scripts/bench.
 
 usage: tables.py FIGURES           on standard output
-       tables.py FIGURES README    in README, between the two lines of MARKERS
+       tables.py FIGURES PAGE      in PAGE, between the two lines of MARKERS
 """
 
 from __future__ import annotations
@@ -479,7 +479,7 @@ def document(figures: Row) -> list[str]:
 
 
 def published(figures: Row) -> list[str]:
-    pictures = [f"![{text}](docs/bench/{name}.svg)" for name, text in PICTURES.items()]
+    pictures = [f"![{text}](bench/{name}.svg)" for name, text in PICTURES.items()]
     between = [line for picture in pictures for line in (picture, "")]
     return [MARKERS[0], "", *between, *document(figures), MARKERS[1]]
 
