@@ -7,7 +7,7 @@ use super::check_refusal;
 
 /// The buffer of a device-mapper call as the kernel has left it.
 pub fn dm_answer(bytes: &[u8]) {
-    let answer = Message::answer(bytes.to_vec());
+    let answer = Message::answer(bytes);
     let _ = (answer.is_cut_short(), answer.device());
     let kinds = answer.target_kinds().map(|(name, _)| name);
     for name in kinds.chain(answer.mapping_names()) {

@@ -10,8 +10,8 @@ use crate::format::device::Dev;
 pub(crate) const HEADER: u16 = 312;
 /// Bytes of `struct dm_target_spec`.
 const TARGET_SPEC: usize = 40;
-/// Buffer of a call: the head and room for the longest table or list that is asked for.
-const BUFFER: u16 = 16 * 1024;
+/// Bytes of a call's buffer: the head and room for the longest table or list that is asked for.
+pub(crate) const BUFFER: u16 = 16 * 1024;
 /// Version of the interface that is spoken: the first of its present form.
 const VERSION: [u32; 3] = [4, 0, 0];
 
@@ -73,16 +73,17 @@ impl Target {
     }
 }
 
-/// The buffer of a call: `struct dm_ioctl` and what belongs behind it, first the request and
-/// then, in its place, the answer.
+/// A request or an answer: `struct dm_ioctl` and what belongs behind it, without what is left of a call's
+/// buffer of [`BUFFER`] bytes.
 #[derive(Debug)]
 pub struct Message(Vec<u8>);
 
 impl Message {
-    /// What the kernel has left in a buffer.
+    /// What the kernel has left in a buffer, as long as it says that the answer is.
     #[must_use]
-    pub fn answer(buffer: Vec<u8>) -> Self {
-        Self(buffer)
+    pub fn answer(buffer: &[u8]) -> Self {
+        let length = u32_at(buffer, DATA_SIZE_AT) as usize;
+        Self(buffer.get(..length).unwrap_or(buffer).to_vec())
     }
 
     /// A request about the mapping `name`, or about none.
@@ -97,10 +98,10 @@ impl Message {
             0,             // open_count
             flags,
         ];
-        let mut buffer = Vec::with_capacity(BUFFER.into());
-        buffer.extend(head.into_iter().flat_map(u32::to_ne_bytes));
-        buffer.resize(BUFFER.into(), 0);
-        let mut message = Self(buffer);
+        let mut bytes = Vec::with_capacity(HEADER.into());
+        bytes.extend(head.into_iter().flat_map(u32::to_ne_bytes));
+        bytes.resize(HEADER.into(), 0);
+        let mut message = Self(bytes);
         message.put_text(NAME_AT, name, NAME_MAX)?;
         Ok(message)
     }
@@ -115,19 +116,22 @@ impl Message {
     pub(crate) fn with_table(mut self, table: &[Target]) -> io::Result<Self> {
         let count = u32::try_from(table.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         self.put(TARGET_COUNT_AT, &count.to_ne_bytes())?;
-        let (mut at, mut start) = (usize::from(HEADER), 0_u64);
+        let mut start = 0_u64;
         for target in table {
-            let spec = target.to_spec(start)?;
-            self.put(at, &spec)?;
-            at = at.saturating_add(spec.len());
+            self.0.extend(target.to_spec(start)?);
             start = start.checked_add(target.sectors).ok_or(io::ErrorKind::InvalidInput)?;
         }
         Ok(self)
     }
 
-    /// The bytes that the kernel reads and writes; their head states how many they are.
-    pub(crate) fn buffer(&mut self) -> &mut [u8] {
-        &mut self.0
+    /// Puts a request into the buffer that the kernel reads and writes.
+    ///
+    /// # Errors
+    /// When it has no room there.
+    pub(crate) fn fill(&self, buffer: &mut [u8; BUFFER as usize]) -> io::Result<()> {
+        let room = buffer.get_mut(..self.0.len()).ok_or(io::ErrorKind::InvalidInput)?;
+        room.copy_from_slice(&self.0);
+        Ok(())
     }
 
     /// Whether the answer did not fit.
@@ -252,7 +256,9 @@ mod tests {
 
     #[test]
     fn a_head_states_version_sizes_and_name() {
-        let Message(buffer) = Message::new("root_verity", 1).unwrap();
+        let mut buffer = [0xff; BUFFER as usize];
+        let request = Message::new("root_verity", 1).unwrap();
+        request.fill(&mut buffer).unwrap();
         assert_eq!(u32_at(&buffer, 0), 4);
         assert_eq!(u32_at(&buffer, 12) as usize, buffer.len());
         assert_eq!(u32_at(&buffer, 16), 312);
@@ -261,7 +267,10 @@ mod tests {
     }
 
     #[test]
-    fn names_that_do_not_fit_are_refused() {
+    fn what_does_not_fit_is_refused() {
+        let long = Target { kind: "crypt".into(), sectors: 8, params: "x".repeat(BUFFER.into()) };
+        let request = Message::new("", 0).unwrap().with_table(&[long]).unwrap();
+        assert!(request.fill(&mut [0; BUFFER as usize]).is_err());
         assert!(Message::new(&"x".repeat(128), 0).is_err());
         assert!(Message::new("a\0b", 0).is_err());
     }
@@ -271,7 +280,6 @@ mod tests {
 
     fn versions(names: &[String]) -> Message {
         let Message(mut answer) = Message::new("", 0).unwrap();
-        answer.truncate(HEADER.into());
         for (index, name) in names.iter().enumerate() {
             let length = (16 + name.len() + 1).next_multiple_of(8);
             let last = index + 1 == names.len();
@@ -286,8 +294,8 @@ mod tests {
         }
         let end = u32::try_from(answer.len()).unwrap();
         answer[12..16].copy_from_slice(&end.to_ne_bytes());
-        answer.resize(BUFFER.into(), 0);
-        Message::answer(answer)
+        answer.resize(BUFFER.into(), 0xff);
+        Message::answer(&answer)
     }
 
     /// An answer to `TABLE_STATUS`: unlike a request's, its distances count from the first target.
@@ -295,7 +303,6 @@ mod tests {
         let Message(mut answer) = Message::new("", 0).unwrap();
         let head = usize::from(HEADER);
         answer[TARGET_COUNT_AT] = u8::try_from(targets.len()).unwrap();
-        answer.truncate(head);
         let mut start = 0_u64;
         for target in targets {
             let at = answer.len();
@@ -304,7 +311,7 @@ mod tests {
             answer[at + 20..at + 24].copy_from_slice(&next.to_ne_bytes());
             start = start.saturating_add(target.sectors);
         }
-        Message::answer(answer)
+        Message::answer(&answer)
     }
 
     #[test]
@@ -315,7 +322,7 @@ mod tests {
         let altered = |at: usize, value: u8| {
             let mut bytes = good.0.clone();
             bytes[at] = value;
-            Message::answer(bytes).targets().unwrap_err().to_string()
+            Message::answer(&bytes).targets().unwrap_err().to_string()
         };
         let first = usize::from(HEADER);
         assert_eq!(altered(TARGET_COUNT_AT, 4), "the answer's targets are fewer than it says");
@@ -364,7 +371,7 @@ mod tests {
             for (field, number) in answer.chunks_exact_mut(4).zip(numbers) {
                 field.copy_from_slice(&u32::from(number).to_ne_bytes());
             }
-            let message = Message::answer(answer);
+            let message = Message::answer(&answer);
             let _ = message.targets();
             prop_assert!(message.records(next_at).count() <= message.0.len() + 1);
             for record in message.records(next_at) {

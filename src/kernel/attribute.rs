@@ -5,8 +5,7 @@
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, open};
-use rustix::io::{Errno, read as read_from};
+use crate::kernel::file;
 
 /// Most bytes of an attribute.
 const PAGE: usize = 4096;
@@ -16,15 +15,8 @@ const PAGE: usize = 4096;
 /// # Errors
 /// When there is none, or its device is gone.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut content = [0; PAGE];
-    let length = loop {
-        match read_from(&file, &mut content) {
-            Err(Errno::INTR) => {}
-            length => break length?,
-        }
-    };
-    Ok(content.get(..length).unwrap_or_default().to_vec())
+    file::read_some(file::open(path, file::READ)?, &mut content).map(<[u8]>::to_vec)
 }
 
 /// The same as text, in which what is none is replaced: some of it is the host's choice.

@@ -5,11 +5,12 @@
 #![expect(unsafe_code, reason = "rustix has no typed call for BLKPG")]
 
 use std::ffi::{c_int, c_longlong};
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
 use rustix::ioctl::{self, Opcode, Setter, opcode};
+
+use crate::kernel::file;
 
 const BLKPG: Opcode = opcode::none(0x12, 105);
 const RESIZE_PARTITION: c_int = 3;
@@ -51,7 +52,7 @@ pub fn resize(node: &Path, number: u32, start: u64, length: u64) -> io::Result<(
         data_length: size_of::<BlkpgPartition>().try_into().unwrap_or(c_int::MAX),
         data: &raw const partition,
     };
-    let disk = File::open(node)?;
+    let disk = file::open(node, file::READ)?;
     // SAFETY: BLKPG takes a pointer to this structure, which points to a partition that lives
     // until the call returns; the kernel reads both and writes neither.
     unsafe { ioctl::ioctl(&disk, Setter::<BLKPG, _>::new(argument)) }?;

@@ -3,14 +3,15 @@
 //! Source: `Documentation/ABI/stable/sysfs-block`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{OFlags, fstat};
 
 use crate::format::device::{Dev, SECTOR};
 use crate::format::gpt;
-use crate::kernel::attribute;
+use crate::kernel::{attribute, file};
 
 /// Sectors to which partitions are aligned: a megabyte, as by every partitioning tool.
 const ALIGNMENT: u64 = 2048;
@@ -59,9 +60,9 @@ impl Device {
     ///
     /// # Errors
     /// When the node cannot be opened, or is another device's.
-    pub fn open(&self, options: &OpenOptions) -> io::Result<File> {
-        let file = options.open(self.path())?;
-        let dev = Dev::from_rdev(file.metadata()?.rdev());
+    pub fn open(&self, flags: OFlags) -> io::Result<File> {
+        let file = file::open(self.path(), flags)?;
+        let dev = Dev::from_rdev(fstat(&file)?.st_rdev);
         if dev != self.dev {
             return Err(io::Error::other(format!("the node is device {dev}, not {}", self.dev)));
         }
@@ -74,8 +75,8 @@ impl Device {
     ///
     /// # Errors
     /// EBUSY when it is in use; those of [`Device::open`].
-    pub fn claim(&self, options: &OpenOptions) -> io::Result<File> {
-        self.open(options.clone().custom_flags(libc::O_EXCL))
+    pub fn claim(&self, flags: OFlags) -> io::Result<File> {
+        self.open(flags | OFlags::EXCL)
     }
 
     /// Length in bytes.
@@ -247,9 +248,9 @@ fn sys(disk: &str) -> PathBuf {
 
 fn names(dir: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(dir)? {
+    for name in file::names(dir)? {
         // The kernel's own names are ASCII; any other is none that we look for.
-        names.extend(entry?.file_name().into_string());
+        names.extend(name.into_string());
     }
     Ok(names)
 }
@@ -341,9 +342,9 @@ mod tests {
     fn a_node_of_another_device_is_not_opened() {
         let device =
             |minor| Device { name: "null".into(), dev: Dev { major: 1, minor }, sectors: 1 };
-        for options in [OpenOptions::new().read(true), OpenOptions::new().write(true)] {
-            assert!(device(3).open(options).is_ok());
-            let error = device(5).open(options).unwrap_err().to_string();
+        for flags in [file::READ, file::WRITE] {
+            assert!(device(3).open(flags).is_ok());
+            let error = device(5).open(flags).unwrap_err().to_string();
             assert_eq!(error, "the node is device 1:3, not 1:5");
         }
     }

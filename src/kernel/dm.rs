@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "rustix has no typed call for the device-mapper's ioctls")]
 
 use std::ffi::c_void;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -16,10 +16,11 @@ use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, opcode};
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
 use crate::format::device::Dev;
+use crate::kernel::file;
 
 pub use crate::format::dm::{Target, Version};
 
-use crate::format::dm::{HEADER, Message};
+use crate::format::dm::{BUFFER, HEADER, Message};
 
 const LIST_TARGETS: Effect<0> = Effect::new("list-targets", "list the device-mapper's targets");
 const CREATE: Effect<1> = Effect::new("create", "create the mapping {}");
@@ -67,7 +68,7 @@ pub struct Mapping<'a> {
 /// # Errors
 /// When the kernel knows no limit (before Linux 5.12).
 pub fn limit_swap_bios(count: u32) -> io::Result<()> {
-    fs::write(SWAP_BIOS, count.to_string())
+    file::write(SWAP_BIOS, count.to_string().as_bytes())
 }
 
 /// The device-mapper's control device.
@@ -80,7 +81,7 @@ impl Control {
     /// # Errors
     /// When the kernel has no device-mapper.
     pub fn open(node: &Path) -> io::Result<Self> {
-        OpenOptions::new().read(true).write(true).open(node).map(Self)
+        file::open(node, file::BOTH).map(Self)
     }
 
     /// The version of the kernel's target of type `kind`, which is built by `option`.
@@ -216,21 +217,25 @@ impl Control {
         effect(read.on(&[&name]), || self.call(TABLE_STATUS, Message::new(name, flags)?)?.targets())
     }
 
-    fn call(&self, command: u8, mut message: Message) -> io::Result<Message> {
+    fn call(&self, command: u8, request: Message) -> io::Result<Message> {
+        // Not from the heap, whose memory of this size comes from the kernel each time.
+        let mut buffer = [0; BUFFER as usize];
+        request.fill(&mut buffer)?;
         // _IOWR(DM_IOCTL, command, struct dm_ioctl): the size is that of the head alone.
         let direction = ioctl::Direction::ReadWrite;
         let call = Call {
             opcode: opcode::from_components(direction, 0xfd, command, HEADER.into()),
-            buffer: message.buffer(),
+            buffer: &mut buffer,
         };
         // SAFETY: the opcode is one of the device-mapper's, the file is its control device (or
         // answers ENOTTY), and the buffer's head states the buffer's length, which the kernel
         // does not write beyond.
         unsafe { ioctl::ioctl(&self.0, call) }?;
-        if message.is_cut_short() {
+        let answer = Message::answer(&buffer);
+        if answer.is_cut_short() {
             return Err(io::Error::other("the answer is longer than the buffer"));
         }
-        Ok(message)
+        Ok(answer)
     }
 }
 
@@ -254,7 +259,7 @@ struct Call<'a> {
 }
 
 // SAFETY: the device-mapper reads and writes the buffer that the pointer leads to, within the
-// length stated in its head, which `Message` sets to the buffer's own.
+// length stated in its head, which is that of the buffer.
 unsafe impl Ioctl for Call<'_> {
     type Output = ();
     const IS_MUTATING: bool = true;

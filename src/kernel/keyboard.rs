@@ -4,11 +4,11 @@
 
 #![expect(unsafe_code, reason = "rustix has no call for the keyboard's mode")]
 
-use std::fs::File;
 use std::io;
-use std::path::Path;
 
 use rustix::ioctl::{IntegerSetter, Opcode, ioctl};
+
+use crate::kernel::file;
 
 /// The terminal in front, which is the one that the keys act on.
 pub const TERMINAL: &str = "/dev/tty0";
@@ -23,7 +23,7 @@ const K_OFF: usize = 4;
 /// # Errors
 /// When the terminal cannot be opened or is none.
 pub fn switch_off() -> io::Result<()> {
-    let terminal = File::open(Path::new(TERMINAL))?;
+    let terminal = file::open(TERMINAL, file::READ)?;
     // SAFETY: KDSKBMODE takes its argument by value and touches no memory of ours.
     unsafe { ioctl(&terminal, IntegerSetter::<KDSKBMODE>::new_usize(K_OFF)) }?;
     Ok(())

@@ -2,7 +2,7 @@
 //!
 //! Source: `Documentation/ABI/testing/dev-kmsg`.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
 use std::sync::OnceLock;
 
@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use crate::effect::{self, Effect, effect};
 use crate::error::Result;
+use crate::kernel::file;
 
 const MAKE: Effect<1> = Effect::new("make-node", "make {}");
 const OPEN: Effect<1> = Effect::new("open", "open {}");
@@ -39,7 +40,7 @@ struct KmsgLogger;
 /// When `/dev/kmsg` cannot be made or opened.
 pub fn open() -> Result<()> {
     effect(MAKE.on(&[&NODE]), make_node)?;
-    let file = effect(OPEN.on(&[&NODE]), || OpenOptions::new().write(true).open(NODE))?;
+    let file = effect(OPEN.on(&[&NODE]), || file::open(NODE, file::WRITE))?;
     // A second call would find both already set to the same thing.
     let _ = KMSG.set(file);
     let _ = log::set_logger(&LOGGER);

@@ -9,19 +9,19 @@
 #![expect(unsafe_code, reason = "rustix has no typed calls for loop devices")]
 
 use std::ffi::c_void;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, unlinkat};
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode, Setter, opcode};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use crate::effect::{Effect, effect};
 use crate::error::Result;
 use crate::format::device::Dev;
+use crate::kernel::file;
 
 const MAKE: Effect<1> = Effect::new("make-memory", "make the file {} in memory");
 const SIZE: Effect<2> = Effect::new("size-memory", "give {} {} bytes");
@@ -78,15 +78,15 @@ impl MemoryDevice {
         effect(SIZE.on(&[&name, &bytes]), || file.set_len(bytes))?;
         effect(FILL.on(&[&name]), || write(&file))?;
 
-        let control = effect(OPEN.on(&[&CONTROL]), || open(Path::new(CONTROL)))?;
+        let control = effect(OPEN.on(&[&CONTROL]), || file::open(CONTROL, file::BOTH))?;
         let number = effect(GET_FREE, || {
             // SAFETY: the call takes no argument, and the answer is a number.
             unsafe { ioctl::ioctl(&control, GetFree) }
         })?;
         let node = PathBuf::from(format!("/dev/loop{number}"));
         let (device, dev) = effect(OPEN.on(&[&node.display()]), || {
-            let device = open(&node)?;
-            let dev = Dev::from_rdev(device.metadata()?.rdev());
+            let device = file::open(&node, file::BOTH)?;
+            let dev = Dev::from_rdev(fstat(&device)?.st_rdev);
             Ok::<_, io::Error>((device, dev))
         })?;
         let config = LoopConfig {
@@ -136,10 +136,6 @@ fn make_file(name: &str) -> io::Result<File> {
     let file = openat(&folder, name, flags, Mode::RUSR | Mode::WUSR)?;
     unlinkat(&folder, name, AtFlags::empty())?;
     Ok(file.into())
-}
-
-fn open(node: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open(node)
 }
 
 struct GetFree;

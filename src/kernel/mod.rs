@@ -6,6 +6,7 @@ pub mod block;
 pub mod dm;
 pub mod exec;
 pub mod fd;
+pub mod file;
 pub mod kexec;
 pub mod key;
 pub mod keyboard;

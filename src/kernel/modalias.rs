@@ -2,10 +2,10 @@
 //!
 //! Source: `modalias` in `Documentation/ABI/testing/sysfs-bus-pci` and its like of other buses.
 
-use std::fs;
 use std::io;
+use std::path::Path;
 
-use crate::kernel::attribute;
+use crate::kernel::{attribute, file};
 
 /// Buses by what their names begin with, where that is not the bus itself.
 const BUSES: &[(&str, &str)] = &[("acpi", "platform"), ("of", "platform")];
@@ -22,14 +22,15 @@ pub fn bus(alias: &str) -> &str {
 /// # Errors
 /// When sysfs cannot be read.
 pub fn on_bus(bus: &str) -> io::Result<Vec<String>> {
-    let devices = match fs::read_dir(format!("/sys/bus/{bus}/devices")) {
+    let dir = Path::new("/sys/bus").join(bus).join("devices");
+    let devices = match file::names(&dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         devices => devices?,
     };
     let mut names = Vec::new();
     for device in devices {
         // A device may go meanwhile, and some have no name.
-        if let Ok(name) = attribute::text(&device?.path().join("modalias")) {
+        if let Ok(name) = attribute::text(&dir.join(device).join("modalias")) {
             names.push(name.trim_end().to_owned());
         }
     }

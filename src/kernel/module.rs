@@ -2,14 +2,14 @@
 //!
 //! Source: `finit_module(2)`.
 
-use std::ffi::{CString, c_int};
-use std::fs;
+use std::ffi::{CString, OsString, c_int};
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::system::finit_module;
+
+use crate::kernel::file;
 
 /// The kernel unpacks the file itself (`CONFIG_MODULE_DECOMPRESS`).
 const COMPRESSED_FILE: c_int = 4;
@@ -39,16 +39,16 @@ pub enum Loaded {
 /// # Errors
 /// When the directory cannot be read, or holds what is no module.
 pub fn list(dir: &Path) -> io::Result<Vec<String>> {
-    let entries = match fs::read_dir(dir) {
+    let entries = match file::names(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let name = |entry: io::Result<fs::DirEntry>| {
-        let name = entry?.file_name().into_string();
-        name.map_err(|name| io::Error::other(format!("{} is no module's name", name.display())))
+    let name = |name: OsString| {
+        name.into_string()
+            .map_err(|name| io::Error::other(format!("{} is no module's name", name.display())))
     };
-    let mut files = entries.map(name).collect::<io::Result<Vec<_>>>()?;
+    let mut files = entries.into_iter().map(name).collect::<io::Result<Vec<_>>>()?;
     files.sort_unstable();
     Ok(files)
 }
@@ -57,10 +57,10 @@ pub fn list(dir: &Path) -> io::Result<Vec<String>> {
 ///
 /// # Errors
 /// When it is no module, or the kernel refuses it; the kernel log says why.
-pub fn load(file: &Path, parameters: &[(String, String)]) -> io::Result<Loaded> {
-    let flags = flags(file).ok_or_else(|| io::Error::other("not a kernel module's name"))?;
-    let parameters = parameters_of(file, parameters)?;
-    let opened = open(file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+pub fn load(path: &Path, parameters: &[(String, String)]) -> io::Result<Loaded> {
+    let flags = flags(path).ok_or_else(|| io::Error::other("not a kernel module's name"))?;
+    let parameters = parameters_of(path, parameters)?;
+    let opened = file::open(path, file::READ)?;
     match finit_module(opened, &parameters, flags) {
         Ok(()) => Ok(Loaded::Now),
         Err(Errno::EXIST) => Ok(Loaded::Before),

@@ -3,7 +3,7 @@
 //! Sources: mount(2); `open_tree` and `move_mount` in the kernel's `fs/namespace.c`.
 
 use std::ffi::CString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ use rustix::mount::{
 };
 
 pub use rustix::mount::MountFlags as Flags;
+
+use crate::kernel::file;
 
 /// Flags of a file system that holds neither programs nor devices.
 pub const DATA_ONLY: MountFlags =
@@ -183,7 +185,7 @@ pub fn path_of(file: &impl AsRawFd) -> PathBuf {
 /// When /proc/filesystems cannot be read.
 pub fn is_known(kind: &str) -> io::Result<bool> {
     // A type stands behind "nodev" or nothing, and a tab (proc(5)).
-    let known = fs::read_to_string("/proc/filesystems")?;
+    let known = file::text("/proc/filesystems")?;
     Ok(known.lines().any(|line| line.rsplit('\t').next() == Some(kind)))
 }
 

@@ -2,11 +2,11 @@
 //!
 //! Source: `Documentation/ABI/testing/sysfs-class-net`.
 
-use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use crate::format::network::Mac;
+use crate::kernel::file;
 
 const DEVICES: &str = "/sys/class/net";
 
@@ -27,7 +27,7 @@ pub fn macs() -> io::Result<Vec<Mac>> {
 }
 
 fn mac_in(devices: &Path, device: &str) -> io::Result<Option<Mac>> {
-    match fs::read_to_string(devices.join(device).join("address")) {
+    match file::text(&devices.join(device).join("address")) {
         // Some of what is beside the devices is a file: bonding_masters.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             Ok(None)
@@ -38,9 +38,9 @@ fn mac_in(devices: &Path, device: &str) -> io::Result<Option<Mac>> {
 
 fn macs_in(devices: &Path) -> io::Result<Vec<Mac>> {
     let mut macs = Vec::new();
-    for entry in fs::read_dir(devices)? {
+    for name in file::names(devices)? {
         // The kernel's own names are ASCII.
-        if let Ok(name) = entry?.file_name().into_string() {
+        if let Ok(name) = name.into_string() {
             macs.extend(mac_in(devices, &name)?);
         }
     }
@@ -50,7 +50,7 @@ fn macs_in(devices: &Path) -> io::Result<Vec<Mac>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{env, process};
+    use std::{env, fs, process};
 
     #[test]
     fn a_device_is_what_has_an_address() {

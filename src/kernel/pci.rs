@@ -3,10 +3,10 @@
 //! Source: `Documentation/ABI/testing/sysfs-bus-pci`; class codes: PCI Code and ID Assignment
 //! Specification, section 1.2 (base class 01h, mass storage).
 
-use std::fs;
 use std::io;
+use std::path::Path;
 
-use crate::kernel::attribute;
+use crate::kernel::{attribute, file};
 
 /// Most devices that are told: the host can have thousands.
 const TOLD_MAX: usize = 8;
@@ -18,16 +18,16 @@ const TOLD_MAX: usize = 8;
 /// When sysfs cannot be read, as where there is no PCI.
 pub fn storage_without_driver() -> io::Result<Vec<String>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir("/sys/bus/pci/devices")? {
+    let devices = Path::new("/sys/bus/pci/devices");
+    for address in file::names(devices)? {
         if found.len() == TOLD_MAX {
             break;
         }
-        let entry = entry?;
-        let read = |name| attribute::text(&entry.path().join(name)).unwrap_or_default();
-        let has_driver = entry.path().join("driver").exists();
+        let device = devices.join(&address);
+        let read = |name| attribute::text(&device.join(name)).unwrap_or_default();
+        let has_driver = device.join("driver").exists();
         if is_storage(&read("class")) && !has_driver {
             let (vendor, device) = (read("vendor"), read("device"));
-            let address = entry.file_name();
             let address = address.to_string_lossy();
             found.push(format!("{address} {}:{}", digits(&vendor), digits(&device)));
         }

@@ -2,13 +2,15 @@
 //!
 //! Sources: reboot(2), `Documentation/admin-guide/sysrq.rst`.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
 use rustix::system::{RebootCommand, reboot};
+
+use crate::kernel::file;
 
 /// What to do with a machine whose boot failed (`cvm.on_failure=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,7 +36,7 @@ static AT_ONCE: OnceLock<File> = OnceLock::new();
 /// # Errors
 /// When the kernel has no `MAGIC_SYSRQ`.
 pub fn prepare() -> io::Result<()> {
-    let trigger = OpenOptions::new().write(true).open(TRIGGER)?;
+    let trigger = file::open(TRIGGER, file::WRITE)?;
     // A second call would find the same thing there.
     let _ = AT_ONCE.set(trigger);
     Ok(())

@@ -3,9 +3,11 @@
 //!
 //! Source: `rcupdate.rcu_expedited` in `Documentation/admin-guide/kernel-parameters.txt`.
 
-use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::kernel::{attribute, file};
 
 const EXPEDITED: &str = "/sys/kernel/rcu_expedited";
 
@@ -17,8 +19,8 @@ static OURS: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// When the kernel has no such switch, as one for a single processor.
 pub fn expedite() -> io::Result<()> {
-    if fs::read_to_string(EXPEDITED)?.trim_end() == "0" {
-        fs::write(EXPEDITED, "1")?;
+    if attribute::text(Path::new(EXPEDITED))?.trim_end() == "0" {
+        set("1")?;
         OURS.store(true, Ordering::Relaxed);
     }
     Ok(())
@@ -29,5 +31,9 @@ pub fn expedite() -> io::Result<()> {
 /// # Errors
 /// When the switch cannot be written.
 pub fn unexpedite() -> io::Result<()> {
-    if OURS.swap(false, Ordering::Relaxed) { fs::write(EXPEDITED, "0") } else { Ok(()) }
+    if OURS.swap(false, Ordering::Relaxed) { set("0") } else { Ok(()) }
+}
+
+fn set(value: &str) -> io::Result<()> {
+    file::write(EXPEDITED, value.as_bytes())
 }

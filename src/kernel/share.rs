@@ -2,12 +2,11 @@
 //!
 //! Source: `Documentation/filesystems/9p.rst`.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::kernel::attribute;
 use crate::kernel::mount::{self, Flags};
+use crate::kernel::{attribute, file};
 
 /// Options of a share's mount, as in the image build's fstab.
 pub const OPTIONS: &str = "trans=virtio,version=9p2000.L,cache=mmap,nofail";
@@ -61,14 +60,15 @@ pub const HARDENING: &str = "nosuid,nodev,noexec,nosymfollow";
 /// # Errors
 /// When sysfs cannot be read.
 pub fn offered_tags() -> io::Result<Vec<String>> {
-    let devices = match fs::read_dir(Path::new("/sys/bus/virtio/devices")) {
+    let dir = Path::new("/sys/bus/virtio/devices");
+    let devices = match file::names(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         devices => devices?,
     };
     let mut tags = Vec::new();
     for device in devices {
         // Other virtio devices have no such attribute.
-        if let Ok(tag) = attribute::read(&device?.path().join("mount_tag")) {
+        if let Ok(tag) = attribute::read(&dir.join(device).join("mount_tag")) {
             tags.push(parse_tag(&tag));
         }
     }

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, SeekFrom, Timespec, Timestamps, XattrFlags,
+    AtFlags, CWD, Dev, FileType, Mode, OFlags, RawDir, SeekFrom, Timespec, Timestamps, XattrFlags,
     mkdirat,
 };
 use rustix::io::Errno;
@@ -18,6 +19,9 @@ use crate::error::{Error, Result};
 
 /// Longest list of names and longest value of extended attributes (xattr(7)).
 const XATTR_MAX: usize = 64 * 1024;
+
+/// Bytes of a directory's entries that are asked for at once.
+const ENTRIES: usize = 4096;
 
 /// Copies what `from` holds into the directory `to`, with owners, modes, times, links, device
 /// nodes and extended attributes; `to` itself gets those of `from`. Neither path ends in a link.
@@ -150,24 +154,36 @@ fn extended_attributes(from: &Path, to: &Path) -> io::Result<()> {
 /// The first entry that could not be removed.
 pub fn clear(dir: BorrowedFd<'_>) -> rustix::io::Result<()> {
     let device = rustix::fs::fstat(dir)?.st_dev;
-    for entry in Dir::read_from(dir)? {
+    clear_on(device, dir)
+}
+
+/// The same of a directory on this device.
+fn clear_on(device: Dev, dir: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let mut buffer = [MaybeUninit::uninit(); ENTRIES];
+    let mut entries = RawDir::new(dir, &mut buffer);
+    while let Some(entry) = entries.next() {
         let entry = entry?;
         let name = entry.file_name();
         if name == c"." || name == c".." {
             continue;
         }
-        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if stat.st_dev != device {
-            continue;
-        }
         let mut flags = AtFlags::empty();
-        if FileType::from_raw_mode(stat.st_mode as RawMode) == FileType::Directory {
+        // The file systems that an initramfs is unpacked into say what an entry is (`dcache_readdir` in
+        // the kernel's `fs/libfs.c`).
+        if entry.file_type() == FileType::Directory {
             let below = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let below = rustix::fs::openat(dir, name, below, Mode::empty())?;
-            clear(below.as_fd())?;
+            if rustix::fs::fstat(&below)?.st_dev != device {
+                continue;
+            }
+            clear_on(device, below.as_fd())?;
             flags = AtFlags::REMOVEDIR;
         }
-        rustix::fs::unlinkat(dir, name, flags)?;
+        match rustix::fs::unlinkat(dir, name, flags) {
+            // Another file system is mounted on it.
+            Err(Errno::BUSY) if flags.is_empty() => {}
+            outcome => outcome?,
+        }
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! A file system that somebody else has made, on a dm-verity device where there is a proof of it: known
 //! by what is read through that, and mounted read-only.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -13,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::format::rootfs::{self, FileSystem, START_BYTES};
 use crate::format::verity;
 use crate::kernel::block::Device;
+use crate::kernel::file;
 use crate::kernel::mount::{self, Flags};
 
 const READ_SUPERBLOCK: Effect<1> = Effect::new("read-superblock", "read {}'s superblock");
@@ -66,7 +66,7 @@ fn look_at(whose: &str, node: &Path) -> Result<FileSystem> {
 fn read_start(whose: &str, node: &Path) -> Result<rootfs::Start> {
     effect(READ_SUPERBLOCK.on(&[&whose]), || {
         let mut start = [0; START_BYTES];
-        File::open(node)?.read_exact_at(&mut start, 0)?;
+        file::open(node, file::READ)?.read_exact_at(&mut start, 0)?;
         Ok::<_, io::Error>(start)
     })
 }

@@ -3,14 +3,13 @@
 use std::convert::Infallible;
 use std::env;
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Instant;
 
-use rustix::fs::{FsWord, fstatfs};
+use rustix::fs::{FsWord, OFlags, fstatfs};
 use rustix::process::{chdir, chroot};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
@@ -18,9 +17,7 @@ use super::{MOVED, NEW_ROOT, directory_in_new_root, root::init::Init, runtime::R
 use crate::effect::{Effect, effect, optional};
 use crate::error::{Error, Result};
 use crate::kernel::exec::exec;
-use crate::kernel::mount;
-use crate::kernel::rcu;
-use crate::kernel::tree;
+use crate::kernel::{file, mount, rcu, tree};
 use crate::report::{Report, Stage};
 
 const MOVE: Effect<1> = Effect::new("move", "move {} to the new root");
@@ -75,7 +72,8 @@ pub fn switch_root(
             Ok::<_, io::Error>(mount::relocate(Path::new(mount), &place)?)
         })?;
     }
-    let initramfs = teardown::keep_initramfs(effect(OPEN_INITRAMFS, || File::open("/"))?);
+    let initramfs =
+        teardown::keep_initramfs(effect(OPEN_INITRAMFS, || file::open("/", file::READ))?);
     effect(ENTER_NEW_ROOT, || chdir(NEW_ROOT))?;
     effect(MOVE_ROOT, || mount::relocate(Path::new("."), initramfs))?;
     effect(CHANGE_ROOT, || chroot("."))?;
@@ -86,11 +84,11 @@ pub fn switch_root(
     init.read_ahead()?;
 
     let report_file = Path::new(RUN_DIR).join("boot.json");
-    let peak_memory = optional(READ.on(&[&STATUS]), || fs::read_to_string(STATUS));
+    let peak_memory = optional(READ.on(&[&STATUS]), || file::text(STATUS));
     report.stage(Stage::Handoff, began.elapsed());
     effect(WRITE_REPORT, || {
         let text = report.finish(start, peak_memory.as_deref().and_then(peak_memory_kib))?;
-        fs::write(report_file, text)
+        file::publish(report_file, text.as_bytes())
     })?;
     optional(HAND_CONSOLE_ON, hand_console_on);
     optional(UNEXPEDITE_RCU, rcu::unexpedite);
@@ -114,11 +112,7 @@ fn environment(credentials: bool) -> impl Iterator<Item = OsString> {
 /// Gives init the console of the new root in place of the one that the initramfs had, whose node
 /// is gone. A machine without a console has none to give.
 fn hand_console_on() -> io::Result<()> {
-    let console = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NOCTTY)
-        .open("/dev/console")?;
+    let console = file::open("/dev/console", file::BOTH | OFlags::NOCTTY)?;
     dup2_stdin(&console)?;
     dup2_stdout(&console)?;
     dup2_stderr(&console)?;

@@ -9,6 +9,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::kernel::dm::Control;
+use crate::kernel::file;
 use crate::kernel::mount::{self, Flags};
 
 /// File systems that answer, mounted anew: the boot may have failed before it had them, or after
@@ -51,8 +52,7 @@ fn look() -> Result<()> {
 }
 
 fn lines(what: &str, file: &str, counts: fn(&str) -> bool) -> Result<()> {
-    let text =
-        fs::read_to_string(file).map_err(|cause| Error::cannot(&format!("read {file}"), &cause))?;
+    let text = file::text(file).map_err(|cause| Error::cannot(&format!("read {file}"), &cause))?;
     for line in text.lines().filter(|line| counts(line)) {
         fault::tell(&format_args!("LEFT {what} {line}"));
     }

@@ -25,6 +25,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use crate::effect::{Effect, effect};
 use crate::error::Result;
 use crate::kernel::dm::Control;
+use crate::kernel::file;
 use crate::kernel::mount::{self, Flags};
 
 /// Where the new root is mounted until it becomes `/`.
@@ -80,14 +81,14 @@ fn in_new_root(path: &Path) -> PathBuf {
 /// Opens the absolute `path` as the new root will see it, where its links lead included: to nothing
 /// outside of it.
 fn open_in_new_root(path: &str, flags: OFlags) -> io::Result<File> {
-    let root = File::open(NEW_ROOT)?;
+    let root = file::open(NEW_ROOT, file::PLACE)?;
     let flags = flags | OFlags::CLOEXEC;
     Ok(openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?.into())
 }
 
 /// The directory of that name, to mount on or to look into.
 fn directory_in_new_root(path: &str) -> io::Result<File> {
-    open_in_new_root(path, OFlags::PATH | OFlags::DIRECTORY)
+    open_in_new_root(path, file::PLACE | OFlags::DIRECTORY)
 }
 
 /// Mounts a file system of type `kind` on the directory of that name.

@@ -9,7 +9,7 @@ use crate::config::{Config, Lines};
 use crate::effect::{Effect, effect, optional};
 use crate::error::Result;
 use crate::kernel::mount::{self, Flags};
-use crate::kernel::{keyboard, power, rcu};
+use crate::kernel::{file, keyboard, power, rcu};
 use crate::report::Stage;
 
 const EXPEDITE_RCU: Effect<0> = Effect::new("expedite-rcu", "hurry the kernel's grace periods");
@@ -104,17 +104,15 @@ pub fn command_line() -> Result<Lines> {
         effect(SWITCH_SYSRQ_OFF, || set(&SYSRQ_OFF))?;
     }
     effect(SWITCH_CTRL_ALT_DEL_OFF, power::disable_ctrl_alt_del)?;
-    let panic = effect(READ.on(&[&PANIC.file]), || fs::read_to_string(PANIC.file))?;
+    let panic = effect(READ.on(&[&PANIC.file]), || file::text(PANIC.file))?;
     if panic.trim() == "0" {
         effect(RESTART_AT_PANIC, || set(&PANIC))?;
     }
     Ok(Lines {
-        kernel: effect(READ_COMMAND_LINE, || fs::read_to_string(CMDLINE))?,
-        initramfs: effect(READ.on(&[&INITRAMFS_WORDS]), || {
-            match fs::read_to_string(INITRAMFS_WORDS) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-                words => words,
-            }
+        kernel: effect(READ_COMMAND_LINE, || file::text(CMDLINE))?,
+        initramfs: effect(READ.on(&[&INITRAMFS_WORDS]), || match file::text(INITRAMFS_WORDS) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            words => words,
         })?,
     })
 }
@@ -122,7 +120,7 @@ pub fn command_line() -> Result<Lines> {
 /// The same for a boot that fails before it has read them.
 #[must_use]
 pub fn lines_as_far_as_there() -> Lines {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let read = |path| file::text(path).unwrap_or_default();
     Lines { kernel: read(CMDLINE), initramfs: read(INITRAMFS_WORDS) }
 }
 
@@ -163,5 +161,5 @@ fn exists(path: &str) -> Result<bool> {
 }
 
 fn set(switch: &Switch) -> std::io::Result<()> {
-    fs::write(switch.file, switch.value)
+    file::write(switch.file, switch.value.as_bytes())
 }

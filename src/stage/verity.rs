@@ -1,7 +1,7 @@
 //! A dm-verity device: proven by its root hash before it is mapped, and what the kernel does about a
 //! block of it that is not right.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::slice;
@@ -14,6 +14,7 @@ use crate::format::hex;
 use crate::format::verity::{self, Areas, HashOffset, OnCorruption, Params, RootHash};
 use crate::kernel::block::Device;
 use crate::kernel::dm::{Mapping, Target};
+use crate::kernel::file;
 
 const OPEN: Effect<1> = Effect::new("open", "open {}");
 const READ_SUPERBLOCK: Effect<1> =
@@ -61,7 +62,7 @@ impl Verity {
             HashArea::Apart(hash) => (hash, Areas::apart(data.bytes(), hash.bytes())),
             HashArea::Behind(offset) => (data, Areas::together(data.bytes(), offset)?),
         };
-        let device = effect(OPEN.on(&[&hash.name]), || hash.open(OpenOptions::new().read(true)))?;
+        let device = effect(OPEN.on(&[&hash.name]), || hash.open(file::READ))?;
         let params = if let Some(params) = given {
             params.clone()
         } else {

@@ -12,7 +12,6 @@
 //! Older kernels tell no UUIDs, so the partition table is read once more. What it says this time is
 //! held against the partitions that the kernel has made of it.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
@@ -22,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::format::gpt::{self, Entry, Header, Role};
 use crate::format::{uuid, verity};
 use crate::kernel::block::{Disk, Partition};
+use crate::kernel::file;
 use crate::stage::verity::{HashArea, Verity};
 
 use super::seen;
@@ -318,7 +318,7 @@ fn mended_by(sector_size: u64) -> String {
 fn read(disk: &Disk, at: u64, length: usize) -> Result<Vec<u8>> {
     effect(READ_TABLE.on(&[&disk.device.name]), || {
         let mut bytes = vec![0; length];
-        File::open(disk.device.path())?.read_exact_at(&mut bytes, at)?;
+        file::open(disk.device.path(), file::READ)?.read_exact_at(&mut bytes, at)?;
         Ok::<_, io::Error>(bytes)
     })
 }

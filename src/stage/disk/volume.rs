@@ -1,7 +1,6 @@
 //! Where the volume goes: a partition of the root's disk, or a disk of its own (`cvm.volume=`,
 //! `cocoon.cow=`).
 
-use std::fs::OpenOptions;
 use std::path::PathBuf;
 
 use super::search::Search;
@@ -10,6 +9,7 @@ use crate::config::DiskName;
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
 use crate::kernel::block::{Device, Disk, Partition};
+use crate::kernel::file;
 
 const LOOK_WHETHER_READ_ONLY: Effect<1> =
     Effect::new("look-whether-read-only", "look whether {} is read-only");
@@ -78,5 +78,5 @@ fn require_free(disk: &Disk, roots: &[&str]) -> Result<()> {
     if effect(LOOK_WHETHER_READ_ONLY.on(&[&name]), || disk.is_read_only())? {
         return Err(Error::new("it is read-only"));
     }
-    effect(CLAIM.on(&[&name]), || disk.device.claim(OpenOptions::new().read(true))).map(drop)
+    effect(CLAIM.on(&[&name]), || disk.device.claim(file::READ)).map(drop)
 }

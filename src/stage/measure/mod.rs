@@ -9,10 +9,11 @@ mod pcr;
 mod rtmr;
 
 use std::fmt::Debug;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use rustix::fs::Mode;
 
 use self::pcr::Pcr;
 use self::rtmr::Rtmr3;
@@ -23,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::format::bank::{self, Values};
 use crate::format::event::Event;
 use crate::format::{hex, verity};
+use crate::kernel::file;
 use crate::kernel::rtmr::{RTMR3, Rtmr};
 use crate::kernel::tpm::{DEVICES, Tpm};
 use crate::report::{BankFacts, MeasuredFacts, Report};
@@ -149,14 +151,13 @@ pub fn record(
 
 /// Writes the log of a register to where others go on with it.
 fn leave_log(register: &dyn Register) -> Result<&'static str> {
-    let boot_id = effect(READ.on(&[&BOOT_ID]), || fs::read_to_string(BOOT_ID))?;
+    let boot_id = effect(READ.on(&[&BOOT_ID]), || file::text(BOOT_ID))?;
     let (dirs, file) = register.log_place();
     make_run_dirs(dirs)?;
     effect(WRITE.on(&[&file]), || {
         let log =
             register.log(&boot_id.trim_end().replace('-', "")).map_err(std::io::Error::other)?;
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(file)?;
-        file.write_all(&log)
+        file::create(file, Mode::RUSR | Mode::WUSR)?.write_all(&log)
     })?;
     Ok(file)
 }

@@ -5,7 +5,6 @@
 
 mod schedule;
 
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +17,7 @@ use crate::config::Config;
 use crate::effect::{self, Effect, effect};
 use crate::error::{Error, Result};
 use crate::format::modules;
-use crate::kernel::{modalias, module, thread};
+use crate::kernel::{file, modalias, module, thread};
 use crate::report::Stage;
 
 const READ: Effect<1> = Effect::new("read", "read {}");
@@ -52,7 +51,7 @@ struct Loader {
 /// # Errors
 /// When what there is to load cannot be read.
 pub fn begin(config: &Config) -> Result<()> {
-    let list = effect(READ.on(&[&THE_LIST]), || match fs::read_to_string(THE_LIST) {
+    let list = effect(READ.on(&[&THE_LIST]), || match file::text(THE_LIST) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         list => list.map(Some),
     })?;

@@ -1,7 +1,7 @@
 //! The program that the machine is handed to, looked at as exec will look at it.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use super::way::{self, End};
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
 use crate::format::program::{Program, SCRIPTS_MAX};
+use crate::kernel::file;
 use crate::stage::NEW_ROOT;
 
 const READ: Effect<1> = Effect::new("read", "read {}");
@@ -19,7 +20,10 @@ const RECOGNIZE: Effect<1> = Effect::new("recognize", "recognize {} as a program
 
 /// Bytes of a file that are read ahead of exec: far more than most programs have, and no more than a
 /// small guest can hold.
-const READ_MAX: u64 = 64 << 20;
+const READ_MAX: usize = 64 << 20;
+
+/// Bytes that are read at once.
+const PIECE: usize = 16 << 10;
 
 /// The init of the new root.
 #[derive(Debug)]
@@ -73,12 +77,20 @@ impl Init {
     /// When a file cannot be read.
     pub fn read_ahead(&self) -> Result<()> {
         for file in &self.files {
-            effect(READ.on(&[&shown(file)]), || {
-                io::copy(&mut File::open(file)?.take(READ_MAX), &mut io::sink())
-            })?;
+            effect(READ.on(&[&shown(file)]), || read_ahead(file))?;
         }
         Ok(())
     }
+}
+
+fn read_ahead(program: &Path) -> io::Result<()> {
+    let (program, mut piece) = (file::open(program, file::READ)?, [0; PIECE]);
+    for _ in 0..READ_MAX / PIECE {
+        if file::read_some(&program, &mut piece)?.is_empty() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// The kernel loads it as machine code, whatever else would run.
@@ -133,7 +145,7 @@ fn find(file: &Path, places: &[PathBuf]) -> io::Result<File> {
         );
         return Err(io::Error::other(error));
     }
-    let root = File::open(NEW_ROOT)?;
+    let root = file::open(NEW_ROOT, file::PLACE)?;
     let open = |flags: OFlags| {
         openat2(&root, file, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)
     };

@@ -5,7 +5,6 @@
 //! the overlay. They lie below one mount that goes when the root is handed over, so that nobody comes
 //! by the upper directory but through the overlay.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -18,6 +17,7 @@ use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
 use crate::format::rootfs::Kind;
 use crate::kernel::block::Device;
+use crate::kernel::file;
 use crate::kernel::mount::{self, Flags};
 use crate::report::{LayerFacts, LayersFacts, Report};
 use crate::stage::disk::LayerDisk;
@@ -120,7 +120,8 @@ pub fn join(layers: &Layers) -> Result<()> {
 fn view(layers: &Layers) -> Result<()> {
     effect(MOUNT_VIEW, || match layers.layers.len() {
         1 => {
-            let (source, target) = (File::open(place(0))?, File::open(NEW_ROOT)?);
+            let (source, target) =
+                (file::open(place(0), file::PLACE)?, file::open(NEW_ROOT, file::PLACE)?);
             Ok(mount::bind(&source, &target, Flags::empty())?)
         }
         _ => overlay(&format!("lowerdir={},{OPTIONS}", lower(layers)), Flags::RDONLY),

@@ -2,16 +2,14 @@
 //! /run: whoever writes to it changes that file, and whoever would rename another one over it is told
 //! that it is busy.
 
-use std::fs::{self, File};
 use std::io;
-
-use rustix::fs::OFlags;
 
 use super::{BIND, WRITE};
 use crate::effect::effect;
 use crate::error::Result;
 use crate::format::fstab::{self, Mount};
 use crate::format::rootfs::Kind;
+use crate::kernel::file;
 use crate::kernel::mount::{self, Flags};
 use crate::stage::root::mounts::{FSTAB, ShareMount};
 use crate::stage::{mapping, node, open_in_new_root};
@@ -36,9 +34,10 @@ pub(super) fn cover(
     for line in dropped {
         log::warn!("{FSTAB}: not in force: {line}");
     }
-    effect(WRITE.on(&[&NEW_FSTAB]), || fs::write(NEW_FSTAB, text))?;
+    effect(WRITE.on(&[&NEW_FSTAB]), || file::publish(NEW_FSTAB, text.as_bytes()))?;
     effect(BIND.on(&[&NEW_FSTAB, &FSTAB]), || {
-        let (new, place) = (File::open(NEW_FSTAB)?, open_in_new_root(FSTAB, OFlags::PATH)?);
+        let (new, place) =
+            (file::open(NEW_FSTAB, file::PLACE)?, open_in_new_root(FSTAB, file::PLACE)?);
         Ok::<_, io::Error>(mount::bind(&new, &place, Flags::empty())?)
     })
 }

@@ -4,12 +4,13 @@
 //! the new root will see it, and a file is put in the place of what has its name: no link leads
 //! anywhere.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, Permissions};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use rustix::fs::Mode;
 use rustix::system::sethostname;
 
 use super::{BIND, IMAGES, MAKE_DIR, WRITE, is_there, make_dirs, parted};
@@ -18,7 +19,7 @@ use crate::effect::{Effect, effect};
 use crate::error::Result;
 use crate::format::network::{self, Mac};
 use crate::kernel::mount::{self, Flags};
-use crate::kernel::net;
+use crate::kernel::{file, net};
 use crate::stage::root::{LAYERS, UPPER, join};
 use crate::stage::{MOVED, directory_in_new_root};
 
@@ -77,7 +78,7 @@ fn bind_stores() -> Result<()> {
     for (name, target) in IMAGES {
         let is_empty = effect(LOOK_FOR.on(&[target]), || {
             let directory = directory_in_new_root(target)?;
-            Ok::<_, io::Error>(fs::read_dir(mount::path_of(&directory))?.next().is_none())
+            Ok::<_, io::Error>(file::names(&mount::path_of(&directory))?.is_empty())
         })?;
         if !is_empty {
             log::info!("{target} of the image is not empty: it stays where it is");
@@ -86,7 +87,8 @@ fn bind_stores() -> Result<()> {
         let source = format!("{UPPER}/{name}");
         effect(MAKE_DIR.on(&[&source]), || mount::ensure_dir(Path::new(&source), 0o711))?;
         effect(BIND.on(&[&source, target]), || {
-            let (source, target) = (File::open(&source)?, directory_in_new_root(target)?);
+            let (source, target) =
+                (file::open(&source, file::PLACE)?, directory_in_new_root(target)?);
             Ok::<_, io::Error>(mount::bind(&source, &target, Flags::empty())?)
         })?;
     }
@@ -155,8 +157,7 @@ fn replace(path: &str, content: &str) -> Result<()> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+        let mut file = file::create(&unfinished, Mode::RUSR | Mode::WUSR)?;
         file.write_all(content.as_bytes())?;
         file.set_permissions(Permissions::from_mode(0o644))?;
         fs::rename(unfinished, folder.join(name))

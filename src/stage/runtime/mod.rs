@@ -6,7 +6,7 @@ mod partition;
 mod shares;
 mod writable;
 
-use std::fs::{self, File, Permissions};
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use super::{directory_in_new_root, mapping};
 use crate::config::{Config, Layout};
 use crate::effect::{Effect, effect};
 use crate::error::Result;
+use crate::kernel::file;
 use crate::kernel::mount::{self, Flags};
 use crate::report::Report;
 
@@ -66,7 +67,7 @@ pub fn prepare(config: &Config, root: &Root<'_>, report: &mut Report) -> Result<
     }
     write_rules(config)?;
     make_run_dirs(SETTINGS_DIRS)?;
-    effect(WRITE.on(&[&SETTINGS]), || fs::write(SETTINGS, SETTINGS_TEXT))
+    effect(WRITE.on(&[&SETTINGS]), || file::publish(SETTINGS, SETTINGS_TEXT.as_bytes()))
 }
 
 /// Makes directories of the new root, in the order given.
@@ -142,14 +143,12 @@ fn write_rules(config: &Config) -> Result<()> {
         let names: Vec<_> =
             mapping::ALL.iter().map(|name| (*name).to_owned()).chain(verified).collect();
         let names = names.join("|");
-        fs::write(
-            RULES,
-            format!(
-                "# The mappings made by cvm-init are ready: it does not speak udev's cookie protocol.\n\
-                 SUBSYSTEM==\"block\", KERNEL==\"dm-[0-9]*\", ATTR{{dm/name}}==\"{names}\", \
-                 ACTION==\"add|change\", ENV{{DM_COOKIE}}!=\"?*\", \
-                 ENV{{DM_UDEV_PRIMARY_SOURCE_FLAG}}=\"1\"\n"
-            ),
-        )
+        let rules = format!(
+            "# The mappings made by cvm-init are ready: it does not speak udev's cookie protocol.\n\
+             SUBSYSTEM==\"block\", KERNEL==\"dm-[0-9]*\", ATTR{{dm/name}}==\"{names}\", \
+             ACTION==\"add|change\", ENV{{DM_COOKIE}}!=\"?*\", \
+             ENV{{DM_UDEV_PRIMARY_SOURCE_FLAG}}=\"1\"\n"
+        );
+        file::publish(RULES, rules.as_bytes())
     })
 }

@@ -1,14 +1,13 @@
 //! The host's 9P shares. One that does not mount is the host's doing, and a guest that needs it will
 //! say so itself.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use crate::effect::{Effect, effect, optional};
 use crate::error::Result;
 use crate::format::fstab::Share;
-use crate::kernel::{mount, share};
+use crate::kernel::{file, mount, share};
 use crate::stage::root::mounts::{FSTAB, ShareMount};
 use crate::stage::{directory_in_new_root, mount_in_new_root};
 
@@ -50,7 +49,7 @@ fn is_empty(directory: &str) -> bool {
         optional(LOOK_INTO.on(&[&directory]), || match directory_in_new_root(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             Err(error) => Err(error),
-            Ok(directory) => Ok(fs::read_dir(mount::path_of(&directory))?.count()),
+            Ok(directory) => Ok(file::names(&mount::path_of(&directory))?.len()),
         });
     entries == Some(0)
 }

@@ -23,7 +23,7 @@
 mod plan;
 mod stack;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -42,12 +42,12 @@ use crate::format::crypt::{self, Cipher};
 use crate::format::device::SECTOR;
 use crate::format::luks2::{self, KeyDigest};
 use crate::format::{ext4, uuid};
-use crate::kernel::blkpg;
 use crate::kernel::block::Device;
 use crate::kernel::key::VolumeKey;
 use crate::kernel::loopdev::MemoryDevice;
 use crate::kernel::mount::{self, Flags};
 use crate::kernel::processor::{self, Processor};
+use crate::kernel::{blkpg, file};
 use crate::report::{ProcessorFacts, Report, VolumeFacts};
 
 #[cfg(feature = "fault")]
@@ -227,7 +227,7 @@ fn write_header(plan: &Plan, device: &Device, uuid: [u8; 16], key: &VolumeKey) -
         header.encode().map_err(|cause| Error::cannot(&"encode the LUKS2 header", &cause))?;
     let name = &device.name;
     // Whoever else used it would be written over.
-    let file = effect(OPEN.on(&[&name]), || device.claim(OpenOptions::new().write(true)))?;
+    let file = effect(OPEN.on(&[&name]), || device.claim(file::WRITE))?;
     effect(WRITE_HEADER.on(&[&name]), || file.write_all_at(&header, 0))?;
     effect(SYNC.on(&[&name]), || file.sync_all())
 }

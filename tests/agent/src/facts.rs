@@ -3,6 +3,7 @@
 use crate::verbs::{Answer, Args, Error};
 use cvm_init::kernel::block;
 use cvm_init::kernel::dm::{Control, Target};
+use cvm_init::kernel::file;
 use rustix::fs::{FileType, major, minor};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -198,7 +199,7 @@ pub(crate) fn claim(args: &Args<'_>) -> Answer {
     let disks = block::disks().map_err(Error::of("list the disks"))?;
     let disk = disks.iter().find(|disk| disk.device.name == name);
     let disk = disk.ok_or_else(|| Error::from(format!("there is no disk {name}")))?;
-    disk.device.claim(OpenOptions::new().read(true)).map_err(Error::of(format!("claim {name}")))?;
+    disk.device.claim(file::READ).map_err(Error::of(format!("claim {name}")))?;
     Ok(Value::Null)
 }
 
