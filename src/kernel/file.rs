@@ -183,7 +183,8 @@ mod tests {
         let Folder(folder) = &Folder::new("names");
         assert!(names(folder).unwrap().is_empty());
         // More than the buffer holds at once.
-        let mut made: Vec<_> = (0..500).map(|number| format!("name-{number}")).collect();
+        let mut made: Vec<_> =
+            (0..500).map(|number| OsString::from(format!("name-{number}"))).collect();
         for name in &made {
             fs::write(folder.join(name), "").unwrap();
         }
