@@ -12,6 +12,9 @@ use crate::effect::{self, micros};
 /// `docs/boot.schema.json`.
 const VERSION: u32 = 1;
 
+/// Bytes that it takes as a rule: a text that grows is moved each time.
+const TYPICAL: usize = 32 << 10;
+
 /// A part of the boot, as the fatal line and the report name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -263,7 +266,7 @@ impl Report {
         &mut self,
         start: Instant,
         peak_memory_kib: Option<u64>,
-    ) -> serde_json::Result<String> {
+    ) -> serde_json::Result<Vec<u8>> {
         self.version = VERSION;
         self.program = env!("CARGO_PKG_VERSION");
         self.total_us = micros(start.elapsed());
@@ -278,7 +281,9 @@ impl Report {
                 doing: entry.name.doing,
             })
             .collect();
-        serde_json::to_string(self)
+        let mut text = Vec::with_capacity(TYPICAL);
+        serde_json::to_writer(&mut text, self)?;
+        Ok(text)
     }
 }
 
@@ -298,7 +303,7 @@ mod tests {
             also_proven: vec!["sdb".into()],
         });
         let text = report.finish(Instant::now(), Some(2048)).unwrap();
-        let report: Value = serde_json::from_str(&text).unwrap();
+        let report: Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(report["stages"][0], json!({ "stage": "platform", "us": 7 }));
         assert_eq!(report["stages"][1]["stage"], "handoff");
         assert_eq!(report["disk"]["also_proven"], json!(["sdb"]));

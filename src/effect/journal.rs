@@ -10,8 +10,10 @@ use crate::error::Error;
 /// it is over.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How many different effects are told apart. A good boot has some 200; a host that makes disks come
-/// and go can make it as many as it likes.
+/// Different effects of a good boot.
+const TYPICAL: usize = 256;
+
+/// How many are told apart: a host that makes disks come and go can make it as many as it likes.
 const ENTRIES_MAX: usize = 1024;
 
 /// What stands for those beyond [`ENTRIES_MAX`].
@@ -105,6 +107,9 @@ impl Journal {
             entry.took = entry.took.saturating_add(took);
             entry.times = entry.times.saturating_add(1);
         } else {
+            if self.done.is_empty() {
+                self.done.reserve(TYPICAL);
+            }
             self.done.push(Entry { name: name.clone(), start, took, times: 1 });
         }
     }

@@ -90,7 +90,7 @@ impl Control {
     /// Names both when it has none.
     pub fn require_target(&self, kind: &str, option: &str) -> Result<Version> {
         let answer = effect(LIST_TARGETS, || {
-            until_whole(|| self.call(LIST_VERSIONS, Message::new("", 0)?))
+            until_whole(|| self.call(LIST_VERSIONS, &Message::new("", 0)?))
         })?;
         let known = answer.target_kinds().find(|(known, _)| known == kind);
         known.map(|(_, version)| version).ok_or_else(|| {
@@ -105,7 +105,7 @@ impl Control {
     /// # Errors
     /// When the kernel refuses.
     pub fn names(&self) -> io::Result<Vec<String>> {
-        let answer = self.call(LIST_DEVICES, Message::new("", 0)?)?;
+        let answer = self.call(LIST_DEVICES, &Message::new("", 0)?)?;
         Ok(answer.mapping_names().collect())
     }
 
@@ -146,7 +146,7 @@ impl Control {
     fn create(&self, mapping: &Mapping<'_>) -> Result<Dev> {
         effect(CREATE.on(&[&mapping.name]), || {
             let request = Message::new(mapping.name, 0)?.with_uuid(mapping.uuid)?;
-            self.call(DEV_CREATE, request).map(|answer| answer.device())
+            self.call(DEV_CREATE, &request).map(|answer| answer.device())
         })
     }
 
@@ -156,14 +156,14 @@ impl Control {
         let flags = if mapping.read_only { READONLY } else { 0 };
         effect(LOAD_TABLE.on(&[&mapping.name]), || {
             let request = Message::new(mapping.name, flags)?.with_table(table)?;
-            self.call(TABLE_LOAD, request)
+            self.call(TABLE_LOAD, &request)
         })?;
         Ok(())
     }
 
     /// Makes the loaded table live.
     fn resume(&self, name: &str) -> Result<()> {
-        effect(RESUME.on(&[&name]), || self.call(DEV_SUSPEND, Message::new(name, 0)?))?;
+        effect(RESUME.on(&[&name]), || self.call(DEV_SUSPEND, &Message::new(name, 0)?))?;
         Ok(())
     }
 
@@ -188,7 +188,7 @@ impl Control {
     /// # Errors
     /// ENXIO when there is none of this name.
     pub fn remove(&self, name: &str) -> io::Result<()> {
-        self.call(DEV_REMOVE, Message::new(name, DEFERRED_REMOVE)?)?;
+        self.call(DEV_REMOVE, &Message::new(name, DEFERRED_REMOVE)?)?;
         Ok(())
     }
 
@@ -214,10 +214,12 @@ impl Control {
     }
 
     fn targets(&self, name: &str, flags: u32, read: Effect<1>) -> Result<Vec<Target>> {
-        effect(read.on(&[&name]), || self.call(TABLE_STATUS, Message::new(name, flags)?)?.targets())
+        effect(read.on(&[&name]), || {
+            self.call(TABLE_STATUS, &Message::new(name, flags)?)?.targets()
+        })
     }
 
-    fn call(&self, command: u8, request: Message) -> io::Result<Message> {
+    fn call(&self, command: u8, request: &Message) -> io::Result<Message> {
         // Not from the heap, whose memory of this size comes from the kernel each time.
         let mut buffer = [0; BUFFER as usize];
         request.fill(&mut buffer)?;

@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::fs::{FileType, Mode, OFlags, RawDir, fstat};
 use rustix::io::Errno;
 
 /// Bytes of a buffer: of what files of /proc and /sys give at once, and of a directory's entries.
@@ -47,7 +47,7 @@ pub fn create(path: impl AsRef<Path>, mode: Mode) -> io::Result<File> {
 ///
 /// # Errors
 /// Those of read(2), but EINTR.
-pub fn read_some<'a>(file: impl AsFd, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+pub fn read_some(file: impl AsFd, buffer: &mut [u8]) -> io::Result<&[u8]> {
     let length = loop {
         match rustix::io::read(&file, &mut *buffer) {
             Err(Errno::INTR) => {}
@@ -94,6 +94,14 @@ pub fn write(path: impl AsRef<Path>, content: &[u8]) -> io::Result<()> {
 /// When there is one of that name, or it cannot be written.
 pub fn publish(path: impl AsRef<Path>, content: &[u8]) -> io::Result<()> {
     create(path, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH)?.write_all(content)
+}
+
+/// Whether it is a regular file, which no read waits for but for its disk.
+///
+/// # Errors
+/// Those of fstat(2).
+pub fn is_regular(file: impl AsFd) -> io::Result<bool> {
+    Ok(FileType::from_raw_mode(fstat(file)?.st_mode) == FileType::RegularFile)
 }
 
 /// The names in a directory, in no particular order.
@@ -173,6 +181,8 @@ mod tests {
     fn no_program_inherits_what_is_opened() {
         let Folder(folder) = &Folder::new("inherit");
         let made = create(folder.join("it"), Mode::RUSR).unwrap();
+        assert!(is_regular(&made).unwrap());
+        assert!(!is_regular(open("/dev/null", READ).unwrap()).unwrap());
         for file in [made, open("/", READ).unwrap(), open("/", PLACE).unwrap()] {
             assert_eq!(fcntl_getfd(&file).unwrap(), FdFlags::CLOEXEC);
         }

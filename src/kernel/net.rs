@@ -27,7 +27,7 @@ pub fn macs() -> io::Result<Vec<Mac>> {
 }
 
 fn mac_in(devices: &Path, device: &str) -> io::Result<Option<Mac>> {
-    match file::text(&devices.join(device).join("address")) {
+    match file::text(devices.join(device).join("address")) {
         // Some of what is beside the devices is a file: bonding_masters.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             Ok(None)

@@ -130,12 +130,14 @@ pub fn copy_attributes(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 fn extended_attributes(from: &Path, to: &Path) -> io::Result<()> {
-    let mut names = Vec::with_capacity(XATTR_MAX);
-    match rustix::fs::llistxattr(from, spare_capacity(&mut names)) {
+    // Most files have none: without a buffer the answer is how long the list is.
+    match rustix::fs::llistxattr(from, &mut [0_u8; 0]) {
         // The file system keeps none.
-        Err(Errno::OPNOTSUPP) => return Ok(()),
+        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(()),
         outcome => outcome?,
     };
+    let mut names = Vec::with_capacity(XATTR_MAX);
+    rustix::fs::llistxattr(from, spare_capacity(&mut names))?;
     for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
         let mut value = Vec::with_capacity(XATTR_MAX);
         rustix::fs::lgetxattr(from, name, spare_capacity(&mut value))?;

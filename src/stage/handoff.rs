@@ -13,7 +13,7 @@ use rustix::fs::{FsWord, OFlags, fstatfs};
 use rustix::process::{chdir, chroot};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-use super::{MOVED, NEW_ROOT, directory_in_new_root, root::init::Init, runtime::RUN_DIR, teardown};
+use super::{MOVED, NEW_ROOT, NewRoot, root::init::Init, runtime::RUN_DIR, teardown};
 use crate::effect::{Effect, effect, optional};
 use crate::error::{Error, Result};
 use crate::kernel::exec::exec;
@@ -66,9 +66,10 @@ pub fn switch_root(
     mut report: Report,
 ) -> Result<Infallible> {
     let began = Instant::now();
+    let new_root = NewRoot::default();
     for mount in MOVED {
         effect(MOVE.on(&[&mount]), || {
-            let place = directory_in_new_root(mount)?;
+            let place = new_root.directory(mount)?;
             Ok::<_, io::Error>(mount::relocate(Path::new(mount), &place)?)
         })?;
     }
@@ -88,7 +89,7 @@ pub fn switch_root(
     report.stage(Stage::Handoff, began.elapsed());
     effect(WRITE_REPORT, || {
         let text = report.finish(start, peak_memory.as_deref().and_then(peak_memory_kib))?;
-        file::publish(report_file, text.as_bytes())
+        file::publish(report_file, &text)
     })?;
     optional(HAND_CONSOLE_ON, hand_console_on);
     optional(UNEXPEDITE_RCU, rcu::unexpedite);

@@ -10,14 +10,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{FileType, OFlags, fstat};
+use rustix::fs::fstat;
 
-use super::{open_in_new_root, teardown};
+use super::{NewRoot, teardown};
 use crate::config::NextKernel;
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
 use crate::format::cmdline;
-use crate::kernel::kexec;
+use crate::kernel::{file, kexec};
 
 const FIND: Effect<1> = Effect::new("find", "find {} in the root");
 const READ: Effect<1> = Effect::new("read", "read {}");
@@ -65,10 +65,11 @@ fn command_line(path: &str, words: &str) -> Result<CString> {
 fn find(path: &str) -> Result<File> {
     effect(FIND.on(&[&path]), || {
         // Not to be read before it is known what it is: to open a FIFO would wait for ever.
-        let found = open_in_new_root(path, OFlags::PATH)?;
-        if FileType::from_raw_mode(fstat(found)?.st_mode) != FileType::RegularFile {
+        let root = NewRoot::default();
+        let found = root.open(path, file::PLACE)?;
+        if !file::is_regular(found)? {
             return Err(io::Error::other("it is no regular file"));
         }
-        open_in_new_root(path, OFlags::RDONLY)
+        root.open(path, file::READ)
     })
 }

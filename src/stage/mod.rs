@@ -16,11 +16,13 @@ pub mod teardown;
 pub mod verity;
 pub mod volume;
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::path::Arg;
 
 use crate::effect::{Effect, effect};
 use crate::error::Result;
@@ -78,29 +80,41 @@ fn in_new_root(path: &Path) -> PathBuf {
     Path::new(NEW_ROOT).join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Opens the absolute `path` as the new root will see it, where its links lead included: to nothing
-/// outside of it.
-fn open_in_new_root(path: &str, flags: OFlags) -> io::Result<File> {
-    let root = file::open(NEW_ROOT, file::PLACE)?;
-    let flags = flags | OFlags::CLOEXEC;
-    Ok(openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?.into())
-}
+/// The new root, as it is mounted when something is looked for in it first.
+#[derive(Debug, Default)]
+pub struct NewRoot(OnceCell<File>);
 
-/// The directory of that name, to mount on or to look into.
-fn directory_in_new_root(path: &str) -> io::Result<File> {
-    open_in_new_root(path, file::PLACE | OFlags::DIRECTORY)
-}
+impl NewRoot {
+    /// Opens the absolute `path` as the new root will see it, where its links lead included: to nothing
+    /// outside of it.
+    fn open(&self, path: impl Arg, flags: OFlags) -> io::Result<File> {
+        let root = if let Some(root) = self.0.get() {
+            root
+        } else {
+            let root = file::open(NEW_ROOT, file::PLACE)?;
+            self.0.get_or_init(|| root)
+        };
+        let flags = flags | OFlags::CLOEXEC;
+        Ok(openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?.into())
+    }
 
-/// Mounts a file system of type `kind` on the directory of that name.
-fn mount_in_new_root(
-    source: &Path,
-    target: &str,
-    kind: &str,
-    flags: Flags,
-    data: &str,
-) -> io::Result<()> {
-    let place = directory_in_new_root(target)?;
-    Ok(mount::mount(source, &mount::path_of(&place), kind, flags, data)?)
+    /// The directory of that name, to mount on or to look into.
+    fn directory(&self, path: &str) -> io::Result<File> {
+        self.open(path, file::PLACE | OFlags::DIRECTORY)
+    }
+
+    /// Mounts a file system of type `kind` on the directory of that name.
+    fn mount(
+        &self,
+        source: &Path,
+        target: &str,
+        kind: &str,
+        flags: Flags,
+        data: &str,
+    ) -> io::Result<()> {
+        let place = self.directory(target)?;
+        Ok(mount::mount(source, &mount::path_of(&place), kind, flags, data)?)
+    }
 }
 
 /// Where the device-mapper is controlled.

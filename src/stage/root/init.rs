@@ -5,14 +5,14 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{FileType, fstat};
 
 use super::way::{self, End};
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
 use crate::format::program::{Program, SCRIPTS_MAX};
 use crate::kernel::file;
-use crate::stage::NEW_ROOT;
+use crate::stage::NewRoot;
 
 const READ: Effect<1> = Effect::new("read", "read {}");
 const FIND: Effect<1> = Effect::new("find", "find {} in the root");
@@ -39,17 +39,17 @@ impl Init {
     ///
     /// # Errors
     /// What is missing, or what is wrong with it.
-    pub fn find(path: &str, places: &[PathBuf]) -> Result<Self> {
+    pub fn find(root: &NewRoot, path: &str, places: &[PathBuf]) -> Result<Self> {
         let mut init = Self { path: path.to_owned(), files: Vec::new() };
         let (mut file, mut what) = (PathBuf::from(path), path.to_owned());
         for _ in 0..=SCRIPTS_MAX {
-            let interpreter = match look_at(&file, &what, places)? {
+            let interpreter = match look_at(root, &file, &what, places)? {
                 Program::Script { interpreter } => interpreter,
                 Program::Code { loader } => {
                     let asked_by = shown(&file);
                     init.files.push(file);
                     if let Some(loader) = loader {
-                        require_loader(&loader, &asked_by, places)?;
+                        require_loader(root, &loader, &asked_by, places)?;
                         init.files.push(loader);
                     }
                     return Ok(init);
@@ -94,9 +94,9 @@ fn read_ahead(program: &Path) -> io::Result<()> {
 }
 
 /// The kernel loads it as machine code, whatever else would run.
-fn require_loader(loader: &Path, program: &str, places: &[PathBuf]) -> Result<()> {
+fn require_loader(root: &NewRoot, loader: &Path, program: &str, places: &[PathBuf]) -> Result<()> {
     let what = named(loader, program);
-    match look_at(loader, &what, places)? {
+    match look_at(root, loader, &what, places)? {
         Program::Code { .. } => Ok(()),
         Program::Script { .. } => {
             Err(Error::new(format!("{what} is a script: a loader has to be machine code")))
@@ -117,8 +117,8 @@ fn shown(path: &Path) -> String {
 }
 
 /// What `file` of the new root is, which messages call `what`.
-fn look_at(file: &Path, what: &str, places: &[PathBuf]) -> Result<Program> {
-    let content = effect(FIND.on(&[&what]), || find(file, places))?;
+fn look_at(root: &NewRoot, file: &Path, what: &str, places: &[PathBuf]) -> Result<Program> {
+    let content = effect(FIND.on(&[&what]), || find(root, file, places))?;
     effect(RECOGNIZE.on(&[&what]), || {
         Program::from_content(|at, length| {
             let mut bytes = vec![0; length];
@@ -136,7 +136,7 @@ fn look_at(file: &Path, what: &str, places: &[PathBuf]) -> Result<Program> {
 }
 
 /// Opens an executable file, with links followed as in the new root.
-fn find(file: &Path, places: &[PathBuf]) -> io::Result<File> {
+fn find(root: &NewRoot, file: &Path, places: &[PathBuf]) -> io::Result<File> {
     if let End::MountedOver(place, below) = way::follow(file, places, way::look) {
         let error = format!(
             "{} lies below {}, which is mounted over before init is run",
@@ -145,17 +145,12 @@ fn find(file: &Path, places: &[PathBuf]) -> io::Result<File> {
         );
         return Err(io::Error::other(error));
     }
-    let root = file::open(NEW_ROOT, file::PLACE)?;
-    let open = |flags: OFlags| {
-        openat2(&root, file, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)
-    };
     // Not to be read before it is known what it is: to open a FIFO would wait for ever.
-    let found = open(OFlags::PATH).map_err(|error| match file.to_str() {
+    let found = root.open(file, file::PLACE).map_err(|error| match file.to_str() {
         Some(name) if name.ends_with('\r') => io::Error::other(format!(
-            "{} (the line that names it ends with a carriage return)",
-            io::Error::from(error)
+            "{error} (the line that names it ends with a carriage return)"
         )),
-        _ => error.into(),
+        _ => error,
     })?;
     let mode = fstat(found)?.st_mode;
     if FileType::from_raw_mode(mode) != FileType::RegularFile {
@@ -164,7 +159,7 @@ fn find(file: &Path, places: &[PathBuf]) -> io::Result<File> {
     if mode & 0o111 == 0 {
         return Err(io::Error::other("it is not executable"));
     }
-    Ok(open(OFlags::RDONLY)?.into())
+    root.open(file, file::READ)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::kernel::mount::{self, Flags};
 use crate::report::{LayerFacts, LayersFacts, Report};
 use crate::stage::disk::LayerDisk;
 use crate::stage::verity::Verity;
-use crate::stage::{MOVED, NEW_ROOT, filesystem, mapping, node};
+use crate::stage::{MOVED, NEW_ROOT, NewRoot, filesystem, mapping, node};
 
 const MOUNT_LAYERS: Effect<0> = Effect::new("mount-layers", "mount tmpfs on /layers");
 const MOUNT_UPPER: Effect<1> = Effect::new("mount-upper", "mount {} for what is written");
@@ -87,8 +87,9 @@ pub(super) fn open<'a>(
         }
     };
     // What is not there is made: the root is writable.
-    let places: Vec<_> = MOVED.iter().map(|name| places::of(name)).collect::<Result<_>>()?;
-    let init = Init::find(&config.init, &places)?;
+    let root = &NewRoot::default();
+    let places: Vec<_> = MOVED.iter().map(|name| places::of(root, name)).collect::<Result<_>>()?;
+    let init = Init::find(root, &config.init, &places)?;
     log::info!("root of {} layers, what is written: {upper}", layers.len());
     report.layers = Some(LayersFacts { layers: facts, upper });
     Ok(Root { init, form: Form::Layers(wanted) })

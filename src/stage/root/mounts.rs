@@ -3,7 +3,7 @@
 //! The fstab is the image's own word, so its options count: an option that nobody knows would be one
 //! that was asked for and is not in force, so it ends the boot.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::PathBuf;
 
 use rustix::fs::OFlags;
@@ -14,9 +14,10 @@ use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
 use crate::format::fstab::{Mount, Share};
 use crate::format::tmpfs;
+use crate::kernel::file;
 use crate::kernel::mount::{self, Flags};
 use crate::kernel::share;
-use crate::stage::open_in_new_root;
+use crate::stage::NewRoot;
 
 const READ: Effect<1> = Effect::new("read", "read {}");
 
@@ -99,12 +100,12 @@ impl Mounts {
     /// # Errors
     /// When a link leads to nothing or out of the root, something is of the wrong kind, or the fstab has an
     /// option that nobody knows.
-    pub(super) fn find(config: &Config, places: &[PathBuf]) -> Result<Self> {
-        places::require_directory(SCRIPTS, places)?;
+    pub(super) fn find(root: &NewRoot, config: &Config, places: &[PathBuf]) -> Result<Self> {
+        places::require_directory(root, SCRIPTS, places)?;
         for share in &config.shares {
-            places::require_directory(share.target, places)?;
+            places::require_directory(root, share.target, places)?;
         }
-        let fstab = places::require_way(FSTAB, places)?.then(read_fstab).transpose()?;
+        let fstab = places::require_way(FSTAB, places)?.then(|| read_fstab(root)).transpose()?;
         Self::new(config, fstab)
     }
 
@@ -204,16 +205,14 @@ fn joined(options: &str, more: &str) -> String {
 }
 
 /// The root's fstab, wherever it lies in the root.
-fn read_fstab() -> Result<String> {
+fn read_fstab(root: &NewRoot) -> Result<String> {
     effect(READ.on(&[&FSTAB]), || {
         // Does not wait for whoever writes to a fifo.
-        let mut file = open_in_new_root(FSTAB, OFlags::RDONLY | OFlags::NONBLOCK)?;
-        if !file.metadata()?.is_file() {
+        let file = root.open(FSTAB, file::READ | OFlags::NONBLOCK)?;
+        if !file::is_regular(&file)? {
             return Err(io::Error::other("it is not a regular file"));
         }
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        Ok(String::from_utf8_lossy(&file::read_rest(file)?).into_owned())
     })
 }
 

@@ -12,7 +12,7 @@ use crate::format::rootfs::Kind;
 use crate::kernel::mount::{self, Flags};
 use crate::report::{Report, RootFacts};
 use crate::stage::verity::Verity;
-use crate::stage::{NEW_ROOT, filesystem, mapping, node};
+use crate::stage::{NEW_ROOT, NewRoot, filesystem, mapping, node};
 
 /// What messages call it.
 const NAME: &str = "the root";
@@ -38,10 +38,11 @@ pub(super) fn open<'a>(
     if let Some(next) = &partitions.next_kernel {
         return Ok(Opened::ForKernel { next, words: partitions.words() });
     }
+    let root = &NewRoot::default();
     // All that can be wrong with it is told while nothing else is made yet.
-    let places = places::find(config)?;
-    let init = Init::find(&config.init, &places)?;
-    let mounts = Mounts::find(config, &places)?;
+    let places = places::find(root, config)?;
+    let init = Init::find(root, &config.init, &places)?;
+    let mounts = Mounts::find(root, config, &places)?;
     if !config.overlay.is_empty() {
         require_overlay("cvm.overlay=")?;
     }

@@ -12,7 +12,7 @@ use crate::config::{Config, MOUNT_POINTS};
 use crate::effect::{Effect, effect};
 use crate::error::{Error, Result};
 use crate::kernel::mount;
-use crate::stage::{NEW_ROOT, directory_in_new_root};
+use crate::stage::{NEW_ROOT, NewRoot};
 
 const FIND: Effect<1> = Effect::new("find", "find {} in the root");
 
@@ -28,16 +28,16 @@ struct Place<'a> {
 ///
 /// # Errors
 /// The one that is missing, is no directory, or lies in another.
-pub(super) fn find(config: &Config) -> Result<Vec<PathBuf>> {
+pub(super) fn find(root: &NewRoot, config: &Config) -> Result<Vec<PathBuf>> {
     let mut places = Vec::new();
     for name in MOUNT_POINTS {
-        let path = directory(name)?
+        let path = directory(root, name)?
             .ok_or_else(|| Error::new(format!("the root has no directory {name} to mount on")))?;
         places.push(Place { name, path });
     }
     let mounted: Vec<_> = places.iter().map(|place| place.path.clone()).collect();
     for name in &config.overlay {
-        let path = directory(name)?.ok_or_else(|| {
+        let path = directory(root, name)?.ok_or_else(|| {
             Error::new(format!("the root has no directory {name} for cvm.overlay="))
         })?;
         places.push(Place { name, path });
@@ -56,8 +56,8 @@ pub(super) fn find(config: &Config) -> Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// When it cannot be looked for.
-pub(super) fn of(name: &str) -> Result<PathBuf> {
-    Ok(directory(name)?.unwrap_or_else(|| PathBuf::from(name)))
+pub(super) fn of(root: &NewRoot, name: &str) -> Result<PathBuf> {
+    Ok(directory(root, name)?.unwrap_or_else(|| PathBuf::from(name)))
 }
 
 impl Place<'_> {
@@ -77,9 +77,9 @@ impl std::fmt::Display for Place<'_> {
 }
 
 /// Where a directory of the root is, all links followed as in the root; `None` when there is none.
-fn directory(name: &str) -> Result<Option<PathBuf>> {
+fn directory(root: &NewRoot, name: &str) -> Result<Option<PathBuf>> {
     effect(FIND.on(&[&name]), || {
-        let directory = match directory_in_new_root(name) {
+        let directory = match root.directory(name) {
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
                 _ => return Err(error),
@@ -116,11 +116,11 @@ pub(super) fn require_way(name: &str, places: &[PathBuf]) -> Result<bool> {
 ///
 /// # Errors
 /// The same, and when it is no directory, or is one of these places itself or around one.
-pub(super) fn require_directory(name: &str, places: &[PathBuf]) -> Result<bool> {
+pub(super) fn require_directory(root: &NewRoot, name: &str, places: &[PathBuf]) -> Result<bool> {
     if !require_way(name, places)? {
         return Ok(false);
     }
-    match directory(name)? {
+    match directory(root, name)? {
         Some(path) => match places.iter().find(|place| place.starts_with(&path)) {
             None => Ok(true),
             Some(place) => Err(Error::new(format!(

@@ -12,7 +12,7 @@ use crate::format::rootfs::Kind;
 use crate::kernel::file;
 use crate::kernel::mount::{self, Flags};
 use crate::stage::root::mounts::{FSTAB, ShareMount};
-use crate::stage::{mapping, node, open_in_new_root};
+use crate::stage::{NewRoot, mapping, node};
 
 const NEW_FSTAB: &str = "/run/cvm-init/fstab";
 
@@ -21,6 +21,7 @@ const NEW_FSTAB: &str = "/run/cvm-init/fstab";
 /// # Errors
 /// When the file cannot be written or mounted.
 pub(super) fn cover(
+    new_root: &NewRoot,
     old: &str,
     root: Kind,
     kept: &[(Mount, String)],
@@ -37,7 +38,7 @@ pub(super) fn cover(
     effect(WRITE.on(&[&NEW_FSTAB]), || file::publish(NEW_FSTAB, text.as_bytes()))?;
     effect(BIND.on(&[&NEW_FSTAB, &FSTAB]), || {
         let (new, place) =
-            (file::open(NEW_FSTAB, file::PLACE)?, open_in_new_root(FSTAB, file::PLACE)?);
+            (file::open(NEW_FSTAB, file::PLACE)?, new_root.open(FSTAB, file::PLACE)?);
         Ok::<_, io::Error>(mount::bind(&new, &place, Flags::empty())?)
     })
 }

@@ -21,7 +21,7 @@ use crate::format::network::{self, Mac};
 use crate::kernel::mount::{self, Flags};
 use crate::kernel::{file, net};
 use crate::stage::root::{LAYERS, UPPER, join};
-use crate::stage::{MOVED, directory_in_new_root};
+use crate::stage::{MOVED, NewRoot};
 
 const LOOK_FOR: Effect<1> = Effect::new("look-for", "look for {}");
 const LOOK_UP_NETWORK: Effect<1> =
@@ -55,30 +55,31 @@ pub(super) fn prepare(layers: &Layers) -> Result<()> {
     if let Upper::Volume(_) = layers.upper {
         join(layers)?;
     }
-    make_missing(MOVED)?;
+    let root = &NewRoot::default();
+    make_missing(root, MOVED)?;
     if let Upper::Volume(_) = layers.upper {
-        bind_stores()?;
+        bind_stores(root)?;
     }
-    make_missing(FILE_DIRS)?;
+    make_missing(root, FILE_DIRS)?;
     // One is made for each boot: what two guests of one image share is no identity.
-    replace(MACHINE_ID, "")?;
+    replace(root, MACHINE_ID, "")?;
     if let Some(name) = &layers.hostname {
-        replace(HOSTNAME, &format!("{name}\n"))?;
+        replace(root, HOSTNAME, &format!("{name}\n"))?;
         effect(SET_HOSTNAME.on(&[name]), || sethostname(name.as_bytes()))?;
     }
-    write_networks(layers)?;
-    write_resolv_conf(layers)?;
+    write_networks(root, layers)?;
+    write_resolv_conf(root, layers)?;
     effect(DETACH_LAYERS, || mount::detach(Path::new(LAYERS)))
 }
 
 /// Images of containers lie on the volume itself: an overlay takes no other one for its upper. What
 /// the image brings along stays in sight.
-fn bind_stores() -> Result<()> {
-    make_missing(STORE_DIRS)?;
+fn bind_stores(root: &NewRoot) -> Result<()> {
+    make_missing(root, STORE_DIRS)?;
     for (name, target) in IMAGES {
         let is_empty = effect(LOOK_FOR.on(&[target]), || {
-            let directory = directory_in_new_root(target)?;
-            Ok::<_, io::Error>(file::names(&mount::path_of(&directory))?.is_empty())
+            let directory = root.directory(target)?;
+            Ok::<_, io::Error>(file::names(mount::path_of(&directory))?.is_empty())
         })?;
         if !is_empty {
             log::info!("{target} of the image is not empty: it stays where it is");
@@ -87,8 +88,7 @@ fn bind_stores() -> Result<()> {
         let source = format!("{UPPER}/{name}");
         effect(MAKE_DIR.on(&[&source]), || mount::ensure_dir(Path::new(&source), 0o711))?;
         effect(BIND.on(&[&source, target]), || {
-            let (source, target) =
-                (file::open(&source, file::PLACE)?, directory_in_new_root(target)?);
+            let (source, target) = (file::open(&source, file::PLACE)?, root.directory(target)?);
             Ok::<_, io::Error>(mount::bind(&source, &target, Flags::empty())?)
         })?;
     }
@@ -97,14 +97,14 @@ fn bind_stores() -> Result<()> {
 
 /// A file for each device that the command line names; where it names none, and an engine's guest
 /// would ask for its settings, one for each that there is.
-fn write_networks(layers: &Layers) -> Result<()> {
+fn write_networks(root: &NewRoot, layers: &Layers) -> Result<()> {
     let mut any = false;
     for network in &layers.networks {
         let device = &network.device;
         match effect(LOOK_UP_NETWORK.on(&[device]), || net::mac(device))? {
             Some(mac) => {
                 any = true;
-                replace(&file_of(mac), &network.file(mac))?;
+                replace(root, &file_of(mac), &network.file(mac))?;
             }
             None => log::warn!("ip= is for {device}, which is not there (going on without)"),
         }
@@ -113,7 +113,7 @@ fn write_networks(layers: &Layers) -> Result<()> {
         return Ok(());
     }
     for mac in effect(LIST_NETWORK, net::macs)? {
-        replace(&file_of(mac), &network::dhcp_file(mac))?;
+        replace(root, &file_of(mac), &network::dhcp_file(mac))?;
     }
     Ok(())
 }
@@ -124,33 +124,33 @@ fn file_of(mac: Mac) -> String {
 
 /// Names the servers that the command line does. A link is the root's own way to have the file
 /// written by somebody else.
-fn write_resolv_conf(layers: &Layers) -> Result<()> {
+fn write_resolv_conf(root: &NewRoot, layers: &Layers) -> Result<()> {
     let mut servers: Vec<_> =
         layers.networks.iter().flat_map(|network| network.dns.iter().copied()).collect();
     if servers.is_empty() && !layers.are_verified() {
         servers.extend(PUBLIC_SERVERS);
     }
-    if servers.is_empty() || effect(LOOK_FOR.on(&[&RESOLV_CONF]), || is_link(RESOLV_CONF))? {
+    if servers.is_empty() || effect(LOOK_FOR.on(&[&RESOLV_CONF]), || is_link(root, RESOLV_CONF))? {
         return Ok(());
     }
-    replace(RESOLV_CONF, &network::resolv_conf(&servers))
+    replace(root, RESOLV_CONF, &network::resolv_conf(&servers))
 }
 
 /// Directories that the root does not have, in the order given.
-fn make_missing(dirs: &[&str]) -> Result<()> {
+fn make_missing(root: &NewRoot, dirs: &[&str]) -> Result<()> {
     for dir in dirs {
-        if !effect(LOOK_FOR.on(&[dir]), || is_there(dir))? {
-            make_dirs(&[*dir])?;
+        if !effect(LOOK_FOR.on(&[dir]), || is_there(root, dir))? {
+            make_dirs(root, &[*dir])?;
         }
     }
     Ok(())
 }
 
 /// Puts a file in the place of whatever has its name, which is not followed where it is a link.
-fn replace(path: &str, content: &str) -> Result<()> {
+fn replace(root: &NewRoot, path: &str, content: &str) -> Result<()> {
     effect(WRITE.on(&[&path]), || {
         let (parent, name) = parted(path);
-        let parent = directory_in_new_root(parent)?;
+        let parent = root.directory(parent)?;
         let folder = mount::path_of(&parent);
         let unfinished = folder.join(UNFINISHED);
         match fs::remove_file(&unfinished) {
@@ -165,9 +165,9 @@ fn replace(path: &str, content: &str) -> Result<()> {
 }
 
 /// Whether what has this name is a link.
-fn is_link(path: &str) -> io::Result<bool> {
+fn is_link(root: &NewRoot, path: &str) -> io::Result<bool> {
     let (parent, name) = parted(path);
-    let parent = directory_in_new_root(parent)?;
+    let parent = root.directory(parent)?;
     match fs::symlink_metadata(mount::path_of(&parent).join(name)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         metadata => Ok(metadata?.is_symlink()),

@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 
 use super::root::{Form, Root};
-use super::{directory_in_new_root, mapping};
+use super::{NewRoot, mapping};
 use crate::config::{Config, Layout};
 use crate::effect::{Effect, effect};
 use crate::error::Result;
@@ -62,7 +62,9 @@ DefaultEnvironment=SYSTEMD_EFI_OPTIONS=
 pub fn prepare(config: &Config, root: &Root<'_>, report: &mut Report) -> Result<()> {
     make_run_dirs(&[RUN_DIR])?;
     match &root.form {
-        Form::Partition { kind, mounts } => partition::prepare(config, *kind, mounts, report)?,
+        Form::Partition { kind, mounts } => {
+            partition::prepare(&NewRoot::default(), config, *kind, mounts, report)?;
+        }
         Form::Layers(layers) => layers::prepare(layers)?,
     }
     write_rules(config)?;
@@ -71,17 +73,17 @@ pub fn prepare(config: &Config, root: &Root<'_>, report: &mut Report) -> Result<
 }
 
 /// Makes directories of the new root, in the order given.
-fn make_dirs(dirs: &[&str]) -> Result<()> {
+fn make_dirs(root: &NewRoot, dirs: &[&str]) -> Result<()> {
     for dir in dirs {
-        effect(MAKE_DIR.on(&[&dir]), || make_dir(dir, 0o755))?;
+        effect(MAKE_DIR.on(&[&dir]), || make_dir(root, dir, 0o755))?;
     }
     Ok(())
 }
 
 /// Makes a directory where it is not there yet, in one that is. A link in its place is none.
-fn make_dir(path: &str, mode: u32) -> io::Result<()> {
+fn make_dir(root: &NewRoot, path: &str, mode: u32) -> io::Result<()> {
     let (parent, name) = parted(path);
-    let parent = directory_in_new_root(parent)?;
+    let parent = root.directory(parent)?;
     match mkdirat(&parent, name, Mode::from_raw_mode(mode)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
@@ -109,16 +111,16 @@ pub(super) fn make_run_dirs(dirs: &[&str]) -> Result<()> {
 }
 
 /// Has one directory of the new root show another.
-fn bind(source: &str, target: &str, flags: Flags) -> Result<()> {
+fn bind(root: &NewRoot, source: &str, target: &str, flags: Flags) -> Result<()> {
     effect(BIND.on(&[&source, &target]), || {
-        let (source, target) = (directory_in_new_root(source)?, directory_in_new_root(target)?);
+        let (source, target) = (root.directory(source)?, root.directory(target)?);
         Ok::<_, io::Error>(mount::bind(&source, &target, flags)?)
     })
 }
 
 /// Whether the new root has this directory.
-fn is_there(directory: &str) -> io::Result<bool> {
-    match directory_in_new_root(directory) {
+fn is_there(root: &NewRoot, directory: &str) -> io::Result<bool> {
+    match root.directory(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         outcome => outcome.map(|_| true),
     }

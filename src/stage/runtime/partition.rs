@@ -10,7 +10,7 @@ use crate::format::rootfs::Kind;
 use crate::kernel::mount::Flags;
 use crate::kernel::tree;
 use crate::report::Report;
-use crate::stage::directory_in_new_root;
+use crate::stage::NewRoot;
 use crate::stage::root::mounts::{Mounts, SCRIPTS};
 
 const LOOK_FOR: Effect<1> = Effect::new("look-for", "look for {}");
@@ -34,33 +34,34 @@ const SCRIPTS_COPY: &str = "/cocos/cocos_init";
 
 /// Mounts and fills what such a root needs.
 pub(super) fn prepare(
+    root: &NewRoot,
     config: &Config,
     kind: Kind,
     mounts: &Mounts,
     report: &mut Report,
 ) -> Result<()> {
-    make_dirs(VOLUME_DIRS)?;
-    writable::mount(&config.overlay, mounts)?;
-    make_dirs(VAR_DIRS)?;
+    make_dirs(root, VOLUME_DIRS)?;
+    writable::mount(root, &config.overlay, mounts)?;
+    make_dirs(root, VAR_DIRS)?;
     for (source, target) in IMAGES {
-        bind(&format!("/cocos/{source}"), target, Flags::empty())?;
+        bind(root, &format!("/cocos/{source}"), target, Flags::empty())?;
     }
-    if effect(LOOK_FOR.on(&[&SCRIPTS]), || is_there(SCRIPTS))? {
-        effect(COPY.on(&[&SCRIPTS, &SCRIPTS_COPY]), copy_scripts)?;
-        bind(SCRIPTS_COPY, SCRIPTS, Flags::empty())?;
+    if effect(LOOK_FOR.on(&[&SCRIPTS]), || is_there(root, SCRIPTS))? {
+        effect(COPY.on(&[&SCRIPTS, &SCRIPTS_COPY]), || copy_scripts(root))?;
+        bind(root, SCRIPTS_COPY, SCRIPTS, Flags::empty())?;
     }
-    let mounted = shares::mount(&mounts.shares)?;
+    let mounted = shares::mount(root, &mounts.shares)?;
     report.shares = mounted.iter().map(|mounted| mounted.share.tag).collect();
     // Where there is none, tools find none, as the image build decided.
     match &mounts.fstab {
-        Some(old) => fstab::cover(old, kind, &mounts.kept, &mounted),
+        Some(old) => fstab::cover(root, old, kind, &mounts.kept, &mounted),
         None => Ok(()),
     }
 }
 
-fn copy_scripts() -> Result<()> {
+fn copy_scripts(root: &NewRoot) -> Result<()> {
     let open = |directory: &str| {
-        directory_in_new_root(directory)
+        root.directory(directory)
             .map_err(|cause| Error::cannot(&format!("open {directory}"), &cause))
     };
     let (from, to) = (open(SCRIPTS)?, open(SCRIPTS_COPY)?);

@@ -8,8 +8,8 @@ use crate::effect::{Effect, effect, optional};
 use crate::error::Result;
 use crate::format::fstab::Share;
 use crate::kernel::{file, mount, share};
+use crate::stage::NewRoot;
 use crate::stage::root::mounts::{FSTAB, ShareMount};
-use crate::stage::{directory_in_new_root, mount_in_new_root};
 
 const LIST_SHARES: Effect<0> = Effect::new("list-shares", "list the 9P shares");
 const MOUNT_SHARE: Effect<2> = Effect::new("mount-share", "mount the share {} on {}");
@@ -19,7 +19,7 @@ const LOOK_INTO: Effect<1> = Effect::new("look-into", "look into {}");
 ///
 /// # Errors
 /// When the kernel cannot be asked what is on offer.
-pub(super) fn mount(wanted: &[ShareMount]) -> Result<Vec<&ShareMount>> {
+pub(super) fn mount<'a>(root: &NewRoot, wanted: &'a [ShareMount]) -> Result<Vec<&'a ShareMount>> {
     let offered = effect(LIST_SHARES, share::offered_tags)?;
     let mut mounted = Vec::new();
     for wanted in wanted {
@@ -27,7 +27,7 @@ pub(super) fn mount(wanted: &[ShareMount]) -> Result<Vec<&ShareMount>> {
         if !offered.iter().any(|offer| offer == tag) {
             continue;
         }
-        if !wanted.covers && !is_empty(target) {
+        if !wanted.covers && !is_empty(root, target) {
             log::warn!(
                 "the share {tag} is on offer, but {target} is not empty, and {FSTAB} does not say \
                  that the share is to cover it (going on without)"
@@ -35,7 +35,7 @@ pub(super) fn mount(wanted: &[ShareMount]) -> Result<Vec<&ShareMount>> {
             continue;
         }
         let outcome = optional(MOUNT_SHARE.on(&[&tag, &target]), || {
-            mount_in_new_root(Path::new(tag), target, "9p", wanted.flags, &wanted.data)
+            root.mount(Path::new(tag), target, "9p", wanted.flags, &wanted.data)
         });
         mounted.extend(outcome.map(|()| wanted));
     }
@@ -44,12 +44,11 @@ pub(super) fn mount(wanted: &[ShareMount]) -> Result<Vec<&ShareMount>> {
 
 /// Whether a directory of the root holds nothing; one that is not there does. What cannot be read, as
 /// the host may have it, is not empty.
-fn is_empty(directory: &str) -> bool {
-    let entries =
-        optional(LOOK_INTO.on(&[&directory]), || match directory_in_new_root(directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-            Err(error) => Err(error),
-            Ok(directory) => Ok(file::names(&mount::path_of(&directory))?.len()),
-        });
+fn is_empty(root: &NewRoot, directory: &str) -> bool {
+    let entries = optional(LOOK_INTO.on(&[&directory]), || match root.directory(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+        Ok(directory) => Ok(file::names(mount::path_of(&directory))?.len()),
+    });
     entries == Some(0)
 }

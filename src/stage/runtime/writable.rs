@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::format::tmpfs::Directory;
 use crate::kernel::mount::{self, Flags};
 use crate::kernel::tree;
+use crate::stage::NewRoot;
 use crate::stage::root::mounts::{Mounts, PLACE_FLAGS, RUN, Tmpfs};
-use crate::stage::{directory_in_new_root, mount_in_new_root};
 
 const MOUNT_TMPFS: Effect<1> = Effect::new("mount-tmpfs", "mount tmpfs on {}");
 const REMOUNT: Effect<1> = Effect::new("remount", "remount {}");
@@ -38,28 +38,28 @@ const HOME: &str = "/cocos/.writable";
 const OVERLAY_OPTIONS: &str = "redirect_dir=on,metacopy=off,index=off,nfs_export=off,xino=off";
 
 /// Makes all places writable.
-pub(super) fn mount(overlays: &[String], mounts: &Mounts) -> Result<()> {
+pub(super) fn mount(root: &NewRoot, overlays: &[String], mounts: &Mounts) -> Result<()> {
     let is_on_volume = mounts.places.iter().any(|(_, tmpfs)| tmpfs.is_none());
     if is_on_volume || !overlays.is_empty() {
-        effect(MAKE_DIR.on(&[&HOME]), || make_dir(HOME, 0o700))?;
+        effect(MAKE_DIR.on(&[&HOME]), || make_dir(root, HOME, 0o700))?;
     }
     for (place, tmpfs) in &mounts.places {
         let target = place.target;
         if let Some(Tmpfs { flags, data }) = tmpfs {
             effect(MOUNT_TMPFS.on(&[&target]), || {
-                mount_in_new_root(Path::new("tmpfs"), target, "tmpfs", *flags, data)
+                root.mount(Path::new("tmpfs"), target, "tmpfs", *flags, data)
             })?;
         } else {
             let source = format!("{HOME}{target}");
-            effect(MAKE_DIR.on(&[&source]), || make_dir(&source, place.mode))?;
-            bind(&source, target, PLACE_FLAGS)?;
+            effect(MAKE_DIR.on(&[&source]), || make_dir(root, &source, place.mode))?;
+            bind(root, &source, target, PLACE_FLAGS)?;
         }
     }
     if let Some(tmpfs) = &mounts.run {
         effect(REMOUNT.on(&[&RUN]), || remount_run(tmpfs))?;
     }
     for (number, target) in overlays.iter().enumerate() {
-        mount_overlay(number, target)?;
+        mount_overlay(root, number, target)?;
     }
     Ok(())
 }
@@ -75,18 +75,18 @@ fn remount_run(Tmpfs { flags, data }: &Tmpfs) -> io::Result<()> {
 
 /// Lays a directory of the volume over one of the root. The overlay has the attributes of the upper
 /// one, so these are made the same.
-fn mount_overlay(number: usize, target: &str) -> Result<()> {
+fn mount_overlay(root: &NewRoot, number: usize, target: &str) -> Result<()> {
     let layers = format!("{HOME}/{number}");
     let (upper, work) = (format!("{layers}/upper"), format!("{layers}/work"));
     for dir in [&layers, &upper, &work] {
-        effect(MAKE_DIR.on(&[dir]), || make_dir(dir, 0o755))?;
+        effect(MAKE_DIR.on(&[dir]), || make_dir(root, dir, 0o755))?;
     }
     effect(COPY_ATTRIBUTES.on(&[&target, &upper]), || {
-        let (lower, upper) = (directory_in_new_root(target)?, directory_in_new_root(&upper)?);
+        let (lower, upper) = (root.directory(target)?, root.directory(&upper)?);
         tree::copy_attributes(&inside(&lower), &inside(&upper))
     })?;
     effect(MOUNT_OVERLAY.on(&[&target]), || {
-        let [lower, upper, work] = [target, &upper, &work].map(directory_in_new_root);
+        let [lower, upper, work] = [target, &upper, &work].map(|path| root.directory(path));
         let (lower, upper, work) = (lower?, upper?, work?);
         let [lower, upper, work] = [&lower, &upper, &work].map(mount::path_of);
         let data = format!(

@@ -34,7 +34,7 @@ use rustix::time::{ClockId, clock_gettime};
 use self::plan::{Plan, TagPlan};
 use self::stack::Stack;
 use super::disk::{Growth, VolumePlace};
-use super::{mapping, mount_in_new_root, node, open_control};
+use super::{NewRoot, mapping, node, open_control};
 use crate::config::Config;
 use crate::effect::{Effect, effect, optional};
 use crate::error::{Error, Result};
@@ -121,7 +121,9 @@ fn mount_on(target: Target) -> Result<()> {
     let (source, kind) = (node(mapping::VOLUME), "ext4");
     let (Target::NewRoot(name) | Target::Initramfs(name)) = target;
     effect(MOUNT.on(&[&name]), || match target {
-        Target::NewRoot(_) => mount_in_new_root(&source, name, kind, MOUNT_FLAGS, MOUNT_OPTIONS),
+        Target::NewRoot(_) => {
+            NewRoot::default().mount(&source, name, kind, MOUNT_FLAGS, MOUNT_OPTIONS)
+        }
         Target::Initramfs(_) => {
             Ok(mount::mount(&source, Path::new(name), kind, MOUNT_FLAGS, MOUNT_OPTIONS)?)
         }
