@@ -7,11 +7,17 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use cvm_init::error::{Error, Result};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Folders that a user without root may not have in `PATH`: mke2fs and sfdisk live there.
 const SYSTEM: &str = "/usr/sbin:/sbin";
+
+/// How often [`Running::ends_within`] looks.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// `PATH`, with the system's folders behind it.
 fn path() -> String {
@@ -101,6 +107,27 @@ impl Running {
     pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.0.try_wait()
     }
+
+    /// Waits for its end, so long at most, and tells whether it has come.
+    pub fn ends_within(&mut self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        while matches!(self.ended(), Ok(None)) {
+            if Instant::now() > until {
+                return false;
+            }
+            sleep(GLANCE);
+        }
+        true
+    }
+
+    /// Asks it to end, and waits so long at most until it has.
+    pub fn stop(&mut self, limit: Duration) {
+        if let Some(process) = Pid::from_raw(self.id().cast_signed()) {
+            // What it cannot be sent to has ended.
+            let _ = kill_process(process, Signal::TERM);
+        }
+        self.ends_within(limit);
+    }
 }
 
 impl Drop for Running {
@@ -114,6 +141,8 @@ impl Drop for Running {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read as _;
+    use std::process::Stdio;
 
     #[test]
     fn what_fails_says_why_in_its_last_line() {
@@ -134,6 +163,23 @@ mod tests {
         assert_eq!(find("/proc/self/status"), None);
         let missing = command("no-such-tool").unwrap_err().to_string();
         assert_eq!(missing, "cannot find no-such-tool: install it with scripts/setup");
+    }
+
+    #[test]
+    fn what_is_asked_to_end_has_time_to() {
+        let mut shell = Command::new("sh");
+        let mut shell = Running::start(
+            shell
+                .args(["-c", "trap 'exit 7' TERM; echo; read never"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped()),
+        )
+        .unwrap();
+        assert!(!shell.ends_within(Duration::ZERO));
+        // It has set its trap when it speaks.
+        shell.0.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        shell.stop(Duration::from_secs(60));
+        assert_eq!(shell.ended().unwrap().unwrap().code(), Some(7));
     }
 
     #[test]

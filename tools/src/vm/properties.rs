@@ -3,6 +3,11 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
+/// `name=value`, as programs take it that know of no doubled commas.
+pub fn pair(name: &str, value: impl AsRef<OsStr>) -> OsString {
+    [OsStr::new(name), value.as_ref()].join(OsStr::new("="))
+}
+
 /// A list in the order in which it was put together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Properties(OsString);
