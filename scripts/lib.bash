@@ -123,18 +123,15 @@ attempt() {
     said=$("$@" 2>&1) || die "cannot $what: ${said##*$'\n'}"
 }
 
-# build_tools NAME...: in $tools, the folder with these programs of tools/. Under sudo there may be no
-# cargo; then those that were built before are as good as it gets.
+# build_tools: in $tools, the program of tools/. Under sudo there may be no cargo; then one that was built
+# before is as good as it gets.
 build_tools() {
-    local name
-    tools=$target/x86_64-unknown-linux-musl/release
+    tools=$target/x86_64-unknown-linux-musl/release/cvm-tools
     if command -v cargo >/dev/null; then
         attempt "build cvm-tools" env -C "$root" cargo build --quiet --locked --release \
             --target x86_64-unknown-linux-musl --target-dir "$target" --package cvm-tools
     fi
-    for name; do
-        need_file "$tools/$name" "nor is there a cargo to build it; install Rust as https://rustup.rs says"
-    done
+    need_file "$tools" "nor is there a cargo to build it; install Rust as https://rustup.rs says"
 }
 
 # bytes SIZE: how many 64k, 20M or 3G are.

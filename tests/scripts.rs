@@ -259,20 +259,3 @@ fn a_folder_that_other_users_cannot_enter_is_found_above_one_that_they_can() {
     assert_eq!(closed(0o700), format!("{}\n", home.display()));
     assert!(!closed(0o711).contains("home\n"));
 }
-
-/// Debian 12 has both sizes of its firmware, later releases the larger alone.
-#[test]
-fn a_host_without_the_smaller_firmware_has_the_larger() {
-    let dir = scratch("firmware");
-    let file = dir.join("OVMF_CODE.fd");
-    let of_this_host = || {
-        let ask = r#"source scripts/qemu.d/variables.bash; of_this_host "$1""#;
-        run(Command::new("bash").args(["-c", ask, "bash"]).arg(&file)).trim().to_owned()
-    };
-    // Where there is neither, the one that is told is the one that everybody knows.
-    assert_eq!(of_this_host(), file.to_str().unwrap());
-    fs::write(dir.join("OVMF_CODE_4M.fd"), "").unwrap();
-    assert_eq!(of_this_host(), dir.join("OVMF_CODE_4M.fd").to_str().unwrap());
-    fs::write(&file, "").unwrap();
-    assert_eq!(of_this_host(), file.to_str().unwrap());
-}

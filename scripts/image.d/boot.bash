@@ -10,15 +10,9 @@ grub_modules=/usr/lib/grub/x86_64-efi
 line_max=2047
 grub_prefix="BOOT_IMAGE=/bzImage "
 
-# Words that each image gets. A panic restarts the machine, which would stay on for ever with the key
-# in its memory. The systemd of the root is told to keep its hands off: roothash= and the partitions
-# would make its generators set up what is set up already.
-fixed_words="panic=-1 systemd.verity=0 systemd.gpt_auto=0"
-# It takes no orders of the host's: credentials in SMBIOS strings and fw_cfg, logins on consoles that
-# are added, more command line in an EFI variable. The last one is a word for the environment of
-# init, where it stands in for that variable.
-closing_words="systemd.import_credentials=no systemd.getty_auto=no systemd.ssh_auto=no SYSTEMD_EFI_OPTIONS="
-# In place of these: cvm-init would keep the credentials away by itself.
+# Words that each image gets, and why.
+{ read -r fixed_words && read -r closing_words; } < <(grep -v '^#' "$root/scripts/image.d/words")
+# In place of the latter: cvm-init would keep the credentials away by itself.
 opening_words="systemd.import_credentials=yes"
 
 # has BYTES-IN-HEX OFFSET FILE: are they there?
@@ -117,7 +111,7 @@ compose_cmdline() {
     [[ ! $layers ]] || what="--layers $layers" fewer="; scripts/layers --flatten makes one of all layers"
     ((${#cmdline} <= room)) ||
         die "cannot use $what: the command line has ${#cmdline} characters, the kernel takes $line_max$less$fewer"
-    attempt "boot with this command line" "$tools/cvm-cmdline" --initramfs "$initramfs_words" "$cmdline"
+    attempt "boot with this command line" "$tools" cmdline --initramfs "$initramfs_words" "$cmdline"
 }
 
 # read_initramfs_words FILE: in $initramfs_words, what an initramfs says in a command line's stead. One

@@ -6,7 +6,7 @@
 look_at_layers() {
     local line file hash at
     need_file "$layers/layers.json" "make it with scripts/layers"
-    attempt "use $layers" "$tools/cvm-layers" check "$layers"
+    attempt "use $layers" "$tools" layers check "$layers"
     mapfile -t layer_lines <<<"$said"
     root_words=${layer_lines[0]}
     layer_lines=("${layer_lines[@]:1}")

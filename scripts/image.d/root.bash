@@ -104,7 +104,7 @@ unpack() {
 # with which no boot can do.
 read_format() {
     local status=0
-    ready=$("$tools/cvm-rootfs" "$1" 2>&1) || status=$?
+    ready=$("$tools" rootfs "$1" 2>&1) || status=$?
     ((status == 0 || status == 3)) || die "cannot use $1 as root: $ready"
     ((status == 0)) || ready=
 }
@@ -126,7 +126,7 @@ check_kind() {
 # check_root FILE CONTENT: stop at what would only show when the guest boots. CONTENT is where its files
 # are looked at: a folder, or an ext4.
 check_root() {
-    attempt "use $rootfs as root" "$tools/cvm-rootfs" "$1"
+    attempt "use $rootfs as root" "$tools" rootfs "$1"
     [[ $root_format != ext4 ]] || dumpe2fs -f -h "$1" >/dev/null 2>&1 ||
         die "cannot use $rootfs as root: dumpe2fs cannot read it; try e2fsck -p '$rootfs'"
     # Where init itself points is only known in the guest.

@@ -11,7 +11,7 @@ assemble() {
     local partitions=("efi:$esp_type:$(as_uuid "${identity:32}"):$tree/efi.vfat" "${root_partitions[@]}")
     [[ ! $cocos_size ]] ||
         partitions+=("cocos:$linux_type:$(as_uuid "${identity:16}"):=$(bytes "$cocos_size")")
-    attempt "assemble ${1##*/}" "$tools/cvm-disk" --sector-size "$sector_size" ${whole:+--cd} \
+    attempt "assemble ${1##*/}" "$tools" disk --sector-size "$sector_size" ${whole:+--cd} \
         --uuid "$(as_uuid "$identity")" -o "$1" "${partitions[@]}"
 }
 
@@ -20,6 +20,6 @@ assemble() {
 assemble_medium() {
     local own
     own=$(sha256sum <<<"boot.iso of $identity")
-    attempt "assemble ${1##*/}" "$tools/cvm-disk" --sector-size "$sector_size" --cd \
+    attempt "assemble ${1##*/}" "$tools" disk --sector-size "$sector_size" --cd \
         --uuid "$(as_uuid "$own")" -o "$1" "efi:$esp_type:$(as_uuid "${own:32}"):$tree/efi.vfat"
 }

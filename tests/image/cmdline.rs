@@ -109,7 +109,7 @@ fn without_cargo_a_parser_that_was_built_will_do_and_without_both_it_is_said() {
     refuses(
         image(&dir, &root).env("PATH", path).env("CARGO_TARGET_DIR", &*dir),
         1,
-        "cvm-cmdline: no such file; nor is there a cargo to build it",
+        "cvm-tools: no such file; nor is there a cargo to build it",
     );
 }
 

@@ -296,7 +296,7 @@ fn layers_that_are_not_as_they_were_made_are_refused_by_file_and_fault() {
     refused(
         &|copy| fs::remove_file(copy.join("layer1.img")).unwrap(),
         "altered/layer1.img: ",
-        "No such file",
+        "no such file",
     );
     refused(
         &|copy| fs::rename(copy.join("layer1.img"), copy.join("layer0.img")).unwrap(),

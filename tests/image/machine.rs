@@ -200,20 +200,28 @@ fn what_is_not_of_the_image_or_of_no_machine_is_refused() {
 
 /// The launch that is measured is the one that scripts/qemu makes.
 #[test]
-fn the_defaults_are_those_of_the_launcher() {
-    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
-    let [measure, qemu] = ["measure", "qemu.d/variables.bash"]
-        .map(|name| fs::read_to_string(scripts.join(name)).unwrap());
-    let mut found = 0;
-    for line in measure.lines() {
-        let Some((_, rest)) = line.split_once("=${MANAGER_QEMU_") else { continue };
-        let (name, default) = rest.trim_end_matches('}').split_once(":-").unwrap();
-        let mut words = qemu.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        assert!(
-            words.any(|words| words.len() > 2 && words[0] == name && words[2] == default),
-            "{name} is not {default} in scripts/qemu.d"
-        );
-        found += 1;
+fn the_variables_of_the_launcher_say_what_is_measured() {
+    let dir = scratch("variables");
+    let root = root(&dir);
+    run(&mut image(&dir, &root));
+    fs::write(dir.join("a.fd"), with_place_for_hashes()).unwrap();
+    let mut command = measure(&dir);
+    let variables = [
+        ("OVMF_FILE", dir.join("a.fd").to_str().unwrap().to_owned()),
+        ("SMP_COUNT", "3".to_owned()),
+        ("CPU", "EPYC-Milan".to_owned()),
+        ("MEMORY_SIZE", "1G".to_owned()),
+    ];
+    for (name, value) in variables {
+        command.env(format!("MANAGER_QEMU_{name}"), value);
     }
-    assert_eq!(found, 5);
+    let whole: Value = serde_json::from_str(&run(command.arg("--json"))).unwrap();
+    let snp = &whole["snp"][0];
+    assert_eq!(json!([snp["vcpus"], snp["cpu"]]), json!([3, "EPYC-Milan"]));
+    assert_eq!(whole["pcr_4_of_older_qemu"]["memory"], 1_u64 << 30);
+    refuses(
+        measure(&dir).env("MANAGER_QEMU_SMP_COUNT", "many"),
+        2,
+        "MANAGER_QEMU_SMP_COUNT=many is not a count: processors",
+    );
 }

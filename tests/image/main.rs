@@ -303,14 +303,14 @@ fn an_image_can_make_its_initramfs() {
     let modules = target().join("kernel/modules");
     let built = dir.join("x86_64-unknown-linux-musl/release");
     fs::create_dir_all(&built).unwrap();
-    // There is nothing to build; what reads the command line, looks at the root, writes the disk or
-    // measures, is in the place of what does.
+    // There is nothing to build; what writes the disk or measures is in the place of what does, and so is
+    // what reads the command line or looks at the root.
     tool_in(&dir, "cargo", "exit 0");
-    tool_in(&built, "cvm-cmdline", "exit 0");
-    tool_in(&built, "cvm-disk", r#"while [ "$1" != -o ]; do shift; done; : >"$2""#);
-    tool_in(&built, "cvm-layers", "exit 0");
-    tool_in(&built, "cvm-rootfs", "exit 0");
-    tool_in(&built, "cvm-measure", r#"for dir; do :; done; echo {} >"$dir/measurements.json""#);
+    let tools = r#"case $1 in
+        disk) while [ "$1" != -o ]; do shift; done; : >"$2" ;;
+        measure-image) for dir; do :; done; echo {} >"$dir/measurements.json" ;;
+    esac"#;
+    tool_in(&built, "cvm-tools", tools);
     let layers = dir.join("layers");
     fs::create_dir(&layers).unwrap();
     fs::write(layers.join("layers.json"), "{}").unwrap();

@@ -28,7 +28,7 @@ const GIB: u64 = 1 << 30;
 /// The launcher in a folder, with flags, variables of the Manager (without what all their names
 /// begin with), and no variable of the caller's but `PATH`.
 fn qemu(dir: &Path, flags: &[&str], variables: &[(&str, &str)]) -> Command {
-    // Whoever runs the tests in the background may ignore signals, and bash traps none of those.
+    // Whoever runs the tests in the background may ignore signals, and so would what is run.
     let mut command = Command::new("/usr/bin/env");
     command
         .arg("--default-signal")
@@ -38,6 +38,7 @@ fn qemu(dir: &Path, flags: &[&str], variables: &[(&str, &str)]) -> Command {
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("TMPDIR", dir.join("tmp"))
+        .env("CARGO_TARGET_DIR", running::target())
         .stdin(Stdio::null());
     for (name, value) in variables {
         command.env(format!("MANAGER_QEMU_{name}"), value);

@@ -1,17 +1,22 @@
 //! A VM that runs: its agent, its monitor, its console, and how it ends.
 
-use crate::channel::{Channel, Received, listen};
 use crate::kernel::Arch;
 use crate::schema;
 use crate::slots::Slots;
 use crate::terminals::{Sockets, Terminals};
-use crate::tool::{Scratch, command};
+use crate::tool::Scratch;
 use crate::tpm::Tpm;
 use crate::vm::device_id;
+use cvm_tools::vm::channel::{Channel, Received, Socket};
+use cvm_tools::vm::command::Qemu;
+use cvm_tools::vm::monitor::{Event, Monitor};
+use cvm_tools::vm::process::{self, Running};
 use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::{self, Child, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -44,9 +49,9 @@ pub(crate) struct GuestError {
 }
 
 pub(crate) struct Guest {
-    qemu: Child,
+    qemu: Option<Running>,
     agent: Channel,
-    monitor: Channel,
+    monitor: Monitor,
     hello: Option<Value>,
     ending: Option<Ending>,
     terminals: Option<Terminals>,
@@ -62,53 +67,53 @@ impl Guest {
     pub(crate) fn launch(
         slots: Slots,
         arch: Arch,
-        machine: &[String],
+        machine: &[OsString],
         terminals: bool,
         tpm: Option<Tpm>,
     ) -> Self {
         let scratch = Scratch::new("vm");
-        let folder = scratch.path().file_name().unwrap_or_default().display().to_string();
-        let name = |what: &str| format!("cvm-init-{}-{folder}-{what}", process::id());
-        let (agent_name, monitor_name) = (name("agent"), name("monitor"));
-        let (agent_listener, monitor_listener) = (listen(&agent_name), listen(&monitor_name));
+        let name = |what: &str| format!("{}-{what}", scratch.socket());
+        let [agent, monitor] = ["agent", "monitor"].map(|what| Socket::Abstract(name(what)));
+        let listen = |socket: &Socket| socket.listen().expect("a name that is free");
+        let (agent_listener, monitor_listener) = (listen(&agent), listen(&monitor));
         let sockets = terminals.then(|| Sockets::listen(name));
-        let console = match &sockets {
-            Some(sockets) => sockets.arguments(),
-            None => ["-serial", "file:serial.log"].map(str::to_owned).to_vec(),
-        };
+        let mut words = Qemu::default();
+        // The state after the end stays to be asked for, a reset included.
+        words.words(machine).words(["-no-shutdown", "-no-reboot"]);
+        match &sockets {
+            Some(sockets) => sockets.add_to(&mut words),
+            None => {
+                words.option("-serial", "file:serial.log");
+            }
+        }
+        words
+            .device("virtio-serial-pci,id=ports")
+            .device("virtserialport,bus=ports.0,chardev=agent,name=cvm.test")
+            .to_socket("agent", &agent)
+            .to_socket("monitor", &monitor)
+            .option("-mon", "chardev=monitor,mode=control");
         // A test program that is killed runs no destructor: the kernel then ends QEMU.
-        let mut qemu = command("setpriv")
-            .args(["--pdeathsig", "KILL"])
-            .arg(format!("qemu-system-{}", arch.name()))
-            .args(machine)
-            // The state after the end stays to be asked for, a reset included.
-            .args(["-no-shutdown", "-no-reboot"])
-            .args(console)
-            .args(["-device", "virtio-serial-pci,id=ports"])
-            .args(["-device", "virtserialport,bus=ports.0,chardev=agent,name=cvm.test"])
-            .arg("-chardev")
-            .arg(format!("socket,id=agent,path={agent_name},abstract=on"))
-            .arg("-chardev")
-            .arg(format!("socket,id=monitor,path={monitor_name},abstract=on"))
-            .args(["-mon", "chardev=monitor,mode=control"])
+        let mut qemu =
+            process::bound("KILL", arch.qemu()).unwrap_or_else(|error| panic!("{error}"));
+        qemu.args(words.arguments())
             .current_dir(scratch.path())
             .stdin(Stdio::null())
-            .stderr(File::create(scratch.join("qemu.log")).expect("the folder is ours"))
-            .spawn()
-            .expect("setpriv runs");
+            .stderr(File::create(scratch.join("qemu.log")).expect("the folder is ours"));
+        let mut qemu = Running::start(&mut qemu).expect("setpriv runs");
         let start = Instant::now();
-        let mut alive = || matches!(qemu.try_wait(), Ok(None)) && start.elapsed() < QEMU;
-        let agent = Channel::accept(&agent_listener, &mut alive);
-        let monitor = Channel::accept(&monitor_listener, &mut alive);
+        let mut alive = || matches!(qemu.ended(), Ok(None)) && start.elapsed() < QEMU;
+        let mut accept = |listener| Channel::accept(listener, &mut alive).expect("a socket");
+        let (agent, monitor) = (accept(&agent_listener), accept(&monitor_listener));
         let terminals = sockets.as_ref().map(|sockets| sockets.accept(&mut alive));
         let (Some(agent), Some(monitor), None | Some(Some(_))) = (agent, monitor, &terminals)
         else {
-            let _ = qemu.kill();
-            let _ = qemu.wait();
+            drop(qemu);
             panic!("cannot start QEMU: {}", read(&scratch, "qemu.log"));
         };
-        let mut guest = Self {
-            qemu,
+        let monitor = Monitor::open(monitor)
+            .unwrap_or_else(|error| panic!("{error}: {}", read(&scratch, "qemu.log")));
+        Self {
+            qemu: Some(qemu),
             agent,
             monitor,
             hello: None,
@@ -117,9 +122,7 @@ impl Guest {
             scratch,
             _tpm: tpm,
             _slots: slots,
-        };
-        guest.qmp("qmp_capabilities");
-        guest
+        }
     }
 
     /// Who the agent is; waits until the guest has booted to it.
@@ -136,7 +139,7 @@ impl Guest {
     pub(crate) fn booted_or_ended(&mut self) -> Option<Ending> {
         let start = Instant::now();
         while start.elapsed() < BOOT {
-            match self.agent.receive(GLANCE) {
+            match self.hear_for(GLANCE) {
                 Received::Message(message) => {
                     self.hello = Some(message["hello"].clone());
                     return None;
@@ -213,7 +216,7 @@ impl Guest {
     fn hear(&mut self, limit: Duration) -> Value {
         let start = Instant::now();
         while start.elapsed() < limit {
-            match self.agent.receive(GLANCE) {
+            match self.hear_for(GLANCE) {
                 Received::Message(message) => return message,
                 Received::Nothing => self.notice_ending(),
                 Received::Closed => panic!("QEMU ended: {}", read(&self.scratch, "qemu.log")),
@@ -224,6 +227,10 @@ impl Guest {
         }
         let processors = self.processors();
         panic!("the agent said nothing for {} s; {processors}", limit.as_secs())
+    }
+
+    fn hear_for(&mut self, patience: Duration) -> Received {
+        self.agent.receive(patience).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Where each processor is, by QEMU: idle ones have HLT=1.
@@ -237,14 +244,15 @@ impl Guest {
     }
 
     fn notice_ending(&mut self) {
-        while let Received::Message(event) = self.monitor.receive(Duration::ZERO) {
+        // That QEMU is gone shows elsewhere.
+        while let Ok(Some(event)) = self.monitor.event(Duration::ZERO) {
             self.take_event(&event);
         }
     }
 
-    fn take_event(&mut self, event: &Value) {
-        if event["event"] == "SHUTDOWN" {
-            self.ending = Some(match event["data"]["reason"].as_str().unwrap_or_default() {
+    fn take_event(&mut self, event: &Event) {
+        if event.name == "SHUTDOWN" {
+            self.ending = Some(match event.data["reason"].as_str().unwrap_or_default() {
                 "guest-shutdown" => Ending::PowerOff,
                 "guest-reset" => Ending::Reset,
                 other => Ending::Other(other.to_owned()),
@@ -288,9 +296,11 @@ impl Guest {
     /// Takes a disk away, the first being 0. QEMU answers when the disk's last request is over, so
     /// what ends that request is done in between.
     pub(crate) fn unplug(&mut self, disk: usize, meanwhile: impl FnOnce()) {
-        self.tell("device_del", &json!({ "id": device_id(disk) }));
+        let told = self.monitor.tell("device_del", &json!({ "id": device_id(disk) }));
+        told.unwrap_or_else(|error| self.give_up(&error));
         meanwhile();
-        self.answer("device_del");
+        let answer = self.monitor.answer("device_del");
+        answer.unwrap_or_else(|error| self.give_up(&error));
     }
 
     /// Performs a command of QEMU's monitor that takes no arguments.
@@ -299,31 +309,12 @@ impl Guest {
     }
 
     pub(crate) fn qmp_with(&mut self, execute: &str, arguments: &Value) -> Value {
-        self.tell(execute, arguments);
-        self.answer(execute)
+        let answer = self.monitor.execute(execute, arguments);
+        answer.unwrap_or_else(|error| self.give_up(&error))
     }
 
-    fn tell(&mut self, execute: &str, arguments: &Value) {
-        let command = json!({ "execute": execute, "arguments": arguments });
-        assert!(self.monitor.send(&command), "QEMU is gone");
-    }
-
-    fn answer(&mut self, execute: &str) -> Value {
-        let start = Instant::now();
-        while start.elapsed() < QEMU {
-            match self.monitor.receive(GLANCE) {
-                Received::Message(mut message) if message.get("return").is_some() => {
-                    return message["return"].take();
-                }
-                Received::Message(message) if message.get("error").is_some() => {
-                    panic!("QEMU refuses {execute}: {}", message["error"]["desc"])
-                }
-                Received::Message(event) => self.take_event(&event),
-                Received::Nothing => {}
-                Received::Closed => panic!("QEMU ended: {}", read(&self.scratch, "qemu.log")),
-            }
-        }
-        panic!("QEMU did not answer {execute} for {} s", QEMU.as_secs())
+    fn give_up(&self, error: &dyn Display) -> ! {
+        panic!("{error}: {}", read(&self.scratch, "qemu.log"))
     }
 
     /// A folder of this VM's.
@@ -349,10 +340,9 @@ impl Guest {
     pub(crate) fn wait_ending(&mut self, limit: Duration) -> Ending {
         let start = Instant::now();
         while start.elapsed() < limit {
-            match self.monitor.receive(GLANCE) {
-                Received::Message(event) => self.take_event(&event),
-                Received::Nothing => {}
-                Received::Closed => panic!("QEMU ended: {}", read(&self.scratch, "qemu.log")),
+            let event = self.monitor.event(GLANCE).unwrap_or_else(|error| self.give_up(&error));
+            if let Some(event) = event {
+                self.take_event(&event);
             }
             if let Some(ending) = &self.ending {
                 return ending.clone();
@@ -409,8 +399,7 @@ fn read(scratch: &Scratch, name: &str) -> String {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
+        self.qemu = None;
         if thread::panicking() {
             let serial = self.serial();
             let lines: Vec<_> = serial.lines().collect();

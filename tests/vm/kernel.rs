@@ -2,6 +2,7 @@
 
 use crate::artefacts::{script, target};
 use crate::tool::run;
+pub(crate) use cvm_tools::vm::Arch;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -16,36 +17,11 @@ use std::sync::{Mutex, PoisonError};
 pub(crate) const WORDS: &str =
     "console=ttyS0 no_timer_check tsc=unstable lpj=10000000 cryptomgr.notests";
 
-/// Of a machine that QEMU emulates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Arch {
-    X86,
-    Arm,
-}
-
-impl Arch {
-    /// As Rust and QEMU call it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::X86 => "x86_64",
-            Self::Arm => "aarch64",
-        }
-    }
-
-    /// QEMU's model of the board.
-    pub(crate) fn machine(self) -> &'static str {
-        match self {
-            Self::X86 => "q35",
-            Self::Arm => "virt",
-        }
-    }
-
-    /// What every command line has: a console, and what an emulated machine needs.
-    pub(crate) fn words(self) -> &'static str {
-        match self {
-            Self::X86 => WORDS,
-            Self::Arm => "console=ttyAMA0",
-        }
+/// What every command line has: a console, and what an emulated machine needs.
+pub(crate) fn words(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86 => WORDS,
+        Arch::Arm => "console=ttyAMA0",
     }
 }
 

@@ -19,7 +19,6 @@
 mod aarch64;
 mod artefacts;
 mod beyond;
-mod channel;
 mod ciphers;
 mod commands;
 mod console;

@@ -1,15 +1,15 @@
 //! A disk that nbdkit serves to QEMU, so that its bytes can change between two reads.
 
-use crate::channel::listen;
 use crate::disk::Disk;
 use crate::tool::{Scratch, command, run};
 use base64ct::{Base64, Encoding};
+use cvm_tools::vm::channel::Socket;
+use cvm_tools::vm::process::Running;
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::process::{self, Child};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -117,8 +117,8 @@ impl Hold {
 }
 
 pub(crate) struct Served {
-    nbdkit: Child,
-    socket: String,
+    nbdkit: Option<Running>,
+    socket: Socket,
     scratch: Scratch,
 }
 
@@ -147,24 +147,22 @@ impl Served {
     }
 
     fn serve(scratch: Scratch, arguments: &[&str]) -> Self {
-        let folder = scratch.path().file_name().unwrap_or_default().display().to_string();
-        let socket = format!("cvm-init-{}-{folder}", process::id());
-        let listener = listen(&socket);
+        let socket = Socket::Abstract(scratch.socket());
+        let listener = socket.listen().expect("a name that is free");
         listener.set_nonblocking(false).expect("a socket");
-        let nbdkit = command("bash")
+        let mut nbdkit = command("bash");
+        nbdkit
             .args(["-c", ACTIVATE, "-", "setpriv", "--pdeathsig", "KILL"])
             .args(["nbdkit", "--foreground", "--threads=4"])
             .args(arguments)
             .current_dir(scratch.path())
             .stdin(OwnedFd::from(listener))
-            .stderr(File::create(scratch.join("nbdkit.log")).expect("the folder is ours"))
-            .spawn()
-            .expect("bash runs");
-        Self { nbdkit, socket, scratch }
+            .stderr(File::create(scratch.join("nbdkit.log")).expect("the folder is ours"));
+        let nbdkit = Running::start(&mut nbdkit).expect("bash runs");
+        Self { nbdkit: Some(nbdkit), socket, scratch }
     }
 
-    /// Abstract name of the socket.
-    pub(crate) fn socket(&self) -> &str {
+    pub(crate) fn socket(&self) -> &Socket {
         &self.socket
     }
 
@@ -199,8 +197,7 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        let _ = self.nbdkit.kill();
-        let _ = self.nbdkit.wait();
+        self.nbdkit = None;
         if thread::panicking() {
             let log = fs::read_to_string(self.scratch.join("nbdkit.log")).unwrap_or_default();
             eprintln!("---- nbdkit ----\n{log}----");

@@ -3,7 +3,9 @@
 //! The terminal driver echoes what is typed into the midst of the kernel's lines. These are
 //! therefore followed on a second serial line, which the kernel writes to and never reads.
 
-use crate::channel::{Channel, listen};
+use cvm_tools::vm::channel::{Channel, Socket};
+use cvm_tools::vm::command::Qemu;
+use cvm_tools::vm::properties::Properties;
 use serde_json::{Value, json};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -26,42 +28,40 @@ const LINES: [&str; 2] = ["ttyS0", "hvc0"];
 
 /// The sockets that QEMU connects to, before it does.
 pub(crate) struct Sockets {
-    /// Those of `LINES`, of the kernel's log and of a monitor, each with its name.
-    all: [(String, UnixListener); 4],
+    /// Those of `LINES`, of the kernel's log and of a monitor.
+    all: [(Socket, UnixListener); 4],
 }
 
 impl Sockets {
     /// `name` makes an abstract name of this VM's.
     pub(crate) fn listen(name: impl Fn(&str) -> String) -> Self {
-        let all = ["ttyS0", "hvc0", "log", "keys"].map(|what| (name(what), listen(&name(what))));
+        let all = ["ttyS0", "hvc0", "log", "keys"].map(|what| {
+            let socket = Socket::Abstract(name(what));
+            let listener = socket.listen().expect("a name that is free");
+            (socket, listener)
+        });
         Self { all }
     }
 
-    pub(crate) fn arguments(&self) -> Vec<String> {
-        let [ttys0, hvc0, log, keys] = self.all.each_ref().map(|(name, _)| name);
-        let chardev = |id, name, more| format!("socket,id={id},path={name},abstract=on{more}");
-        [
-            ("-chardev", chardev("ttyS0", ttys0, "")),
-            ("-serial", "chardev:ttyS0".to_owned()),
-            ("-chardev", chardev("log", log, ",logfile=serial.log")),
-            ("-serial", "chardev:log".to_owned()),
+    pub(crate) fn add_to(&self, qemu: &mut Qemu) {
+        let [ttys0, hvc0, log, keys] = self.all.each_ref().map(|(socket, _)| socket);
+        qemu.to_socket("ttyS0", ttys0)
+            .option("-serial", "chardev:ttyS0")
+            .option("-chardev", log.chardev("log").with("logfile", "serial.log"))
+            .option("-serial", "chardev:log")
             // Without a screen the kernel has no console tty0. The machine has a keyboard anyway.
-            ("-device", "VGA".to_owned()),
-            ("-device", "virtio-serial-pci,id=hvc".to_owned()),
-            ("-chardev", chardev("hvc0", hvc0, "")),
-            ("-device", "virtconsole,bus=hvc.0,chardev=hvc0".to_owned()),
-            ("-chardev", chardev("keys", keys, "")),
-            ("-mon", "chardev=keys,mode=control".to_owned()),
-        ]
-        .into_iter()
-        .flat_map(|(name, value)| [name.to_owned(), value])
-        .collect()
+            .device("VGA")
+            .device("virtio-serial-pci,id=hvc")
+            .to_socket("hvc0", hvc0)
+            .device(Properties::of("virtconsole").with("bus", "hvc.0").with("chardev", "hvc0"))
+            .to_socket("keys", keys)
+            .option("-mon", "chardev=keys,mode=control");
     }
 
     /// Waits until QEMU has connected everything, as long as `alive` says that it may.
     pub(crate) fn accept(&self, alive: &mut dyn FnMut() -> bool) -> Option<Terminals> {
         let [ttys0, hvc0, log, keys] = self.all.each_ref().map(|(_, listener)| listener);
-        let mut accept = |listener| Channel::accept(listener, &mut *alive);
+        let mut accept = |listener| Channel::accept(listener, &mut *alive).expect("a socket");
         let lines = [accept(ttys0)?.into_stream(), accept(hvc0)?.into_stream()];
         let log = accept(log)?.into_stream();
         let monitor = accept(keys)?.into_stream();

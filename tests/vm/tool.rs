@@ -1,23 +1,15 @@
 //! Programs of the host, and the folders that tests work in.
 
+use cvm_tools::vm::process;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, id};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::{env, fs, thread};
+use std::{fs, thread};
 
-/// Folders that a user without root may not have in `PATH`: mke2fs and sfdisk live there.
-const SYSTEM: &str = "/usr/sbin:/sbin";
-
-/// A program, found where the system keeps such; `scripts/setup` installs what is missing.
+/// A program, found where the system keeps such.
 pub(crate) fn command(program: &str) -> Command {
-    let path = env::var("PATH").unwrap_or_default() + ":" + SYSTEM;
-    let found = env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file());
-    let mut command = Command::new(
-        found.unwrap_or_else(|| panic!("{program} is missing: install it with scripts/setup")),
-    );
-    command.env("PATH", path);
-    command
+    process::command(program).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Runs a program to its end and returns what it wrote to standard output.
@@ -59,6 +51,12 @@ impl Scratch {
 
     pub(crate) fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// An abstract name of a socket for who works in it: that of a path could be too long.
+    pub(crate) fn socket(&self) -> String {
+        let folder = self.0.file_name().unwrap_or_default().display();
+        format!("cvm-init-{}-{folder}", id())
     }
 
     pub(crate) fn join(&self, name: &str) -> PathBuf {

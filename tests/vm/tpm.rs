@@ -3,8 +3,9 @@
 //! QEMU connects to an emulator to tell it how to behave, and hands over, in that connection, the
 //! socket on which it then sends the guest's commands and gets the TPM's answers.
 
-use crate::channel::listen;
-use crate::tool::{Scratch, command};
+use crate::tool::Scratch;
+use cvm_tools::vm::channel::Socket;
+use cvm_tools::vm::tpm;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -13,9 +14,7 @@ use std::fs::{self, File};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::process::{self, Child};
 use std::thread;
 
 /// Bytes of tag, size and code, which a command and an answer begin with.
@@ -28,8 +27,8 @@ pub(crate) type Ask<'a> = &'a mut dyn FnMut(&[u8]) -> io::Result<Vec<u8>>;
 pub(crate) type Lie = Box<dyn FnMut(&[u8], Ask<'_>) -> io::Result<Option<Vec<u8>>> + Send>;
 
 pub(crate) struct Tpm {
-    swtpm: Child,
-    socket: String,
+    swtpm: Option<tpm::Tpm>,
+    socket: Socket,
     scratch: Scratch,
 }
 
@@ -37,22 +36,10 @@ impl Tpm {
     /// One that does as it should, and that nobody has used before.
     pub(crate) fn honest() -> Self {
         let scratch = Scratch::new("tpm");
-        let folder = scratch.path().file_name().unwrap_or_default().display().to_string();
-        let socket = format!("cvm-init-{}-{folder}", process::id());
-        let listener = listen(&socket);
-        listener.set_nonblocking(false).expect("a socket");
-        let swtpm = command("setpriv")
-            .args(["--pdeathsig", "KILL"])
-            .arg(command("swtpm").get_program())
-            .args(["socket", "--tpm2", "--tpmstate", "dir=.", "--flags", "not-need-init"])
-            // It takes the listening socket from its parent: nobody waits for one to appear.
-            .args(["--ctrl", "type=unixio,fd=0"])
-            .current_dir(scratch.path())
-            .stdin(OwnedFd::from(listener))
-            .stderr(File::create(scratch.join("swtpm.log")).expect("the folder is ours"))
-            .spawn()
-            .expect("setpriv runs");
-        Self { swtpm, socket, scratch }
+        let socket = Socket::Abstract(scratch.socket());
+        let log = File::create(scratch.join("swtpm.log")).expect("the folder is ours");
+        let swtpm = tpm::Tpm::start(&socket, scratch.path(), log).expect("swtpm runs");
+        Self { swtpm: Some(swtpm), socket, scratch }
     }
 
     /// The same with somebody in front of it.
@@ -60,9 +47,9 @@ impl Tpm {
         lie: impl FnMut(&[u8], Ask<'_>) -> io::Result<Option<Vec<u8>>> + Send + 'static,
     ) -> Self {
         let mut tpm = Self::honest();
-        let behind = SocketAddr::from_abstract_name(&tpm.socket).expect("a name that fits");
-        tpm.socket.push_str("-front");
-        let listener = listen(&tpm.socket);
+        let behind = tpm.socket.address().expect("a name that fits");
+        tpm.socket = Socket::Abstract(format!("{}-front", tpm.scratch.socket()));
+        let listener = tpm.socket.listen().expect("a name that is free");
         listener.set_nonblocking(false).expect("a socket");
         let lie = Box::new(lie);
         thread::spawn(move || {
@@ -73,24 +60,15 @@ impl Tpm {
         tpm
     }
 
-    /// QEMU's words for it, behind the interface of this device of QEMU's.
-    pub(crate) fn arguments(&self, device: &str) -> [String; 6] {
-        [
-            "-chardev",
-            &format!("socket,id=tpm-socket,path={},abstract=on", self.socket),
-            "-tpmdev",
-            "emulator,id=tpm-emulator,chardev=tpm-socket",
-            "-device",
-            &format!("{device},tpmdev=tpm-emulator"),
-        ]
-        .map(str::to_owned)
+    /// Where QEMU finds it.
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
     }
 }
 
 impl Drop for Tpm {
     fn drop(&mut self) {
-        let _ = self.swtpm.kill();
-        let _ = self.swtpm.wait();
+        self.swtpm = None;
         if thread::panicking() {
             let log = fs::read_to_string(self.scratch.join("swtpm.log")).unwrap_or_default();
             eprintln!("---- swtpm ----\n{log}----");

@@ -3,30 +3,56 @@
 use crate::artefacts::{self, DEFAULT_CIPHER};
 use crate::disk::Disk;
 use crate::guest::Guest;
-use crate::kernel::{Arch, Kernel};
+use crate::kernel::{Arch, Kernel, words};
 use crate::served::Served;
 use crate::slots::Slots;
 use crate::tpm::Tpm;
-use std::fs::{self, OpenOptions};
+use cvm_tools::vm::command::{self, Accelerator, Machine, Qemu, Share};
+pub(crate) use cvm_tools::vm::disk::Bus;
+use cvm_tools::vm::disk::Drive;
+use cvm_tools::vm::kvm_works;
+use cvm_tools::vm::properties::Properties;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// All that QEMU emulates but one instruction: before 8.0 it gives the flags behind cmpxchg16b bits that
-/// none has (`helper_cmpxchg16b_unlocked`, of a `cc_op` that is not up to date), and an interrupt that
-/// comes between it and the next instruction ends in a double fault of the kernel, once in some hundred
-/// boots.
-pub(crate) const PROCESSOR: &str = "max,-cx16";
+/// The processor of each machine that no test gives another.
+pub(crate) const PROCESSOR: &str = Arch::X86.emulated();
 
-/// How a disk is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bus {
-    VirtioScsi,
-    VirtioBlk,
-    Nvme,
-    /// That of the chipset.
-    Ahci,
-    Usb,
-    /// Virtio without PCI, as QEMU's `virt` has it for aarch64.
-    VirtioMmio,
+/// A disk, and how it is attached.
+struct Attached {
+    bus: Bus,
+    /// Counted from the first disk of the machine, which is 0.
+    number: usize,
+    drive: Drive,
+    in_cd_drive: bool,
+    /// Whether the device is there from the beginning; the drive is.
+    plugged_in: bool,
+    /// Of the device, in place of its own.
+    properties: Vec<String>,
+}
+
+impl Attached {
+    fn add_to(&self, qemu: &mut Qemu) {
+        let Self { bus, number, .. } = *self;
+        // That of virtio-scsi is there in any case.
+        if let Some(controller) = bus.controller().filter(|_| bus == Bus::Usb) {
+            qemu.device(controller);
+        }
+        qemu.drive(self.drive.clone());
+        let device = if self.in_cd_drive { bus.cd_drive(number) } else { bus.device(number) };
+        let name = drive_name(number);
+        let device =
+            device.with("drive", &name).with("serial", &name).with("id", device_id(number));
+        if self.plugged_in {
+            qemu.device(self.properties.iter().fold(device, |device, more| device.and(more)));
+        }
+    }
+}
+
+/// Something of a machine: the order of all decides which place each has.
+enum Part {
+    Disk(Attached),
+    Other(Qemu),
 }
 
 /// ```
@@ -38,16 +64,14 @@ pub(crate) struct Vm {
     kernel: Kernel,
     initramfs: PathBuf,
     append: String,
-    /// The arguments of a firmware.
-    firmware: Vec<String>,
+    firmware: Option<Qemu>,
     /// Whether the firmware starts a disk, in place of kernel and initramfs.
     starts_disk: bool,
     memory: String,
     /// QEMU's model and features.
     processor: String,
     processors: u32,
-    /// The arguments that describe the disks and shares, in the order given.
-    devices: Vec<String>,
+    parts: Vec<Part>,
     disks: usize,
     shares: usize,
     terminals: bool,
@@ -56,18 +80,18 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// No disk, and no other words on the command line than [`Arch::words`].
+    /// No disk, and no other words on the command line than [`words`].
     pub(crate) fn new() -> Self {
         Self {
             kernel: Kernel::RUNNING,
             initramfs: PathBuf::new(),
             append: String::new(),
-            firmware: Vec::new(),
+            firmware: None,
             starts_disk: false,
             memory: "1G".to_owned(),
             processor: PROCESSOR.to_owned(),
             processors: 2,
-            devices: Vec::new(),
+            parts: Vec::new(),
             disks: 0,
             shares: 0,
             terminals: false,
@@ -104,19 +128,11 @@ impl Vm {
 
     /// The same, where it starts this VM's kernel with its initramfs and command line.
     pub(crate) fn firmware_below(mut self, code: &Path, variables: &Path) -> Self {
-        let flash = |unit: u8, options: &str, file: &Path| {
-            let file = file.display();
-            format!("if=pflash,unit={unit},format=raw,{options}file={file}")
-        };
-        self.firmware = vec![
-            // The flash is written in system management mode only, not by the guest's kernel.
-            "-global".to_owned(),
-            "driver=cfi.pflash01,property=secure,value=on".to_owned(),
-            "-drive".to_owned(),
-            flash(0, "readonly=on,", code),
-            "-drive".to_owned(),
-            flash(1, "", variables),
-        ];
+        let mut firmware = Qemu::default();
+        // The flash is written in system management mode only, not by the guest's kernel.
+        firmware.option("-global", "driver=cfi.pflash01,property=secure,value=on");
+        firmware.flash(code, variables);
+        self.firmware = Some(firmware);
         self
     }
 
@@ -155,14 +171,9 @@ impl Vm {
     /// A disk on virtio-scsi that answers as long as no more bytes than these are read and written,
     /// and then no longer: the next request takes a second a byte.
     pub(crate) fn disk_that_stalls(self, disk: &Disk, read: u64, written: u64) -> Self {
-        let mut vm = self.disk(disk);
-        let drive = vm.devices.iter_mut().rev().find(|argument| argument.starts_with("if=none"));
-        let drive = drive.expect("the disk has a drive");
-        for (way, bytes) in [("read", read), ("write", written)] {
-            let limit = format!(",throttling.bps-{way}=1,throttling.bps-{way}-max={bytes}");
-            drive.push_str(&limit);
-        }
-        vm
+        [("read", read), ("write", written)].iter().fold(self.disk(disk), |vm, (way, bytes)| {
+            vm.drive_with(&format!("throttling.bps-{way}=1,throttling.bps-{way}-max={bytes}"))
+        })
     }
 
     /// A disk on virtio-scsi whose device has these properties of QEMU's in place of its own.
@@ -173,36 +184,47 @@ impl Vm {
     /// Gives the device of the disk that was attached last these properties of QEMU's in place of its
     /// own.
     pub(crate) fn with(mut self, properties: &str) -> Self {
-        let device = self.devices.last_mut().expect("the disk has a device");
-        device.push(',');
-        device.push_str(properties);
+        self.last_disk().properties.push(properties.to_owned());
         self
+    }
+
+    /// The same of its drive.
+    fn drive_with(mut self, properties: &str) -> Self {
+        let last = self.last_disk();
+        last.drive = last.drive.clone().and(properties);
+        self
+    }
+
+    fn last_disk(&mut self) -> &mut Attached {
+        let disks = self.parts.iter_mut().rev().filter_map(|part| match part {
+            Part::Disk(disk) => Some(disk),
+            Part::Other(_) => None,
+        });
+        disks.into_iter().next().expect("a disk is attached")
     }
 
     /// Puts the disk that was attached last, on AHCI or virtio-scsi, into a drive of CDs.
     pub(crate) fn in_cd_drive(mut self) -> Self {
-        let device = self.devices.last_mut().expect("the disk has a device");
-        *device = device.replacen("-hd,", "-cd,", 1);
+        self.last_disk().in_cd_drive = true;
         self.read_only()
     }
 
     /// Has the guest not write to the disk that was attached last. Several VMs can have it at once.
     pub(crate) fn read_only(mut self) -> Self {
-        let drive = self.devices.iter_mut().rev().find(|argument| argument.starts_with("if=none"));
-        drive.expect("the disk has a drive").push_str(",readonly=on");
+        let last = self.last_disk();
+        last.drive = last.drive.clone().read_only();
         self
     }
 
     /// Lets the disk that was attached last come later, by `Guest::plug_in`.
     pub(crate) fn not_plugged_in(mut self) -> Self {
-        // The drive stays, the device comes later.
-        self.devices.truncate(self.devices.len() - 2);
+        self.last_disk().plugged_in = false;
         self
     }
 
     /// A disk on virtio-scsi from a qcow2 file.
     pub(crate) fn disk_of_qcow2(self, path: &Path) -> Self {
-        self.drive(Bus::VirtioScsi, "qcow2", &format!("cache=unsafe,file={}", path.display()))
+        self.drive(Bus::VirtioScsi, Drive::file(path).format("qcow2").and("cache=unsafe"))
     }
 
     /// A disk that the VM gets later, by `Guest::plug_in`.
@@ -212,64 +234,54 @@ impl Vm {
 
     /// A disk on virtio-scsi that `served` answers for.
     pub(crate) fn disk_served(self, served: &Served) -> Self {
-        let source = format!(
-            "file.driver=nbd,file.server.type=unix,file.server.abstract=on,file.server.path={}",
-            served.socket()
-        );
-        self.drive(Bus::VirtioScsi, "raw", &source)
+        self.drive(Bus::VirtioScsi, Drive::served(served.socket()).format("raw"))
     }
 
     /// A disk from any raw file. The first has the serial number `disk0`, the second `disk1`; QEMU
     /// knows them by the same names.
     pub(crate) fn disk_on(self, bus: Bus, path: &Path) -> Self {
         // What is on the disk lives for one test, so no write need reach the host's.
-        self.drive(bus, "raw", &format!("cache=unsafe,discard=unmap,file={}", path.display()))
+        self.drive(bus, Drive::file(path).format("raw").and("cache=unsafe,discard=unmap"))
     }
 
-    fn drive(mut self, bus: Bus, format: &str, source: &str) -> Self {
-        let name = format!("disk{}", self.disks);
-        if bus == Bus::Usb {
-            self.devices.extend(["-device".to_owned(), "qemu-xhci,id=usb".to_owned()]);
-        }
-        let drive = format!("if=none,id={name},format={format},{source}");
-        self.devices.extend(["-drive".to_owned(), drive]);
-        let device = match bus {
-            Bus::VirtioScsi => format!("scsi-hd,bus=scsi.0,scsi-id={}", self.disks),
-            Bus::VirtioBlk => "virtio-blk-pci".to_owned(),
-            Bus::Nvme => "nvme".to_owned(),
-            Bus::Ahci => format!("ide-hd,bus=ide.{}", self.disks),
-            Bus::Usb => "usb-storage,bus=usb.0".to_owned(),
-            Bus::VirtioMmio => "virtio-blk-device".to_owned(),
-        };
-        let device = format!("{device},drive={name},serial={name},id={}", device_id(self.disks));
-        self.devices.extend(["-device".to_owned(), device]);
+    fn drive(mut self, bus: Bus, drive: Drive) -> Self {
+        self.parts.push(Part::Disk(Attached {
+            bus,
+            number: self.disks,
+            drive: drive.named(&drive_name(self.disks)),
+            in_cd_drive: false,
+            plugged_in: true,
+            properties: Vec::new(),
+        }));
         self.disks += 1;
+        self
+    }
+
+    /// Something more of the machine.
+    fn and<'a>(mut self, add: impl FnOnce(&mut Qemu) -> &mut Qemu + 'a) -> Self {
+        let mut part = Qemu::default();
+        add(&mut part);
+        self.parts.push(Part::Other(part));
         self
     }
 
     /// A read-only 9P share of a folder of the host.
     pub(crate) fn share(mut self, tag: &str, folder: &Path) -> Self {
         let id = format!("share{}", self.shares);
-        self.devices.extend([
-            "-fsdev".to_owned(),
-            format!("local,id={id},path={},security_model=none,readonly=on", folder.display()),
-            "-device".to_owned(),
-            format!("virtio-9p-pci,fsdev={id},mount_tag={tag}"),
-        ]);
         self.shares += 1;
-        self
+        let (tag, folder) = (tag.to_owned(), folder.to_owned());
+        let access = "security_model=none,readonly=on";
+        self.and(|qemu| qemu.share(&Share { id, tag, folder, access }))
     }
 
     /// A string in the firmware's tables, which the host writes.
-    pub(crate) fn smbios(mut self, text: &str) -> Self {
-        self.devices.extend(["-smbios".to_owned(), format!("type=11,value={text}")]);
-        self
+    pub(crate) fn smbios(self, text: &str) -> Self {
+        self.qemu(&["-smbios", &format!("type=11,value={text}")])
     }
 
     /// Words more of QEMU's command line.
-    pub(crate) fn qemu(mut self, words: &[&str]) -> Self {
-        self.devices.extend(words.iter().map(|&word| word.to_owned()));
-        self
+    pub(crate) fn qemu(self, words: &[&str]) -> Self {
+        self.and(|qemu| qemu.words(words))
     }
 
     /// A TPM, for this VM alone.
@@ -279,29 +291,24 @@ impl Vm {
 
     /// The same as this device of QEMU's.
     pub(crate) fn tpm_as(mut self, device: &str, tpm: Tpm) -> Self {
-        self.devices.extend(tpm.arguments(device));
+        let socket = tpm.socket().clone();
         self.tpm = Some(tpm);
-        self
+        self.and(|qemu| qemu.tpm(&socket, device))
     }
 
     /// A file of the launcher's.
-    pub(crate) fn fw_cfg(mut self, name: &str, text: &str) -> Self {
-        self.devices.extend(["-fw_cfg".to_owned(), format!("name={name},string={text}")]);
-        self
+    pub(crate) fn fw_cfg(self, name: &str, text: &str) -> Self {
+        self.qemu(&["-fw_cfg", &format!("name={name},string={text}")])
     }
 
     /// A virtio console that the command line does not name; what the guest writes on it is in this
     /// file of its scratch folder.
-    pub(crate) fn console(mut self, file: &str) -> Self {
-        self.devices.extend([
-            "-chardev".to_owned(),
-            format!("file,id={file},path={file}"),
-            "-device".to_owned(),
-            "virtio-serial-pci".to_owned(),
-            "-device".to_owned(),
-            format!("virtconsole,chardev={file}"),
-        ]);
-        self
+    pub(crate) fn console(self, file: &str) -> Self {
+        self.and(|qemu| {
+            qemu.to_file(file, file)
+                .device("virtio-serial-pci")
+                .device(Properties::of("virtconsole").with("chardev", file))
+        })
     }
 
     /// A virtio console, a screen, a second serial line for the log alone, and a way to type on
@@ -330,41 +337,54 @@ impl Vm {
     /// A firmware takes what is shipped only, and beside the log of a TPM QEMU 7.2 puts the initramfs
     /// of an unpacked kernel over the tables of ACPI.
     fn kernel_file(&self) -> PathBuf {
-        let unpacked = self.firmware.is_empty() && self.tpm.is_none();
+        let unpacked = self.firmware.is_none() && self.tpm.is_none();
         if unpacked { self.kernel.unpacked() } else { self.kernel.image() }
     }
 
-    fn arguments(&self) -> Vec<String> {
-        let mut arguments: Vec<String> =
-            ["-nodefaults", "-no-user-config", "-display", "none"].map(str::to_owned).to_vec();
-        let mut pair = |name: &str, value: &str| {
-            arguments.extend([name.to_owned(), value.to_owned()]);
-        };
-        pair("-machine", self.kernel.arch.machine());
-        pair("-accel", if kvm_works() { "kvm" } else { "tcg" });
-        pair("-cpu", if self.kernel.arch == Arch::X86 { &self.processor } else { "max" });
-        pair("-smp", &self.processors.to_string());
-        pair("-m", &self.memory);
+    fn arguments(&self) -> Vec<OsString> {
+        let arch = self.kernel.arch;
+        let mut qemu = Qemu::bare();
+        qemu.machine(Machine {
+            accelerator: if kvm_works() { Accelerator::Kvm } else { Accelerator::Tcg },
+            board: Properties::of(arch.board()),
+            processor: match arch {
+                Arch::X86 => self.processor.clone(),
+                Arch::Arm => arch.emulated().to_owned(),
+            },
+            processors: Properties::of(self.processors.to_string()),
+            memory: Properties::of(&self.memory),
+        });
         if !self.starts_disk {
-            pair("-kernel", &self.kernel_file().to_string_lossy());
-            pair("-initrd", &self.initramfs.to_string_lossy());
-            pair("-append", &format!("{}{}", self.kernel.arch.words(), self.append));
+            qemu.kernel(command::Kernel {
+                image: self.kernel_file(),
+                initramfs: self.initramfs.clone(),
+                words: format!("{}{}", words(arch), self.append),
+            });
         }
-        pair("-device", "virtio-scsi-pci,id=scsi");
-        arguments.extend_from_slice(&self.firmware);
-        arguments.extend_from_slice(&self.devices);
-        arguments
+        if let Some(controller) = Bus::VirtioScsi.controller() {
+            qemu.device(controller);
+        }
+        if let Some(firmware) = &self.firmware {
+            qemu.words(firmware.arguments());
+        }
+        for part in &self.parts {
+            match part {
+                Part::Disk(disk) => disk.add_to(&mut qemu),
+                Part::Other(other) => {
+                    qemu.words(other.arguments());
+                }
+            }
+        }
+        qemu.arguments().to_owned()
     }
 }
 
-/// What QEMU knows a disk's device by, the first being 0.
-pub(crate) fn device_id(disk: usize) -> String {
-    format!("device{disk}")
+/// What QEMU knows a disk by, the first being 0.
+fn drive_name(disk: usize) -> String {
+    format!("disk{disk}")
 }
 
-/// A /dev/kvm that opens is no proof: on nested hosts without the processor flag it can hang.
-fn kvm_works() -> bool {
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let virtualises = cpuinfo.split_whitespace().any(|flag| flag == "svm" || flag == "vmx");
-    virtualises && OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
+/// What QEMU knows its device by.
+pub(crate) fn device_id(disk: usize) -> String {
+    format!("device{disk}")
 }

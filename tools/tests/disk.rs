@@ -1,4 +1,4 @@
-//! `cvm-disk`, as `scripts/image` runs it; fdisk reads what it writes.
+//! `cvm-tools disk`, as `scripts/image` runs it; fdisk reads what it writes.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -22,14 +22,16 @@ fn scratch(test: &str) -> PathBuf {
 }
 
 fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_cvm-disk")).args(arguments).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_cvm-tools")).arg("disk").args(arguments).output().unwrap()
 }
 
-/// Exit status, and the first line of what it says is wrong.
+/// Exit status, and what it says is wrong: one line.
 fn refusal(arguments: &[&str]) -> (i32, String) {
     let Output { status, stderr, .. } = run(arguments);
     let said = String::from_utf8(stderr).unwrap();
-    (status.code().unwrap(), said.lines().next().unwrap_or_default().to_owned())
+    let line = said.strip_suffix('\n').unwrap();
+    assert!(!line.contains('\n'), "{said}");
+    (status.code().unwrap(), line.replace(" (see cvm-tools disk --help)", ""))
 }
 
 /// The rows of partitions that fdisk shows, without the name of the file; it must have no complaint.
@@ -100,8 +102,8 @@ fn what_is_wrong_is_said() {
     for (arguments, status, reason) in [
         (vec![], 2, "--sector-size is missing"),
         (vec!["--sector-size"], 2, "--sector-size needs a value"),
-        (vec!["--sector-size", "1024"], 2, "--sector-size is neither 512 nor 4096"),
-        (vec!["--uuid", "5a17"], 2, "--uuid is not a UUID"),
+        (vec!["--sector-size", "1024"], 2, "--sector-size 1024 is neither 512 nor 4096"),
+        (vec!["--uuid", "5a17"], 2, "--uuid 5a17 is not a UUID"),
         (vec!["--size", "1"], 2, "unknown argument --size"),
         (
             vec!["--sector-size", "4096", "--uuid", DISK, "-o", &out, "--cd"],
@@ -112,9 +114,9 @@ fn what_is_wrong_is_said() {
         assert_eq!(refusal(&arguments), (status, reason.to_owned()));
     }
     for (word, status, reason) in [
-        ("a:b", 2, "partition \"a:b\": not NAME:TYPE:UUID:FILE"),
-        ("a:b:c:d", 2, "partition \"a:b:c:d\": its type is not a UUID"),
-        (&part("=1M"), 2, "not =BYTES"),
+        ("a:b", 2, "a:b is not NAME:TYPE:UUID:FILE"),
+        ("a:b:c:d", 2, "a:b:c:d has a type that is not a UUID"),
+        (&part("=1M"), 2, ":=1M is not =BYTES"),
         (&part("=513"), 1, "partition a: 513 bytes are no whole number of sectors of 512"),
         (&part("=0"), 1, "partition a has no bytes"),
         (&part("=18446744073709551104"), 1, "the disk would be too large"),
@@ -126,5 +128,5 @@ fn what_is_wrong_is_said() {
     }
     assert!(!dir.join("disk.img").exists());
     let help = run(&["--help"]);
-    assert!(help.status.success() && help.stdout.starts_with(b"usage: cvm-disk "));
+    assert!(help.status.success() && help.stdout.starts_with(b"Put the parts of an image behind"));
 }

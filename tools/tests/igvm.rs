@@ -1,4 +1,4 @@
-//! `cvm-measure igvm`, which stands for igvmmeasure where there is none.
+//! `cvm-tools measure-igvm`, which stands for igvmmeasure where there is none.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -40,7 +40,7 @@ fn sample() -> Vec<u8> {
 
 fn measure(file: &Path, data: &[u8]) -> Output {
     fs::write(file, data).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_cvm-measure")).arg("igvm").arg(file).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_cvm-tools")).arg("measure-igvm").arg(file).output().unwrap()
 }
 
 fn place(name: &str) -> PathBuf {

@@ -1,4 +1,4 @@
-//! `cvm-rootfs`, as `scripts/image` runs it.
+//! `cvm-tools rootfs`, as `scripts/image` runs it.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
 
@@ -8,7 +8,8 @@ use std::process::Command;
 
 /// Exit status, standard output, and the reason.
 fn look(file: &Path) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_cvm-rootfs")).arg(file).output().unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_cvm-tools")).arg("rootfs").arg(file).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
@@ -67,12 +68,17 @@ fn what_is_none_has_a_status_of_its_own() {
 #[test]
 fn it_explains_itself_and_takes_one_file() {
     let run = |arguments: &[&str]| {
-        Command::new(env!("CARGO_BIN_EXE_cvm-rootfs")).args(arguments).output().unwrap()
+        Command::new(env!("CARGO_BIN_EXE_cvm-tools"))
+            .arg("rootfs")
+            .args(arguments)
+            .output()
+            .unwrap()
     };
-    assert!(run(&["--help"]).stdout.starts_with(b"usage: cvm-rootfs FILE\n"));
-    for wrong in [&[][..], &["a", "b"]] {
+    assert!(run(&["--help"]).stdout.starts_with(b"Hold a file system against"));
+    for (wrong, why) in [(&[][..], "<FILE> is missing"), (&["a", "b"], "unknown argument b")] {
         let output = run(wrong);
         assert_eq!(output.status.code(), Some(2));
-        assert!(output.stderr.starts_with(b"usage: "));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said, format!("{why} (see cvm-tools rootfs --help)\n"));
     }
 }
