@@ -46,7 +46,7 @@ fn written(mut report: Report) -> Value {
     }
     effect(Effect::<1>::new("read", "read {}").on(&[&"/proc/cmdline"]), || Ok::<_, io::Error>(()))
         .unwrap();
-    serde_json::from_str(&report.finish(start, Some(560)).unwrap()).unwrap()
+    serde_json::from_slice(&report.finish(start, Some(560)).unwrap()).unwrap()
 }
 
 /// Of a root on a partition, with all that a boot can have to say.

@@ -130,14 +130,13 @@ pub fn copy_attributes(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 fn extended_attributes(from: &Path, to: &Path) -> io::Result<()> {
-    // Most files have none: without a buffer the answer is how long the list is.
-    match rustix::fs::llistxattr(from, &mut [0_u8; 0]) {
+    // Not from the heap, whose memory of this size comes from the kernel each time: most files have none.
+    let mut names = [MaybeUninit::uninit(); XATTR_MAX];
+    let names = match rustix::fs::llistxattr(from, &mut names) {
         // The file system keeps none.
-        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(()),
-        outcome => outcome?,
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        outcome => outcome?.0,
     };
-    let mut names = Vec::with_capacity(XATTR_MAX);
-    rustix::fs::llistxattr(from, spare_capacity(&mut names))?;
     for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
         let mut value = Vec::with_capacity(XATTR_MAX);
         rustix::fs::lgetxattr(from, name, spare_capacity(&mut value))?;

@@ -148,6 +148,23 @@ fn an_initramfs_of_the_same_inputs_has_the_same_bytes() {
 }
 
 #[test]
+fn an_archive_is_compressed_as_its_name_says() {
+    let dir = scratch("compression");
+    let unpacked: Vec<_> = [("rootfs.cpio.gz", "gzip"), ("rootfs.cpio.zst", "zstd")]
+        .map(|(name, by)| {
+            let pack = || {
+                run(initramfs(&dir, "top\nlone\n").arg("-o").arg(dir.join(name)));
+                fs::read(dir.join(name)).unwrap()
+            };
+            assert!(pack() == pack(), "{name} differs from time to time");
+            tool(by).arg("-dc").arg(dir.join(name)).output().unwrap().stdout
+        })
+        .into();
+    assert!(unpacked[0].starts_with(b"070701"));
+    assert!(unpacked[0] == unpacked[1]);
+}
+
+#[test]
 fn a_kernel_is_held_against_the_options_that_a_boot_needs() {
     run(&mut script("kernel"));
     let stock = fs::read_to_string(target().join("kernel/config")).unwrap();
@@ -187,6 +204,14 @@ fn a_kernel_is_held_against_the_options_that_a_boot_needs() {
         1,
         "it lacks DM_CRYPT KEYS (",
     );
+    let without_zstd = stock.replace("CONFIG_RD_ZSTD=y\n", "");
+    run(&mut look(folder, &without_zstd));
+    let by_zstd = dir.join("rootfs.cpio.zst");
+    refuses(look(folder, &without_zstd).arg("-o").arg(&by_zstd), 1, "it lacks RD_ZSTD (");
+    let without_gzip = stock.replace("CONFIG_RD_GZIP=y\n", "");
+    refuses(&mut look(folder, &without_gzip), 1, "it lacks RD_GZIP (");
+    fs::write(dir.join("init"), "the init").unwrap();
+    run(look(folder, &without_gzip).arg("--init").arg(dir.join("init")).arg("-o").arg(&by_zstd));
     // What is a module is missing when none can be loaded.
     refuses(&mut look("none", &stock), 1, " DM_VERITY DM_INTEGRITY ");
     run(&mut look("none", &stock.replace("=m", "=y")));

@@ -115,8 +115,19 @@ fn pack_choice(
     choice: &[&str],
     without: &[&str],
 ) -> PathBuf {
-    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let list = tmp.join(format!("{name}.modules"));
+    let archive = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.cpio.gz"));
+    pack_into(archive, kernel, init, choice, without)
+}
+
+/// The same in an archive whose name says how it is compressed.
+fn pack_into(
+    archive: PathBuf,
+    kernel: Kernel,
+    init: &Path,
+    choice: &[&str],
+    without: &[&str],
+) -> PathBuf {
+    let list = archive.with_extension("modules");
     let all = fs::read_to_string(Path::new(TREE).join("initramfs/modules"))
         .expect("initramfs/modules lists the modules");
     let kept = all.lines().filter(|line| {
@@ -125,7 +136,6 @@ fn pack_choice(
     });
     fs::write(&list, kept.flat_map(|line| [line, "\n"]).collect::<String>())
         .expect("the target folder is writable");
-    let archive = tmp.join(format!("{name}.cpio.gz"));
     run(script("initramfs")
         .args(["--arch", kernel.arch.name(), "--kernel-modules"])
         .arg(kernel.folder().join("modules"))
@@ -144,6 +154,12 @@ fn pack_choice(
 pub(crate) fn initramfs() -> PathBuf {
     static DEFAULT: OnceLock<PathBuf> = OnceLock::new();
     DEFAULT.get_or_init(|| pack("default", init(Arch::X86), DEFAULT_CIPHER, &[])).clone()
+}
+
+/// The same by zstd.
+pub(crate) fn initramfs_by_zstd(kernel: Kernel) -> PathBuf {
+    let archive = Path::new(env!("CARGO_TARGET_TMPDIR")).join("by-zstd.cpio.zst");
+    pack_into(archive, kernel, init(kernel.arch), &["--cipher", DEFAULT_CIPHER], &[])
 }
 
 /// The fault build: `src/fault.rs` says what can be asked of it. In a folder of its own, so that the

@@ -1,11 +1,13 @@
 //! Boots that succeed, and what the new root then finds.
 
+use crate::artefacts::initramfs_by_zstd;
 use crate::disk::{Disk, Part};
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 use crate::root::{Kind, Root};
 use crate::vm::Vm;
 use serde_json::{Value, json};
+use std::fs;
 
 /// statfs(2).
 const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -56,6 +58,16 @@ pub(crate) const TMP_LINE: &str = "tmpfs /tmp tmpfs mode=1777,nosuid,nodev 0 0";
 #[test]
 fn a_disk_and_its_root_hash_are_enough() {
     boots_well(Kernel::RUNNING);
+}
+
+#[test]
+fn an_initramfs_by_zstd_boots() {
+    let disk = Disk::builder().build();
+    let archive = initramfs_by_zstd(Kernel::RUNNING);
+    let magic = [0x28, 0xb5, 0x2f, 0xfd];
+    assert!(fs::read(&archive).unwrap().starts_with(&magic), "the archive is not by zstd");
+    let mut guest = Vm::of(&disk).initramfs(archive).boot();
+    assert_eq!(guest.hello()["pid"], 1);
 }
 
 #[test]
