@@ -130,12 +130,11 @@ pub fn copy_attributes(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 fn extended_attributes(from: &Path, to: &Path) -> io::Result<()> {
-    // Not from the heap, whose memory of this size comes from the kernel each time: most files have none.
-    let mut names = [MaybeUninit::uninit(); XATTR_MAX];
-    let names = match rustix::fs::llistxattr(from, &mut names) {
+    let mut names = Vec::with_capacity(XATTR_MAX);
+    match rustix::fs::llistxattr(from, spare_capacity(&mut names)) {
         // The file system keeps none.
         Err(Errno::OPNOTSUPP) => return Ok(()),
-        outcome => outcome?.0,
+        outcome => outcome?,
     };
     for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
         let mut value = Vec::with_capacity(XATTR_MAX);
