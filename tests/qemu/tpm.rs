@@ -1,9 +1,9 @@
 //! `--tpm`: what a boot records there, and that the emulator ends with its VM.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -178,4 +178,21 @@ fn a_tpm_ends_with_its_vm_however_that_ends() {
     let failing = qemu(dir.path(), &flags, &[("BIN_PATH", "false")]).output().unwrap();
     assert_eq!(failing.status.code(), Some(1));
     gone();
+}
+
+/// A launcher that is killed can do nothing for it any more.
+#[test]
+fn a_tpm_that_qemu_has_not_spoken_to_ends_with_a_launcher_that_is_killed() {
+    let dir = image("silent");
+    let state = dir.path().join("tpm");
+    let silent = dir.path().join("silent");
+    fs::write(&silent, "#!/bin/sh\nexec sleep 600\n").unwrap();
+    fs::set_permissions(&silent, fs::Permissions::from_mode(0o755)).unwrap();
+    let flags = ["--tee", "none", "--boot", "kernel", "--tpm", "tpm"];
+    let bin_path = [("BIN_PATH", silent.to_str().unwrap())];
+    let mut launcher = qemu(dir.path(), &flags, &bin_path).stderr(Stdio::null()).spawn().unwrap();
+    until("the TPM runs", || (emulators(&state).len() == 1).then_some(()));
+    launcher.kill().unwrap();
+    launcher.wait().unwrap();
+    until("the TPM is gone", || emulators(&state).is_empty().then_some(()));
 }

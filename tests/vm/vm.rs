@@ -196,11 +196,11 @@ impl Vm {
     }
 
     fn last_disk(&mut self) -> &mut Attached {
-        let disks = self.parts.iter_mut().rev().filter_map(|part| match part {
+        let disk = self.parts.iter_mut().rev().find_map(|part| match part {
             Part::Disk(disk) => Some(disk),
             Part::Other(_) => None,
         });
-        disks.into_iter().next().expect("a disk is attached")
+        disk.expect("a disk is attached")
     }
 
     /// Puts the disk that was attached last, on AHCI or virtio-scsi, into a drive of CDs.
@@ -258,7 +258,7 @@ impl Vm {
     }
 
     /// Something more of the machine.
-    fn and<'a>(mut self, add: impl FnOnce(&mut Qemu) -> &mut Qemu + 'a) -> Self {
+    fn and(mut self, add: impl FnOnce(&mut Qemu) -> &mut Qemu) -> Self {
         let mut part = Qemu::default();
         add(&mut part);
         self.parts.push(Part::Other(part));

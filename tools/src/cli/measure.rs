@@ -62,7 +62,7 @@ DIR that is not the one of DIR/measurements.json.";
 #[derive(Args)]
 pub(crate) struct OfMachine {
     /// firmware of a direct boot on SNP or TDX; may be repeated (default: for each what
-    /// scripts/qemu has, where it is)
+    /// scripts/qemu has)
     #[arg(long, value_name = "FILE", verbatim_doc_comment)]
     ovmf: Vec<PathBuf>,
     /// processors of an SNP guest
@@ -94,15 +94,27 @@ The digest of an IGVM file is by COCONUT-SVSM's igvmmeasure, from the folder tha
 MANAGER_ATTESTATION_POLICY_BINARY_PATH names or from PATH, which refuses what KVM would measure in
 another way; where there is none, by crate igvm, which does not look at that. The result says which.
 
-Defaults are scripts/qemu's: MANAGER_QEMU_OVMF_FILE, MANAGER_QEMU_SMP_COUNT, MANAGER_QEMU_CPU,
-MANAGER_QEMU_MEMORY_SIZE and MANAGER_QEMU_IGVM_FILE have a say where no flag has.";
+Defaults are scripts/qemu's, of files where they are: MANAGER_QEMU_OVMF_FILE, MANAGER_QEMU_SMP_COUNT,
+MANAGER_QEMU_CPU, MANAGER_QEMU_MEMORY_SIZE and MANAGER_QEMU_IGVM_FILE have a say where no flag has.";
 
 /// What Linux gives an SNP guest: SNP alone, or `DebugSwap` too.
 const KNOWN_FEATURES: [u64; 2] = [0x1, 0x21];
 
-/// What clap cannot be told by [`OfMachine`].
+/// What clap cannot be told by [`OfMachine`]: defaults, which are those of this environment.
 pub(crate) fn finish(command: Command) -> Command {
-    command
+    let variables = Variables::of_environment().unwrap_or_default();
+    let defaults =
+        [("vcpus", SMP_COUNT), ("cpu", CPU), ("memory", MEMORY_SIZE), ("igvm", IGVM_FILE)];
+    let tell = |command: Command, (flag, variable): (&'static str, _)| {
+        command.mut_arg(flag, |arg| {
+            let help = arg.get_help().cloned().unwrap_or_default();
+            let default = variables.get(&variable);
+            arg.help(format!("{help} (default: {default})"))
+        })
+    };
+    defaults
+        .into_iter()
+        .fold(command, tell)
         .override_usage("scripts/measure [OPTION]... DIR")
         .help_template(format!("usage: {{usage}}\n\n{INTRODUCTION}\n\n{{options}}{{after-help}}"))
         .after_help(MORE_HELP)
