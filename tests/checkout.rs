@@ -80,7 +80,9 @@ impl<'a> Runs<'a> {
         run(Command::new("cp").arg("-r").arg(SCRIPTS).arg(dir));
         fs::create_dir_all(dir.join("bin")).unwrap();
         fs::create_dir_all(dir.join("target/kernel")).unwrap();
-        fs::write(dir.join("target/kernel/release"), "6\n").unwrap();
+        for (file, text) in [("release", "6\n"), ("vmlinux", "")] {
+            fs::write(dir.join("target/kernel").join(file), text).unwrap();
+        }
         for path in good {
             runs.program(path, "#!/bin/sh\n");
         }
@@ -140,7 +142,7 @@ fn of_a_script_that_works_in_target_one_run_waits_for_the_other() {
         let dir = scratch(&format!("waits {script}"));
         let runs = Runs::of(&dir, script, arguments, good);
         if script == "kernel" {
-            fs::remove_file(dir.join("target/kernel/release")).unwrap();
+            fs::remove_file(dir.join("target/kernel/vmlinux")).unwrap();
         }
         runs.program(gate, GATE);
 
