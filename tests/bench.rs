@@ -6,10 +6,15 @@
 mod script;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
-use script::{Scratch, assert_empty, refuses, run, scratch, script, tool};
+use cvm_tools::bench::figures::Figures;
+use cvm_tools::bench::{publish, summary};
+use script::{Scratch, assert_empty, refuses, run, scratch, script, target, tool};
+use serde::Deserialize as _;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 const TREE: &str = env!("CARGO_MANIFEST_DIR");
@@ -18,19 +23,24 @@ fn golden(name: &str) -> PathBuf {
     Path::new(TREE).join("tests/golden/bench").join(name)
 }
 
-fn part(name: &str) -> Command {
-    tool(&format!("{TREE}/scripts/bench.d/{name}"))
+/// A value of each line of a golden file.
+fn lines<T: DeserializeOwned>(name: &str) -> Vec<T> {
+    let text = fs::read_to_string(golden(name)).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The figures of the golden runs, and a file that holds them.
-fn figures(dir: &Scratch) -> (Value, PathBuf) {
-    let text = run(part("figures.py")
-        .arg(golden("facts.json"))
-        .arg(golden("footprints.json"))
-        .arg(golden("runs.json")));
+/// The figures of the golden runs, as `figures.json` has them.
+fn figures() -> Value {
+    let made = serde_json::from_str(&fs::read_to_string(golden("facts.json")).unwrap()).unwrap();
+    let figures = summary::figures(made, lines("footprints.json"), lines("runs.json")).unwrap();
+    serde_json::to_value(figures).unwrap()
+}
+
+/// The same in a file.
+fn figures_in(dir: &Scratch) -> PathBuf {
     let file = dir.join("figures.json");
-    fs::write(&file, &text).unwrap();
-    (serde_json::from_str(&text).unwrap(), file)
+    fs::write(&file, figures().to_string()).unwrap();
+    file
 }
 
 /// The row of one way and size.
@@ -45,7 +55,7 @@ fn row<'a>(figures: &'a Value, way: &str, mib: u64) -> &'a Value {
 
 #[test]
 fn runs_of_one_way_and_size_become_a_median_with_its_spread() {
-    let (figures, _) = figures(&scratch("median"));
+    let figures = figures();
     let of_three = row(&figures, "cvm-memory", 64);
     assert_eq!(of_three["runs"], 3);
     assert_eq!(of_three["rest_us"], json!({ "median": 320_000, "min": 300_000, "max": 410_000 }));
@@ -61,7 +71,7 @@ fn runs_of_one_way_and_size_become_a_median_with_its_spread() {
 
 #[test]
 fn the_shell_way_goes_on_in_a_straight_line_above_what_was_measured() {
-    let (figures, _) = figures(&scratch("line"));
+    let figures = figures();
     let beyond = row(&figures, "shell", 20480);
     assert_eq!(beyond["extrapolated"], true);
     // 14 s at 64 MiB and 20 s at 256 MiB: 31.25 ms for each MiB.
@@ -79,7 +89,7 @@ fn the_shell_way_goes_on_in_a_straight_line_above_what_was_measured() {
 
 #[test]
 fn what_a_way_does_not_tell_is_no_zero() {
-    let (figures, _) = figures(&scratch("untold"));
+    let figures = figures();
     let dracut = row(&figures, "dracut", 64);
     assert_eq!(dracut["modules_us"], Value::Null);
     assert_eq!(dracut["total_us"]["median"], 9_900_000);
@@ -88,7 +98,7 @@ fn what_a_way_does_not_tell_is_no_zero() {
 
 #[test]
 fn modules_that_load_side_by_side_count_once() {
-    let (figures, _) = figures(&scratch("side"));
+    let figures = figures();
     // One from 1 to 801 ms, the other from 701 to 901.
     assert_eq!(row(&figures, "cvm-memory", 64)["modules_us"]["median"], 900_000);
     assert_eq!(figures["effects"][0]["doing"], "load 2 kernel modules");
@@ -97,7 +107,7 @@ fn modules_that_load_side_by_side_count_once() {
 
 #[test]
 fn a_choice_that_the_kernel_refuses_has_its_word_and_no_figures() {
-    let (figures, _) = figures(&scratch("refusal"));
+    let figures = figures();
     let choice = |name| {
         let mut rows = figures["choices"].as_array().unwrap().iter();
         rows.find(|row| row["choice"] == name).unwrap()
@@ -114,7 +124,7 @@ fn a_choice_that_the_kernel_refuses_has_its_word_and_no_figures() {
 
 #[test]
 fn a_volume_that_died_under_its_writers_has_no_figure() {
-    let (figures, _) = figures(&scratch("writers"));
+    let figures = figures();
     let writers = |way| {
         let mut rows = figures["writers"].as_array().unwrap().iter();
         rows.find(|row| row["way"] == way).unwrap()
@@ -130,7 +140,7 @@ fn a_volume_that_died_under_its_writers_has_no_figure() {
 
 #[test]
 fn the_memory_of_a_volume_is_what_the_boot_said() {
-    let (figures, _) = figures(&scratch("memory"));
+    let figures = figures();
     let memory = json!({
         "tags_memory_max": 1_572_864, "metadata_memory_max": 1_310_720, "inodes": 4_096
     });
@@ -142,76 +152,120 @@ fn the_memory_of_a_volume_is_what_the_boot_said() {
 #[test]
 fn the_figures_become_the_tables_that_are_known() {
     let dir = scratch("tables");
-    let (_, file) = figures(&dir);
+    let file = figures_in(&dir);
     let tables = run(script("bench").arg("--from").arg(&file));
     assert_eq!(tables, fs::read_to_string(golden("tables.md")).unwrap());
 }
 
+/// The page with these figures in it.
+fn page(figures: &Value, page: &str) -> String {
+    publish::page(&Figures::deserialize(figures).unwrap(), page).unwrap()
+}
+
+const START: &str = "<!-- figures: written by scripts/bench --publish -->\n";
+const END: &str = "<!-- figures: end -->\n";
+
 #[test]
 fn the_page_changes_between_its_markers_only() {
-    let dir = scratch("page");
-    let (_, file) = figures(&dir);
-    let page = dir.join("figures.md");
-    let (start, end) =
-        ("<!-- figures: written by scripts/bench --publish -->\n", "<!-- figures: end -->\n");
-    fs::write(&page, format!("before\n\n{start}old\n{end}\nafter\n")).unwrap();
-    run(part("tables.py").arg(&file).arg(&page));
-    let once = fs::read_to_string(&page).unwrap();
-    assert!(once.starts_with(&format!("before\n\n{start}")), "{once}");
-    assert!(once.ends_with(&format!("\n{end}\nafter\n")), "{once}");
+    let figures = figures();
+    let once = page(&figures, &format!("before\n\n{START}old\n{END}\nafter\n"));
+    assert!(once.starts_with(&format!("before\n\n{START}\n![")), "{once}");
+    assert!(once.ends_with(&format!("\n{END}\nafter\n")), "{once}");
     assert!(once.contains(&fs::read_to_string(golden("tables.md")).unwrap()), "{once}");
-    assert!(once.contains("](bench/provisioning.svg)"), "{once}");
+    let links = once.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let beside = Path::new(TREE).join(publish::PAGE);
+    let pictures: Vec<_> = links.map(|link| beside.with_file_name(link)).collect();
+    let there = Path::new(TREE).join(publish::FOLDER);
+    let expected = ["provisioning.svg", "timeline.svg", "data.svg"].map(|name| there.join(name));
+    assert_eq!(pictures, expected);
     assert!(!once.contains("old"), "{once}");
     // And again, to the same text.
-    run(part("tables.py").arg(&file).arg(&page));
-    assert_eq!(fs::read_to_string(&page).unwrap(), once);
+    assert_eq!(page(&figures, &once), once);
 }
 
 #[test]
 fn the_page_shows_the_figures_that_are_kept() {
-    let dir = scratch("kept");
-    let [shown, again] = [Path::new(TREE).join("docs/figures.md"), dir.join("figures.md")];
-    fs::copy(&shown, &again).unwrap();
-    run(part("tables.py").arg(Path::new(TREE).join("docs/bench/figures.json")).arg(&again));
-    assert_eq!(fs::read_to_string(again).unwrap(), fs::read_to_string(shown).unwrap());
+    let text = |name: &str| fs::read_to_string(Path::new(TREE).join(name)).unwrap();
+    let kept = serde_json::from_str(&text("docs/bench/figures.json")).unwrap();
+    let shown = text(publish::PAGE);
+    assert_eq!(page(&kept, &shown), shown);
+}
+
+/// Publishes figures in a tree that has this page, and the scripts.
+fn published_in(tree: &Path, figures: &Value, page: &str) -> Output {
+    let file = tree.join("figures.json");
+    fs::write(&file, figures.to_string()).unwrap();
+    let place = tree.join(publish::PAGE);
+    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    fs::write(place, page).unwrap();
+    let program = target().join("x86_64-unknown-linux-musl/release/cvm-tools");
+    let mut bench = Command::new(program);
+    bench
+        .args(["bench", "--publish"])
+        .arg("--from")
+        .arg(&file)
+        .env("CVM_TREE", tree)
+        .output()
+        .unwrap()
+}
+
+/// A tree to publish in.
+fn tree(test: &str) -> Scratch {
+    let tree = scratch(test);
+    // Builds the program.
+    run(script("bench").arg("--help"));
+    symlink(Path::new(TREE).join("scripts"), tree.join("scripts")).unwrap();
+    tree
+}
+
+#[test]
+fn what_is_published_goes_into_the_tree_without_the_single_runs() {
+    let tree = tree("published");
+    let figures = figures();
+    let output = published_in(&tree, &figures, &format!("{START}{END}"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = |name: &str| fs::read_to_string(tree.join(name)).unwrap();
+    assert_eq!(text(publish::PAGE), page(&figures, &format!("{START}{END}")));
+    let kept: Value = serde_json::from_str(&text("docs/bench/figures.json")).unwrap();
+    let mut expected = figures;
+    assert!(!expected["all"].take().as_array().unwrap().is_empty());
+    expected.as_object_mut().unwrap().remove("all");
+    assert_eq!(kept, expected);
+    for picture in ["provisioning", "timeline", "data"] {
+        assert!(text(&format!("docs/bench/{picture}.svg")).contains("<svg"));
+    }
 }
 
 #[test]
 fn nothing_but_a_whole_measurement_is_published() {
-    let dir = scratch("partly");
-    let (whole, file) = figures(&dir);
-    let page = dir.join("figures.md");
-    let refused = |change: fn(&mut Value), page_text: &str, why: &str| {
+    let tree = tree("partly");
+    let whole = figures();
+    let refused = |change: fn(&mut Value), page: &str, why: &str| {
         let mut figures = whole.clone();
         change(&mut figures);
-        fs::write(&file, figures.to_string()).unwrap();
-        fs::write(&page, page_text).unwrap();
-        let output = part("tables.py").arg(&file).arg(&page).output().unwrap();
+        let output = published_in(&tree, &figures, page);
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
         assert!(said.contains(why), "{said}");
-        assert_eq!(fs::read_to_string(&page).unwrap(), page_text);
+        assert_eq!(fs::read_to_string(tree.join(publish::PAGE)).unwrap(), page);
+        assert!(!tree.join(publish::FOLDER).exists());
     };
     refused(|figures| figures["made"]["quick"] = true.into(), "", "made with --quick");
     refused(|figures| figures["data"] = json!([]), "", "it lacks data");
-    refused(|_| {}, "no markers\n", "are not there");
+    refused(|_| {}, "no markers\n", "are not in");
     // The other way round.
-    refused(
-        |_| {},
-        "<!-- figures: end -->\n<!-- figures: written by scripts/bench --publish -->\n",
-        "are not there",
-    );
+    refused(|_| {}, &format!("{END}{START}"), "are not in");
 }
 
 #[test]
 fn the_same_figures_make_the_same_pictures() {
     let dir = scratch("pictures");
-    let (_, file) = figures(&dir);
+    let file = figures_in(&dir);
     let draw = |place: &str| {
         let out = dir.join(place);
         fs::create_dir(&out).unwrap();
-        run(part("plot.py").arg(&file).arg(&out));
+        run(tool(&format!("{TREE}/scripts/bench.d/plot.py")).arg(&file).arg(&out));
         ["provisioning", "timeline", "data"]
             .map(|name| fs::read_to_string(out.join(format!("{name}.svg"))).unwrap())
     };

@@ -13,7 +13,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use script::{run, scratch};
+use script::{run, scratch, script, target};
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts");
 
@@ -80,7 +80,9 @@ impl<'a> Runs<'a> {
         run(Command::new("cp").arg("-r").arg(SCRIPTS).arg(dir));
         fs::create_dir_all(dir.join("bin")).unwrap();
         fs::create_dir_all(dir.join("target/kernel")).unwrap();
-        fs::write(dir.join("target/kernel/release"), "6\n").unwrap();
+        for (file, text) in [("release", "6\n"), ("vmlinux", "")] {
+            fs::write(dir.join("target/kernel").join(file), text).unwrap();
+        }
         for path in good {
             runs.program(path, "#!/bin/sh\n");
         }
@@ -93,6 +95,15 @@ impl<'a> Runs<'a> {
         let _ = fs::remove_file(&path);
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Has the program that cargo, of which there is a stand-in, would have built.
+    fn have_tools(&self) {
+        run(script("bench").arg("--help"));
+        let program = Path::new("x86_64-unknown-linux-musl/release/cvm-tools");
+        let place = self.dir.join("target").join(program);
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::copy(target().join(program), place).unwrap();
     }
 
     /// Starts one, with what it says in a file of this name.
@@ -133,20 +144,23 @@ fn of_a_script_that_works_in_target_one_run_waits_for_the_other() {
         // It runs scripts/kernel, which has a kernel.
         ("debian-root", &[], &[], "bin/xargs"),
         ("boot", &["--check"], &["scripts/setup", "scripts/debian-root", "bin/cargo"], "scripts/initramfs"),
-        ("bench", &[], &["scripts/setup", "bin/cargo"], "bin/sha256sum"),
+        ("bench", &[], &["scripts/setup", "bin/cargo"], "scripts/dracut-initramfs"),
         ("fuzz", &[], &["bin/rustup"], "bin/cargo"),
     ];
-    for &(script, arguments, good, gate) in rows {
-        let dir = scratch(&format!("waits {script}"));
-        let runs = Runs::of(&dir, script, arguments, good);
-        if script == "kernel" {
-            fs::remove_file(dir.join("target/kernel/release")).unwrap();
+    for &(name, arguments, good, gate) in rows {
+        let dir = scratch(&format!("waits {name}"));
+        let runs = Runs::of(&dir, name, arguments, good);
+        if name == "kernel" {
+            fs::remove_file(dir.join("target/kernel/vmlinux")).unwrap();
         }
         runs.program(gate, GATE);
+        if name == "bench" {
+            runs.have_tools();
+        }
 
         let mut first = runs.start("first");
         runs.until("log", "began");
-        let waiting = format!("scripts/{script}: waiting for another scripts/{script} to end");
+        let waiting = format!("scripts/{name}: waiting for another scripts/{name} to end");
         let mut second = runs.start("second");
         runs.until("second", &waiting);
         // Whoever waits can be told not to.
@@ -155,12 +169,12 @@ fn of_a_script_that_works_in_target_one_run_waits_for_the_other() {
         assert_eq!(second.wait().unwrap().code(), Some(143));
         let mut third = runs.start("third");
         runs.until("third", &waiting);
-        assert_eq!(runs.began(), 1, "{script}");
+        assert_eq!(runs.began(), 1, "{name}");
 
         fs::write(dir.join("open"), "").unwrap();
         assert!(!first.wait().unwrap().success());
         assert!(!third.wait().unwrap().success());
-        assert!(runs.began() > 1, "{script}");
+        assert!(runs.began() > 1, "{name}");
     }
 }
 

@@ -22,6 +22,7 @@ const SCRIPTS: &[&str] = &[
     "build-host",
     "debian-root",
     "demo-image",
+    "dracut-initramfs",
     "engine-initramfs",
     "formats",
     "fuzz",

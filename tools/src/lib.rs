@@ -3,8 +3,9 @@
 //! [`oci`] reads an image as container tools store it, [`layer`] makes of its layers the trees of
 //! files that disks are made of, and [`disks`] says with which words such disks are booted. [`measure`]
 //! tells what a boot of an image will have measured, [`iso`] makes a CD of a disk, too, [`vm`] has
-//! QEMU run what was made, and [`launch`] does so as the Cocos Manager.
+//! QEMU run what was made, [`launch`] does so as the Cocos Manager, and [`bench`] measures it.
 
+pub mod bench;
 pub mod disks;
 pub mod files;
 pub mod iso;

@@ -1,5 +1,6 @@
 //! The command line: a subcommand a file, and how all of them say what is wrong.
 
+mod bench;
 mod cmdline;
 mod disk;
 mod layers;
@@ -13,12 +14,15 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Command, CommandFactory as _, FromArgMatches as _, Parser};
 use cvm_init::error::Error;
+use cvm_tools::bench::options::Options;
 use cvm_tools::launch::request::Request;
 
 /// What an image build, a launch and a verifier ask of the build host
 #[derive(Parser)]
 #[command(name = "cvm-tools")]
 enum Tool {
+    /// Measure boots of cvm-init and of what it takes the place of: scripts/bench
+    Bench(Options),
     /// Hold a kernel command line against what PID 1 takes
     Cmdline(cmdline::Arguments),
     /// Put the parts of an image behind a partition table
@@ -41,6 +45,7 @@ enum Tool {
 impl Tool {
     fn run(&self) -> Result<(), Failure> {
         match self {
+            Self::Bench(options) => bench::run(options),
             Self::Cmdline(arguments) => cmdline::run(arguments),
             Self::Disk(arguments) => disk::run(arguments),
             Self::Layers(command) => Ok(layers::run(command)?),
@@ -54,7 +59,7 @@ impl Tool {
 }
 
 /// The subcommands that people have as a script of the same name.
-const SCRIPTS: &[&str] = &["measure", "qemu"];
+const SCRIPTS: &[&str] = &["bench", "measure", "qemu"];
 
 /// How a subcommand went wrong: the one line to be said, if there is anything to say, and the exit
 /// status.
@@ -90,6 +95,7 @@ impl Failure {
 /// All that it takes, as clap has it.
 fn command() -> Command {
     Tool::command()
+        .mut_subcommand("bench", bench::finish)
         .mut_subcommand("measure", measure::finish)
         .mut_subcommand("qemu", qemu::finish)
         .mut_subcommands(as_scripts_do)
