@@ -3,7 +3,6 @@
 //! Told in lines of [`fault::tell`]: `LEFT key|mapping|mount|device TEXT` for each thing that is
 //! there, and `LOOKED` when all that could be asked was asked.
 
-use std::fs;
 use std::path::Path;
 
 use crate::error::{Error, Result};
