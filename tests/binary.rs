@@ -211,7 +211,7 @@ fn value_before(code: &[&str], register: &str) -> Option<u64> {
     match (name, source) {
         ("pop", None) => number(code[..at].last()?.strip_prefix("push")?.trim()),
         ("xor", Some(source)) if source == target => Some(0),
-        ("mov", Some(source)) => {
+        ("mov" | "movabs", Some(source)) => {
             number(source).or_else(|| value_before(&code[..at], whole(source)?))
         }
         _ => None,
