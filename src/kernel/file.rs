@@ -109,17 +109,40 @@ pub fn is_regular(file: impl AsFd) -> io::Result<bool> {
 /// # Errors
 /// When it cannot be opened or read.
 pub fn names(dir: impl AsRef<Path>) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    while_named(dir.as_ref(), |name| {
+        names.push(OsString::from_vec(name.to_vec()));
+        true
+    })?;
+    Ok(names)
+}
+
+/// Whether a directory holds nothing, however much it is that it holds.
+///
+/// # Errors
+/// When it cannot be opened or read.
+pub fn is_empty(dir: impl AsRef<Path>) -> io::Result<bool> {
+    let mut any = false;
+    while_named(dir.as_ref(), |_| {
+        any = true;
+        false
+    })?;
+    Ok(!any)
+}
+
+/// Tells the names in a directory, as long as more of them are wanted.
+fn while_named(dir: &Path, mut more: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
     let dir = open(dir, READ | OFlags::DIRECTORY)?;
     let mut buffer = [MaybeUninit::uninit(); PAGE];
     let mut entries = RawDir::new(&dir, &mut buffer);
-    let mut names = Vec::new();
     while let Some(entry) = entries.next() {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if !matches!(name.as_slice(), b"." | b"..") {
-            names.push(OsString::from_vec(name));
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") && !more(name) {
+            break;
         }
     }
-    Ok(names)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -168,7 +191,10 @@ mod tests {
         let file = folder.join("it");
         assert_eq!(write(&file, b"x").unwrap_err().kind(), io::ErrorKind::NotFound);
         publish(&file, b"first").unwrap();
-        assert_eq!(fs::metadata(&file).unwrap().permissions(), Permissions::from_mode(0o100_644));
+        // Less this process's mask, as for any file.
+        fs::write(folder.join("any"), "").unwrap();
+        let any = fs::metadata(folder.join("any")).unwrap().permissions();
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode(), any.mode() & 0o100_644);
         assert_eq!(publish(&file, b"x").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         write(&file, b"F").unwrap();
         assert_eq!(text(&file).unwrap(), "First");
@@ -191,7 +217,7 @@ mod tests {
     #[test]
     fn a_directorys_names_are_all_told_once() {
         let Folder(folder) = &Folder::new("names");
-        assert!(names(folder).unwrap().is_empty());
+        assert!(names(folder).unwrap().is_empty() && is_empty(folder).unwrap());
         // More than the buffer holds at once.
         let mut made: Vec<_> =
             (0..500).map(|number| OsString::from(format!("name-{number}"))).collect();
@@ -202,6 +228,7 @@ mod tests {
         made.sort_unstable();
         found.sort_unstable();
         assert_eq!(found, made);
+        assert!(!is_empty(folder).unwrap());
         assert_eq!(names(folder.join("name-1")).unwrap_err().kind(), io::ErrorKind::NotADirectory);
     }
 }

@@ -154,6 +154,8 @@ fn extended_attributes(from: &Path, to: &Path) -> io::Result<()> {
 /// The first entry that could not be removed.
 pub fn clear(dir: BorrowedFd<'_>) -> rustix::io::Result<()> {
     let device = rustix::fs::fstat(dir)?.st_dev;
+    // Wherever it was read to before.
+    rustix::fs::seek(dir, SeekFrom::Start(0))?;
     clear_on(device, dir)
 }
 
@@ -168,8 +170,8 @@ fn clear_on(device: Dev, dir: BorrowedFd<'_>) -> rustix::io::Result<()> {
             continue;
         }
         let mut flags = AtFlags::empty();
-        // The file systems that an initramfs is unpacked into say what an entry is (`dcache_readdir` in
-        // the kernel's `fs/libfs.c`).
+        // The file systems that an initramfs is unpacked into say what an entry is (`dcache_readdir` and,
+        // for tmpfs from Linux 6.6 on, `offset_readdir` in the kernel's `fs/libfs.c`).
         if entry.file_type() == FileType::Directory {
             let below = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let below = rustix::fs::openat(dir, name, below, Mode::empty())?;

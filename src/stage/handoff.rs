@@ -66,13 +66,7 @@ pub fn switch_root(
     mut report: Report,
 ) -> Result<Infallible> {
     let began = Instant::now();
-    let new_root = NewRoot::default();
-    for mount in MOVED {
-        effect(MOVE.on(&[&mount]), || {
-            let place = new_root.directory(mount)?;
-            Ok::<_, io::Error>(mount::relocate(Path::new(mount), &place)?)
-        })?;
-    }
+    move_mounts(&NewRoot::default())?;
     let initramfs =
         teardown::keep_initramfs(effect(OPEN_INITRAMFS, || file::open("/", file::READ))?);
     effect(ENTER_NEW_ROOT, || chdir(NEW_ROOT))?;
@@ -96,6 +90,17 @@ pub fn switch_root(
     let init = init.path();
     log::info!("handing over to {init}");
     effect(RUN.on(&[&init]), || Err(exec(init, env::args_os().skip(1), environment(credentials))))
+}
+
+/// Hands the mounts of the platform on.
+fn move_mounts(new_root: &NewRoot) -> Result<()> {
+    for mount in MOVED {
+        effect(MOVE.on(&[&mount]), || {
+            let place = new_root.directory(mount)?;
+            Ok::<_, io::Error>(mount::relocate(Path::new(mount), &place)?)
+        })?;
+    }
+    Ok(())
 }
 
 /// What init is given: the kernel's, and what closes the firmware's ways in.

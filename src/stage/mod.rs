@@ -80,7 +80,8 @@ fn in_new_root(path: &Path) -> PathBuf {
     Path::new(NEW_ROOT).join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// The new root, as it is mounted when something is looked for in it first.
+/// The new root, as it is mounted when something is looked for in it first. It keeps that mount in use
+/// until it is dropped, or a teardown closes it.
 #[derive(Debug, Default)]
 pub struct NewRoot(OnceCell<File>);
 

@@ -41,7 +41,13 @@ pub fn run() -> Result<()> {
         Control::open(&Path::new(place).join(CONTROL.trim_start_matches('/'))).ok()
     });
     // What the failed stage had open, when it does not return to close it.
-    fd::close_on_disks();
+    let initramfs = match INITRAMFS.get() {
+        Some(initramfs) => fd::Mount::of_file(initramfs),
+        None => fd::Mount::of(Path::new("/")),
+    };
+    let mounts = MOUNTS.iter().map(|target| fd::Mount::of(Path::new(target)));
+    let mounts: Vec<_> = mounts.filter(|mount| *mount != initramfs).flatten().collect();
+    fd::close_on_disks(&mounts);
     for target in MOUNTS {
         let _ = mount::detach(Path::new(target));
     }

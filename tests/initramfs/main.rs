@@ -209,7 +209,11 @@ fn a_kernel_is_held_against_the_options_that_a_boot_needs() {
     let by_zstd = dir.join("rootfs.cpio.zst");
     refuses(look(folder, &without_zstd).arg("-o").arg(&by_zstd), 1, "it lacks RD_ZSTD (");
     let without_gzip = stock.replace("CONFIG_RD_GZIP=y\n", "");
-    refuses(&mut look(folder, &without_gzip), 1, "it lacks RD_GZIP (");
+    let by_gzip = dir.join("rootfs.cpio.gz");
+    refuses(look(folder, &without_gzip).arg("-o").arg(by_gzip), 1, "it lacks RD_GZIP (");
+    run(&mut look(folder, &without_gzip));
+    let without_both = without_gzip.replace("CONFIG_RD_ZSTD=y\n", "");
+    refuses(&mut look(folder, &without_both), 1, "it lacks RD_GZIP|RD_ZSTD (");
     fs::write(dir.join("init"), "the init").unwrap();
     run(look(folder, &without_gzip).arg("--init").arg(dir.join("init")).arg("-o").arg(&by_zstd));
     // What is a module is missing when none can be loaded.

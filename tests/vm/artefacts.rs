@@ -157,9 +157,9 @@ pub(crate) fn initramfs() -> PathBuf {
 }
 
 /// The same by zstd.
-pub(crate) fn initramfs_by_zstd(kernel: Kernel) -> PathBuf {
+pub(crate) fn initramfs_by_zstd() -> PathBuf {
     let archive = Path::new(env!("CARGO_TARGET_TMPDIR")).join("by-zstd.cpio.zst");
-    pack_into(archive, kernel, init(kernel.arch), &["--cipher", DEFAULT_CIPHER], &[])
+    pack_into(archive, Kernel::RUNNING, init(Arch::X86), &["--cipher", DEFAULT_CIPHER], &[])
 }
 
 /// The fault build: `src/fault.rs` says what can be asked of it. In a folder of its own, so that the

@@ -292,6 +292,7 @@ const SLICE: &[(Kind, &str)] = &[
     (Kind::Late, "mount-overlay:/etc#1"),
     (Kind::Panic, "mount-verified:layer 1#1"),
     (Kind::Stall, "join-layers#1"),
+    (Kind::Panic, "set-hostname:my-vm#1"),
     (Kind::Late, "detach-layers#1"),
     (Kind::Panic, "remount:/run#1"),
     (Kind::Stall, "read-register:PCR 15#1"),

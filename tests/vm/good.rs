@@ -63,7 +63,7 @@ fn a_disk_and_its_root_hash_are_enough() {
 #[test]
 fn an_initramfs_by_zstd_boots() {
     let disk = Disk::builder().build();
-    let archive = initramfs_by_zstd(Kernel::RUNNING);
+    let archive = initramfs_by_zstd();
     let magic = [0x28, 0xb5, 0x2f, 0xfd];
     assert!(fs::read(&archive).unwrap().starts_with(&magic), "the archive is not by zstd");
     let mut guest = Vm::of(&disk).initramfs(archive).boot();

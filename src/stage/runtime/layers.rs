@@ -79,7 +79,7 @@ fn bind_stores(root: &NewRoot) -> Result<()> {
     for (name, target) in IMAGES {
         let is_empty = effect(LOOK_FOR.on(&[target]), || {
             let directory = root.directory(target)?;
-            Ok::<_, io::Error>(file::names(mount::path_of(&directory))?.is_empty())
+            file::is_empty(mount::path_of(&directory))
         })?;
         if !is_empty {
             log::info!("{target} of the image is not empty: it stays where it is");

@@ -45,10 +45,10 @@ pub(super) fn mount<'a>(root: &NewRoot, wanted: &'a [ShareMount]) -> Result<Vec<
 /// Whether a directory of the root holds nothing; one that is not there does. What cannot be read, as
 /// the host may have it, is not empty.
 fn is_empty(root: &NewRoot, directory: &str) -> bool {
-    let entries = optional(LOOK_INTO.on(&[&directory]), || match root.directory(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+    let empty = optional(LOOK_INTO.on(&[&directory]), || match root.directory(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(error),
-        Ok(directory) => Ok(file::names(mount::path_of(&directory))?.len()),
+        Ok(directory) => file::is_empty(mount::path_of(&directory)),
     });
-    entries == Some(0)
+    empty == Some(true)
 }
