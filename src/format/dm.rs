@@ -332,6 +332,27 @@ mod tests {
         assert_eq!(table(&[]).targets().unwrap(), []);
     }
 
+    #[test]
+    fn what_lies_behind_an_answers_end_is_not_read() {
+        let target = Target { kind: "linear".into(), sectors: 8, params: "7:0 0".into() };
+        let Message(mut buffer) = table(&[target.clone(), target.clone()]);
+        let end = u32::try_from(buffer.len()).unwrap();
+        buffer.resize(BUFFER.into(), 0xff);
+        let until = |end: u32| {
+            let mut buffer = buffer.clone();
+            buffer[DATA_SIZE_AT..DATA_SIZE_AT + 4].copy_from_slice(&end.to_ne_bytes());
+            Message::answer(&buffer)
+        };
+        assert_eq!(until(end).targets().unwrap(), [target.clone(), target]);
+        assert_eq!(until(end).0.len() as u64, u64::from(end));
+        // Within the second one.
+        assert!(until(end - 16).targets().is_err());
+        // One that claims more than there is room for is the whole buffer.
+        for beyond in [u32::from(BUFFER) + 1, u32::MAX] {
+            assert_eq!(until(beyond).0.len(), usize::from(BUFFER));
+        }
+    }
+
     proptest! {
         #[test]
         fn every_table_survives_its_wire_form(sectors in prop::collection::vec(0..1_u64 << 60, 0..9)) {

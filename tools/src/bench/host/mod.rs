@@ -58,7 +58,8 @@ pub fn run(
         publish_figures(figures, &file, places, &runner)?;
         files::write(&page, &text)?;
         let (folder, page) = (publish::FOLDER, publish::PAGE);
-        runner.note(&format_args!("made {folder} and the figures in {page}; commit them, with the three figures of README.md"));
+        let more = "commit them, with the three figures of README.md";
+        runner.note(&format_args!("made {folder} and the figures in {page}; {more}"));
     }
     Ok(())
 }
