@@ -10,7 +10,7 @@ use crate::kernel::Kernel;
 use crate::kexec;
 use crate::layer::{self, Layer};
 use crate::layers::partitioned;
-use crate::matrix::{Kind, Row, Setup, print, run};
+use crate::matrix::{Kind, Row, Setup, at_once, print, run};
 use crate::points::{Point, points, sites};
 use crate::root::{Node, Root};
 use crate::tool::Scratch;
@@ -233,10 +233,10 @@ fn with_layers_and(vm: Vm, cow: &Path) -> Vm {
 /// The points of every setup, each with the setup that reaches it.
 fn all_points() -> Vec<(usize, Point)> {
     let mut all: Vec<(usize, Point)> = Vec::new();
-    for (index, setup) in setups().iter().enumerate() {
-        let serial = setup.good_boot();
+    let consoles = at_once(setups(), |setup| setup.good_boot());
+    for (index, serial) in consoles.iter().enumerate() {
         let known: BTreeSet<_> = all.iter().map(|(_, point)| point.name()).collect();
-        let fresh = points(&serial).into_iter().filter(|point| {
+        let fresh = points(serial).into_iter().filter(|point| {
             (point.number == 1 || point.stage != ONCE) && !known.contains(&point.name())
         });
         all.extend(fresh.map(|point| (index, point)));

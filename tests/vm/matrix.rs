@@ -4,8 +4,10 @@ use crate::disk::Disk;
 use crate::faults::{host_folder, vm};
 use crate::guest::{Ending, Guest};
 use crate::points::{Point, points, told};
+use crate::slots::SLOTS;
 use crate::vm::Vm;
 use std::collections::BTreeMap;
+use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Mutex;
@@ -16,9 +18,6 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(180);
 /// From the fatal line to the end of the machine.
 const END: Duration = Duration::from_secs(10);
-
-/// VMs at once, as many as there are slots.
-const WORKERS: usize = 2;
 
 /// As in `src/fault.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -212,30 +211,35 @@ fn is_left(line: &str) -> bool {
 /// What became of a row: nothing, or why it is not as it must be.
 pub(crate) type Outcome = (Row, Option<String>);
 
-/// Runs rows, two at a time.
+/// Runs rows.
 pub(crate) fn run(setups: &[Setup], rows: Vec<Row>) -> Vec<Outcome> {
-    let todo = Mutex::new(rows.into_iter().rev().collect::<Vec<_>>());
-    let done = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..WORKERS {
-            scope.spawn(|| {
-                loop {
-                    let Some(row) = todo.lock().unwrap().pop() else { break };
-                    let start = Instant::now();
-                    let outcome = catch_unwind(AssertUnwindSafe(|| row.check(&setups[row.setup])));
-                    let fault = outcome.err().map(|panic| {
-                        let text = panic.downcast_ref::<String>().cloned();
-                        text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned()))
-                            .unwrap_or_default()
-                    });
-                    let verdict = if fault.is_none() { "passed" } else { "FAILED" };
-                    println!("{verdict} {:>3} s  {}", start.elapsed().as_secs(), row.name());
-                    done.lock().unwrap().push((row, fault));
-                }
-            });
-        }
+    at_once(rows, |row| {
+        let start = Instant::now();
+        let outcome = catch_unwind(AssertUnwindSafe(|| row.check(&setups[row.setup])));
+        let fault = outcome.err().map(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned()))
+                .unwrap_or_default()
+        });
+        let verdict = if fault.is_none() { "passed" } else { "FAILED" };
+        println!("{verdict} {:>3} s  {}", start.elapsed().as_secs(), row.name());
+        (row, fault)
+    })
+}
+
+/// Does the same with every item, with as many at once as there are slots for VMs; the results are in
+/// the order of the items.
+pub(crate) fn at_once<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let todo = Mutex::new(items.into_iter().enumerate());
+    let next = || todo.lock().unwrap().next();
+    let mut done = thread::scope(|scope| {
+        let worker =
+            || iter::from_fn(next).map(|(place, item)| (place, work(item))).collect::<Vec<_>>();
+        let workers: Vec<_> = (0..SLOTS).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect::<Vec<_>>()
     });
-    done.into_inner().unwrap()
+    done.sort_by_key(|(place, _)| *place);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// The matrix as a table; fails when a row has.

@@ -3,7 +3,7 @@
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-const SLOTS: usize = 2;
+pub(crate) const SLOTS: usize = 2;
 
 static FREE: Mutex<usize> = Mutex::new(SLOTS);
 static FREED: Condvar = Condvar::new();
