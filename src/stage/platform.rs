@@ -105,7 +105,7 @@ pub fn command_line() -> Result<Lines> {
     }
     effect(SWITCH_CTRL_ALT_DEL_OFF, power::disable_ctrl_alt_del)?;
     let panic = effect(READ.on(&[&PANIC.file]), || file::text(PANIC.file))?;
-    if panic.trim() == "0" {
+    if is_off(&panic) {
         effect(RESTART_AT_PANIC, || set(&PANIC))?;
     }
     Ok(Lines {
@@ -117,10 +117,14 @@ pub fn command_line() -> Result<Lines> {
     })
 }
 
-/// The same for a boot that fails before it has read them.
+/// The same for a boot that fails meanwhile, as far as it is to be had: what it is told may be to panic.
 #[must_use]
-pub fn lines_as_far_as_there() -> Lines {
+pub fn command_line_of_a_failure() -> Lines {
     let read = |path| file::text(path).unwrap_or_default();
+    if is_off(&read(PANIC.file)) {
+        // The kernel takes it, or nothing can be done.
+        let _ = set(&PANIC);
+    }
     Lines { kernel: read(CMDLINE), initramfs: read(INITRAMFS_WORDS) }
 }
 
@@ -158,6 +162,10 @@ fn mount_pseudo(pseudo: &Pseudo) -> Result<()> {
 
 fn exists(path: &str) -> Result<bool> {
     effect(LOOK_FOR.on(&[&path]), || fs::exists(path))
+}
+
+fn is_off(value: &str) -> bool {
+    value.trim() == "0"
 }
 
 fn set(switch: &Switch) -> std::io::Result<()> {

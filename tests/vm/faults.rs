@@ -5,7 +5,7 @@ use crate::artefacts;
 use crate::data::Data;
 use crate::disk::{Disk, Part};
 use crate::engine::engines_cow;
-use crate::guest::Guest;
+use crate::guest::{Ending, Guest};
 use crate::kernel::Kernel;
 use crate::kexec;
 use crate::layer::{self, Layer};
@@ -315,6 +315,25 @@ fn every_effect_is_reached_and_a_slice_of_them_fails_as_it_must() {
     });
     let outcomes = run(&setups(), slice.collect());
     print(&outcomes);
+}
+
+/// Before PID 1 has seen to it that a panic restarts the machine, and where it cannot.
+#[test]
+fn a_panic_that_is_asked_for_restarts_the_machine_at_any_time() {
+    let disk = Disk::builder().build();
+    for fault in [
+        "fail:mount:sysfs#1",
+        "panic:switch-sysrq-off#1",
+        "fail:read:/proc/sys/kernel/panic#1",
+        "fail:restart-at-panic#1",
+        "fail:read-command-line#1",
+    ] {
+        let words = format!("\"CVM_FAULT={fault}\" cvm.on_failure=panic");
+        let mut guest = vm(&words).disk(&disk).words_of(&disk).boot();
+        assert_eq!(guest.wait_ending(Duration::from_secs(100)), Ending::Reset, "{fault}");
+        let panic = "Kernel panic - not syncing: Attempted to kill init!";
+        assert!(guest.serial().contains(panic), "{fault}");
+    }
 }
 
 /// With `CVM_TEST_ROWS` set, only the rows whose name, or that of whose boot, begins with one of its

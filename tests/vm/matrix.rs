@@ -222,7 +222,8 @@ pub(crate) fn run(setups: &[Setup], rows: Vec<Row>) -> Vec<Outcome> {
                 .unwrap_or_default()
         });
         let verdict = if fault.is_none() { "passed" } else { "FAILED" };
-        println!("{verdict} {:>3} s  {}", start.elapsed().as_secs(), row.name());
+        let why = fault.iter().map(|why| format!(": {why}")).collect::<String>();
+        println!("{verdict} {:>3} s  {}{why}", start.elapsed().as_secs(), row.name());
         (row, fault)
     })
 }
