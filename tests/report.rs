@@ -1,5 +1,5 @@
 //! The boot report is what `docs/boot.schema.json` says: no field more, none less. What boots in VMs
-//! report is held to it where the guest is asked (`tests/vm/guest.rs`).
+//! report is held to it where the guest is asked (`tests/vm/kit/guest.rs`).
 
 #![expect(
     clippy::unwrap_used,

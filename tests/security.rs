@@ -31,7 +31,13 @@ fn files(target: &str, modules: &[&str]) -> Vec<PathBuf> {
         return vec![folder.join(root), folder.with_extension("rs")];
     }
     let path = folder.join(module);
-    vec![path.with_extension("rs"), path.join("mod.rs"), path.join("tests.rs")]
+    let part_of_tests = modules.iter().fold(folder, |path, part| path.join(part));
+    vec![
+        path.with_extension("rs"),
+        path.join("mod.rs"),
+        path.join("tests.rs"),
+        part_of_tests.with_extension("rs"),
+    ]
 }
 
 /// Why a test may be left out: `scripts/test --all` runs it.

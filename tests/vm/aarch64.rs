@@ -1,12 +1,12 @@
 //! What differs on aarch64: the processor's instructions and the way to a powered-off machine. That all
 //! of a boot is there is in `good`.
 
-use crate::disk::{Disk, Part};
-use crate::kernel::{Arch, Kernel};
+use crate::kit::disk::{Disk, Part};
+use crate::kit::kernel::{Arch, Kernel};
+use crate::kit::root::Root;
+use crate::kit::vm::Vm;
+use crate::kit::volume_check::{ask, complaints};
 use crate::refused::refusal;
-use crate::root::Root;
-use crate::vm::Vm;
-use crate::volume_check::{ask, complaints};
 use serde_json::json;
 
 /// The driver of an algorithm that has the most users, as /proc/crypto names it.

@@ -1,12 +1,12 @@
 //! What a host can say to a guest besides its disk, and what comes of it.
 
-use crate::artefacts;
-use crate::disk::Disk;
-use crate::guest::Ending;
-use crate::images;
-use crate::kernel::Kernel;
-use crate::tool::Scratch;
-use crate::vm::{Bus, Vm};
+use crate::kit::artefacts;
+use crate::kit::disk::Disk;
+use crate::kit::guest::Ending;
+use crate::kit::images;
+use crate::kit::kernel::Kernel;
+use crate::kit::tool::Scratch;
+use crate::kit::vm::{Bus, Vm};
 use serde_json::json;
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! Each cipher on offer: booted, written to and read back; and refused where the kernel lacks it.
 
-use crate::artefacts;
-use crate::disk::{Disk, Part};
-use crate::guest::Ending;
-use crate::vm::Vm;
+use crate::kit::artefacts;
+use crate::kit::disk::{Disk, Part};
+use crate::kit::guest::Ending;
+use crate::kit::vm::Vm;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;

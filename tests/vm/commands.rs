@@ -3,11 +3,11 @@
 
 use crate::debian::run;
 use crate::firmware::{SECURE_CODE, VARIABLES, installed};
-use crate::guest::Guest;
-use crate::images::{self, UNCLOSED};
-use crate::kernel::Kernel;
-use crate::tool::{Scratch, command, run as run_tool};
-use crate::vm::{Bus, Vm};
+use crate::kit::guest::Guest;
+use crate::kit::images::{self, UNCLOSED};
+use crate::kit::kernel::Kernel;
+use crate::kit::tool::{Scratch, command, run as run_tool};
+use crate::kit::vm::{Bus, Vm};
 use serde_json::json;
 use std::fs;
 use std::path::PathBuf;

@@ -1,10 +1,10 @@
 //! The console is the host's: whatever is typed there, at whatever moment, changes nothing.
 
-use crate::disk::Disk;
 use crate::good::mounts;
-use crate::guest::{Ending, Guest};
-use crate::terminals::{Follower, Line, Terminals};
-use crate::vm::Vm;
+use crate::kit::disk::Disk;
+use crate::kit::guest::{Ending, Guest};
+use crate::kit::terminals::{Follower, Line, Terminals};
+use crate::kit::vm::Vm;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};

@@ -1,11 +1,11 @@
 //! A root that the host alters under the running guest, and what the kernel is told to do then.
 
-use crate::disk::{Disk, Part};
-use crate::guest::{Ending, Guest};
-use crate::kernel::Kernel;
-use crate::root::{Node, Root};
-use crate::served::{Lie, On, Served};
-use crate::vm::Vm;
+use crate::kit::disk::{Disk, Part};
+use crate::kit::guest::{Ending, Guest};
+use crate::kit::kernel::Kernel;
+use crate::kit::root::{Node, Root};
+use crate::kit::served::{Lie, On, Served};
+use crate::kit::vm::Vm;
 use serde_json::json;
 
 const EIO: i32 = 5;

@@ -1,14 +1,14 @@
 //! Further verified data, each on a disk of its own.
 
-use crate::artefacts::initramfs_of_formats;
-use crate::data::{ALTERED, Data, NAME};
-use crate::disk::{Disk, Part};
 use crate::good::mounts;
-use crate::guest::{Ending, Guest};
-use crate::kernel::Kernel;
+use crate::kit::artefacts::initramfs_of_formats;
+use crate::kit::data::{ALTERED, Data, NAME};
+use crate::kit::disk::{Disk, Part};
+use crate::kit::guest::{Ending, Guest};
+use crate::kit::kernel::Kernel;
+use crate::kit::tool::Scratch;
+use crate::kit::vm::{Bus, Vm};
 use crate::refused::{refusal, refusal_that_writes_nothing};
-use crate::tool::Scratch;
-use crate::vm::{Bus, Vm};
 use crate::volume_disk::{blank, check_volume};
 use serde_json::json;
 use std::thread;

@@ -2,11 +2,11 @@
 //! its services. What the boot has made must live on under a udev and a systemd that did not make
 //! it.
 
-use crate::data::Data;
-use crate::guest::{Ending, Guest};
-use crate::images;
-use crate::tool::Scratch;
-use crate::vm::{Bus, Vm};
+use crate::kit::data::Data;
+use crate::kit::guest::{Ending, Guest};
+use crate::kit::images;
+use crate::kit::tool::Scratch;
+use crate::kit::vm::{Bus, Vm};
 use serde_json::json;
 use std::fs;
 use std::time::{Duration, Instant};

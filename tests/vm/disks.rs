@@ -1,12 +1,12 @@
 //! Where the disk may hang, and which one of several is taken.
 
-use crate::artefacts::initramfs_with_drivers;
-use crate::disk::{Disk, LARGE_SECTORS, Part};
-use crate::kernel::Kernel;
+use crate::kit::artefacts::initramfs_with_drivers;
+use crate::kit::disk::{Disk, LARGE_SECTORS, Part};
+use crate::kit::kernel::Kernel;
+use crate::kit::root::Root;
+use crate::kit::tool::{Scratch, command, run};
+use crate::kit::vm::{Bus, Vm};
 use crate::refused::refusal;
-use crate::root::Root;
-use crate::tool::{Scratch, command, run};
-use crate::vm::{Bus, Vm};
 use serde_json::{Value, json};
 use std::time::Duration;
 

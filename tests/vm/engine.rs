@@ -1,17 +1,17 @@
 //! A guest of an engine as it is today: its command line and disks, of which nothing is verified, and
 //! our program in place of its script.
 
-use crate::artefacts::{self, initramfs_of_layers};
-use crate::guest::Guest;
-use crate::kernel::Kernel;
-use crate::layer::{Layer, image};
+use crate::kit::artefacts::{self, initramfs_of_layers};
+use crate::kit::guest::Guest;
+use crate::kit::kernel::Kernel;
+use crate::kit::layer::{Layer, image};
+use crate::kit::root::{Node, Root};
+use crate::kit::tool::{Scratch, command, run};
+use crate::kit::vm::{Bus, Vm};
 use crate::layers::{
     ENGINE, MIB, SECRET, all, check_content, check_mounts, check_writing, with_cow, with_layers,
 };
 use crate::refused::refusal;
-use crate::root::{Node, Root};
-use crate::tool::{Scratch, command, run};
-use crate::vm::{Bus, Vm};
 use crate::volume_disk::blank;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

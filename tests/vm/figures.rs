@@ -1,9 +1,9 @@
 //! What a boot costs, printed; asserted only where it is no matter of time.
 
-use crate::artefacts::{self, DEFAULT_CIPHER};
-use crate::disk::Disk;
-use crate::kernel::Kernel;
-use crate::vm::Vm;
+use crate::kit::artefacts::{self, DEFAULT_CIPHER};
+use crate::kit::disk::Disk;
+use crate::kit::kernel::Kernel;
+use crate::kit::vm::Vm;
 
 const MIB: u64 = 1 << 20;
 

@@ -1,12 +1,12 @@
 //! Images of `scripts/image` started by a firmware, as a launcher without `-kernel` does.
 
-use crate::artefacts;
-use crate::disk::LARGE_SECTORS;
-use crate::guest::{Ending, Guest};
-use crate::kernel::{Kernel, WORDS};
-use crate::root::Root;
-use crate::tool::{Scratch, command, run};
-use crate::vm::{Bus, Vm};
+use crate::kit::artefacts;
+use crate::kit::disk::LARGE_SECTORS;
+use crate::kit::guest::{Ending, Guest};
+use crate::kit::kernel::{Kernel, WORDS};
+use crate::kit::root::Root;
+use crate::kit::tool::{Scratch, command, run};
+use crate::kit::vm::{Bus, Vm};
 use std::fs::{self, OpenOptions};
 use std::io::Read as _;
 use std::os::unix::fs::FileExt;

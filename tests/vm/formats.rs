@@ -1,14 +1,14 @@
 //! The file systems that a root can be: each boots on each kernel, and none is taken that is not
 //! what it says, or reaches behind what is verified.
 
-use crate::artefacts::initramfs_of_formats;
-use crate::disk::{Disk, Part};
 use crate::good::{TMP_LINE, check_copy_of_cocos_init, check_fstab_of, mounts};
-use crate::guest::Guest;
-use crate::kernel::Kernel;
+use crate::kit::artefacts::initramfs_of_formats;
+use crate::kit::disk::{Disk, Part};
+use crate::kit::guest::Guest;
+use crate::kit::kernel::Kernel;
+use crate::kit::root::{Builder, Format, Node, Root};
+use crate::kit::vm::{Bus, Vm};
 use crate::refused::{PINNED, refusal, refusal_that_writes_nothing};
-use crate::root::{Builder, Format, Node, Root};
-use crate::vm::{Bus, Vm};
 use cvm_init::format::rootfs::FileSystem;
 use serde_json::json;
 use std::fs;

@@ -1,11 +1,11 @@
 //! Boots that succeed, and what the new root then finds.
 
-use crate::artefacts::initramfs_by_zstd;
-use crate::disk::{Disk, Part};
-use crate::guest::Guest;
-use crate::kernel::Kernel;
-use crate::root::{Kind, Root};
-use crate::vm::Vm;
+use crate::kit::artefacts::initramfs_by_zstd;
+use crate::kit::disk::{Disk, Part};
+use crate::kit::guest::Guest;
+use crate::kit::kernel::Kernel;
+use crate::kit::root::{Kind, Root};
+use crate::kit::vm::Vm;
 use serde_json::{Value, json};
 use std::fs;
 

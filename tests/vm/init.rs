@@ -1,12 +1,12 @@
 //! The program that a boot ends in: what is wrong with it is told before anything is made, and a
 //! host that keeps it back cannot keep the machine on.
 
-use crate::artefacts;
-use crate::disk::{Disk, Part};
-use crate::kernel::Arch;
+use crate::kit::artefacts;
+use crate::kit::disk::{Disk, Part};
+use crate::kit::kernel::Arch;
+use crate::kit::root::{Builder, Node, Root};
+use crate::kit::vm::Vm;
 use crate::refused::{PINNED, refusal_that_writes_nothing};
-use crate::root::{Builder, Node, Root};
-use crate::vm::Vm;
 use std::fs;
 use std::sync::OnceLock;
 

@@ -1,16 +1,16 @@
 //! ISOs of `scripts/image`, started by a firmware in drives of CDs and as disks.
 
-use crate::artefacts::{DEFAULT_CIPHER, init, initramfs, pack_for};
 use crate::firmware::{
     CODE, Owner, SECURE_CODE, VARIABLES, assert_refused, change_a_byte, check_boot, image,
     installed,
 };
-use crate::guest::{Ending, Guest};
-use crate::kernel::{Arch, Kernel};
+use crate::kit::artefacts::{DEFAULT_CIPHER, init, initramfs, pack_for};
+use crate::kit::guest::{Ending, Guest};
+use crate::kit::kernel::{Arch, Kernel};
+use crate::kit::tool::{Scratch, command, run};
+use crate::kit::tpm::Tpm;
+use crate::kit::vm::{Bus, Vm};
 use crate::measure::{check_chain, check_secure_chain};
-use crate::tool::{Scratch, command, run};
-use crate::tpm::Tpm;
-use crate::vm::{Bus, Vm};
 use cvm_init::format::gpt::{Entry, Header};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;

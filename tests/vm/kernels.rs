@@ -1,7 +1,7 @@
 //! The kernels that people meet: each boots as the running release's does (`scripts/test --kernels`).
 
 use crate::good::boots_well;
-use crate::kernel::{Arch, Kernel};
+use crate::kit::kernel::{Arch, Kernel};
 use crate::shares::mounts_what_is_on_offer;
 
 /// Debian's suites, the running release first.

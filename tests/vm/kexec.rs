@@ -1,14 +1,14 @@
 //! Boots that hand over to another kernel of the verified root.
 
-use crate::artefacts::{self, DEFAULT_CIPHER};
-use crate::disk::{Disk, Part};
-use crate::guest::Ending;
-use crate::kernel::{self, Kernel};
+use crate::kit::artefacts::{self, DEFAULT_CIPHER};
+use crate::kit::disk::{Disk, Part};
+use crate::kit::guest::Ending;
+use crate::kit::kernel::{self, Kernel};
+use crate::kit::root::{Node, Root};
+use crate::kit::tool::{Scratch, command, run};
+use crate::kit::tpm::Tpm;
+use crate::kit::vm::Vm;
 use crate::refused::refusal_that_writes_nothing;
-use crate::root::{Node, Root};
-use crate::tool::{Scratch, command, run};
-use crate::tpm::Tpm;
-use crate::vm::Vm;
 use cvm_init::format::cmdline;
 use cvm_tools::measure::record::Record;
 use cvm_tools::measure::tpm::{Chain, IDENTITY};

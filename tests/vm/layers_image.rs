@@ -1,14 +1,14 @@
 //! Layers as partitions of the one disk that `scripts/image` makes of them.
 
-use crate::artefacts::{self, initramfs_of_layers};
-use crate::guest::Guest;
-use crate::kernel::{Kernel, WORDS};
-use crate::layer::{self, SALT};
+use crate::kit::artefacts::{self, initramfs_of_layers};
+use crate::kit::guest::Guest;
+use crate::kit::kernel::{Kernel, WORDS};
+use crate::kit::layer::{self, SALT};
+use crate::kit::tool::{Scratch, command, run};
+use crate::kit::vm::{Bus, Vm};
 use crate::layers::{SECRET, check_content, check_mounts, check_writing, contains};
 use crate::measure::measures_what_was_predicted;
 use crate::refused::refusal;
-use crate::tool::{Scratch, command, run};
-use crate::vm::{Bus, Vm};
 use cvm_tools::disks::{self, Disks};
 use cvm_tools::oci::Digest;
 use serde_json::{Value, json};

@@ -2,15 +2,15 @@
 //! or behind the data, with a superblock or without, on sectors of both sizes, on each bus, as each file
 //! system.
 
-use crate::artefacts::initramfs_of_formats;
-use crate::disk::{Builder, Disk, LARGE_SECTORS, Part};
 use crate::formats::{EROFS, SQUASHFS};
-use crate::guest::{Ending, Guest};
-use crate::kernel::Kernel;
+use crate::kit::artefacts::initramfs_of_formats;
+use crate::kit::disk::{Builder, Disk, LARGE_SECTORS, Part};
+use crate::kit::guest::{Ending, Guest};
+use crate::kit::kernel::Kernel;
+use crate::kit::root::{Format, Node, Root};
+use crate::kit::vm::{Bus, Vm};
+use crate::kit::volume_check;
 use crate::refused::{PINNED, refusal, refusal_that_writes_nothing};
-use crate::root::{Format, Node, Root};
-use crate::vm::{Bus, Vm};
-use crate::volume_check;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 

@@ -1,13 +1,13 @@
 //! The machine that the host makes for the guest, and what it becomes while it runs: its clock, its
 //! processor, its firmware's tables, and what is plugged in.
 
-use crate::disk::{Disk, Part};
 use crate::good::{TMP_LINE, check_fstab, mounts};
-use crate::guest::{Ending, Guest};
-use crate::served::{Hold, Lie, On, Served};
-use crate::tool::Scratch;
-use crate::vm::{Bus, PROCESSOR, Vm};
-use crate::volume_check;
+use crate::kit::disk::{Disk, Part};
+use crate::kit::guest::{Ending, Guest};
+use crate::kit::served::{Hold, Lie, On, Served};
+use crate::kit::tool::Scratch;
+use crate::kit::vm::{Bus, PROCESSOR, Vm};
+use crate::kit::volume_check;
 use serde_json::{Value, json};
 use std::fs;
 use std::time::{Duration, Instant};
@@ -70,7 +70,7 @@ fn a_processor_without_random_numbers_and_aes_boots_and_is_named() {
     guest.power_off();
     drop(guest);
 
-    let archive = crate::artefacts::initramfs_of(crate::kernel::Kernel::RUNNING, CHACHA);
+    let archive = crate::kit::artefacts::initramfs_of(crate::kit::kernel::Kernel::RUNNING, CHACHA);
     let chacha = format!("cvm.cipher={CHACHA}");
     let mut guest = less().initramfs(archive).append(&chacha).boot();
     assert_eq!(guest.report()["processor"], facts);

@@ -1,6 +1,6 @@
 //! The guest's whole memory as the host would see it, were it not encrypted, and what is in it.
 
-use crate::guest::Guest;
+use crate::kit::guest::Guest;
 use serde_json::json;
 use std::fs::File;
 use std::io::Read;

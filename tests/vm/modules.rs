@@ -1,11 +1,11 @@
 //! Kernel modules: which are loaded, for whom the boot waits, and what is said of those that are broken.
 
-use crate::artefacts;
-use crate::disk::Disk;
-use crate::kernel::Kernel;
+use crate::kit::artefacts;
+use crate::kit::disk::Disk;
+use crate::kit::kernel::Kernel;
+use crate::kit::tool::Scratch;
+use crate::kit::vm::{Bus, Vm};
 use crate::refused::{refusal, refusal_that_writes_nothing};
-use crate::tool::Scratch;
-use crate::vm::{Bus, Vm};
 use serde_json::{Value, json};
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
 //! Docker's overlay workload on little memory: the layers of an image of some thousand files are
 //! unpacked below /var/lib/docker, read back, and the file system beneath is checked.
 
-use crate::artefacts;
-use crate::disk::Disk;
-use crate::guest::Guest;
-use crate::vm::Vm;
-use crate::volume_check;
+use crate::kit::artefacts;
+use crate::kit::disk::Disk;
+use crate::kit::guest::Guest;
+use crate::kit::vm::Vm;
+use crate::kit::volume_check;
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;

@@ -1,10 +1,10 @@
 //! A guest that is short of memory: what the volume keeps in it must be neither in the way nor lost.
 
-use crate::disk::Disk;
-use crate::guest::Guest;
-use crate::kernel::Kernel;
-use crate::vm::Vm;
-use crate::volume_check::{self, ask_within, run};
+use crate::kit::disk::Disk;
+use crate::kit::guest::Guest;
+use crate::kit::kernel::Kernel;
+use crate::kit::vm::Vm;
+use crate::kit::volume_check::{self, ask_within, run};
 use serde_json::{Value, json};
 use std::time::Duration;
 

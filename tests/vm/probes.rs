@@ -1,11 +1,11 @@
 //! Programs that look at every block device for what may be on it. They must find ext4 and read no
 //! block that was never written: the volume is still nearly all of such.
 
-use crate::guest::Guest;
-use crate::images;
-use crate::tool::Scratch;
-use crate::vm::{Bus, Vm};
-use crate::volume_check::{self, VOLUME, complaints};
+use crate::kit::guest::Guest;
+use crate::kit::images;
+use crate::kit::tool::Scratch;
+use crate::kit::vm::{Bus, Vm};
+use crate::kit::volume_check::{self, VOLUME, complaints};
 use serde_json::json;
 use std::time::Duration;
 

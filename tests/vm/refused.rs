@@ -1,10 +1,10 @@
 //! Boots that must not happen: a reason on one line, the machine off, partition 4 untouched.
 
-use crate::artefacts;
-use crate::disk::{Disk, Part};
-use crate::guest::{Ending, Guest};
-use crate::root::{Node, Root};
-use crate::vm::{Bus, Vm};
+use crate::kit::artefacts;
+use crate::kit::disk::{Disk, Part};
+use crate::kit::guest::{Ending, Guest};
+use crate::kit::root::{Node, Root};
+use crate::kit::vm::{Bus, Vm};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;

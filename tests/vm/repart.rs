@@ -1,12 +1,12 @@
 //! Disks that systemd-repart has made, and mkosi by it.
 
-use crate::artefacts::{initramfs_of_formats, script};
-use crate::disk::LARGE_SECTORS;
-use crate::images;
-use crate::kernel::Kernel;
-use crate::root::Root;
-use crate::tool::{Scratch, command, run};
-use crate::vm::{Bus, Vm};
+use crate::kit::artefacts::{initramfs_of_formats, script};
+use crate::kit::disk::LARGE_SECTORS;
+use crate::kit::images;
+use crate::kit::kernel::Kernel;
+use crate::kit::root::Root;
+use crate::kit::tool::{Scratch, command, run};
+use crate::kit::vm::{Bus, Vm};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;

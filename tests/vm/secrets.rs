@@ -4,10 +4,10 @@
 //! Nobody tells the key to these tests, so that what they boot is what is shipped. They find it by
 //! the schedule that AES makes of a key, and know it by the digest in the LUKS2 header.
 
-use crate::disk::{Disk, Part};
-use crate::guest::Guest;
+use crate::kit::disk::{Disk, Part};
+use crate::kit::guest::Guest;
+use crate::kit::vm::Vm;
 use crate::memory::{Find, KEY, Memory, Needle, PAGE, find};
-use crate::vm::Vm;
 use base64ct::{Base64, Encoding};
 use cvm_init::format::hex;
 use cvm_init::format::luks2;

@@ -1,13 +1,13 @@
 //! 9P shares: what of the verified root the host may cover with them, and how they are mounted.
 
-use crate::disk::Disk;
 use crate::good::{TMP_LINE, check_fstab, mounts};
-use crate::guest::Guest;
-use crate::kernel::Kernel;
+use crate::kit::disk::Disk;
+use crate::kit::guest::Guest;
+use crate::kit::kernel::Kernel;
+use crate::kit::root::{Node, Root};
+use crate::kit::tool::Scratch;
+use crate::kit::vm::Vm;
 use crate::refused::refusal_that_writes_nothing;
-use crate::root::{Node, Root};
-use crate::tool::Scratch;
-use crate::vm::Vm;
 use serde_json::json;
 use std::fs;
 
@@ -34,7 +34,7 @@ fn offering_to(kernel: Kernel, root: &Root, words: &str) -> (Scratch, Guest) {
 }
 
 fn root_with(nodes: impl IntoIterator<Item = Node>) -> Root {
-    nodes.into_iter().fold(Root::builder(), crate::root::Builder::with).build()
+    nodes.into_iter().fold(Root::builder(), crate::kit::root::Builder::with).build()
 }
 
 fn shares(guest: &mut Guest) -> Vec<String> {

@@ -1,11 +1,11 @@
 //! Boot after boot on machines of all sizes, each judged by what the guest finds: as many as
 //! `scripts/soak` says in `SOAK_BOOTS`, or else each machine once.
 
-use crate::artefacts;
-use crate::disk::{Disk, Part};
-use crate::guest::Guest;
-use crate::vm::Vm;
-use crate::volume_check::ask;
+use crate::kit::artefacts;
+use crate::kit::disk::{Disk, Part};
+use crate::kit::guest::Guest;
+use crate::kit::vm::Vm;
+use crate::kit::volume_check::ask;
 use serde_json::{Value, json};
 use std::env;
 use std::time::Instant;

@@ -1,9 +1,9 @@
 //! A disk that stops answering: whoever reads or writes it waits in the kernel for ever, and the
 //! machine is off all the same.
 
-use crate::disk::Disk;
-use crate::guest::{Ending, Guest};
-use crate::vm::Vm;
+use crate::kit::disk::Disk;
+use crate::kit::guest::{Ending, Guest};
+use crate::kit::vm::Vm;
 use std::time::{Duration, Instant};
 
 /// From power-on to the fatal line.

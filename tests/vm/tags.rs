@@ -1,9 +1,9 @@
 //! Where the integrity tags are, and what that makes of a host that puts old sectors back.
 
-use crate::artefacts;
-use crate::disk::{Disk, Part};
-use crate::guest::{Ending, Guest};
-use crate::vm::Vm;
+use crate::kit::artefacts;
+use crate::kit::disk::{Disk, Part};
+use crate::kit::guest::{Ending, Guest};
+use crate::kit::vm::Vm;
 use serde_json::{Value, json};
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! What /cocos gives back: what was written, or an error, and never anything else.
 
-use crate::disk::{Disk, Part};
-use crate::guest::Guest;
-use crate::tool::{Scratch, command, run};
-use crate::vm::{Bus, Vm};
+use crate::kit::disk::{Disk, Part};
+use crate::kit::guest::Guest;
+use crate::kit::tool::{Scratch, command, run};
+use crate::kit::vm::{Bus, Vm};
 use cvm_init::format::ext4::{Layout, Options};
 use serde_json::{Value, json};
 use std::fs::File;

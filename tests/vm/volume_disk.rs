@@ -1,12 +1,12 @@
 //! The volume on a disk of its own, all of it.
 
-use crate::disk::{Disk, Part};
-use crate::guest::Guest;
+use crate::kit::disk::{Disk, Part};
+use crate::kit::guest::Guest;
+use crate::kit::served::Served;
+use crate::kit::tool::Scratch;
+use crate::kit::vm::{Bus, Vm};
+use crate::kit::volume_check::complaints;
 use crate::refused::refusal;
-use crate::served::Served;
-use crate::tool::Scratch;
-use crate::vm::{Bus, Vm};
-use crate::volume_check::complaints;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -115,7 +115,7 @@ fn a_disk_without_integrity_of_4096_byte_sectors() {
     let (disk, scratch) = (root_disk(), Scratch::new("volume"));
     let path = blank(scratch.path(), "disk", SIZE);
     let vm = Vm::of(&disk).disk_on(Bus::VirtioScsi, &path).with(LARGE).append(WORD).append(words);
-    let mut guest = vm.initramfs(crate::artefacts::initramfs_for("aes-xts-plain64")).boot();
+    let mut guest = vm.initramfs(crate::kit::artefacts::initramfs_for("aes-xts-plain64")).boot();
     check_volume(&mut guest);
     guest.power_off();
 }

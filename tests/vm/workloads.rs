@@ -1,11 +1,11 @@
 //! What programs do to /cocos: images unpacked side by side, a file system that is full, very many
 //! files, and files worked on in every way.
 
-use crate::artefacts;
-use crate::disk::Disk;
-use crate::guest::Guest;
-use crate::vm::Vm;
-use crate::volume_check::{self, ask, run};
+use crate::kit::artefacts;
+use crate::kit::disk::Disk;
+use crate::kit::guest::Guest;
+use crate::kit::vm::Vm;
+use crate::kit::volume_check::{self, ask, run};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;

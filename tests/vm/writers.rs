@@ -1,11 +1,11 @@
 //! Many writers at once on a fresh volume, on machines of several processors: no block that the
 //! kernel reads may be one that was never written, however the writers meet.
 
-use crate::artefacts;
-use crate::disk::Disk;
-use crate::kernel::Kernel;
-use crate::vm::Vm;
-use crate::volume_check::{self, ask};
+use crate::kit::artefacts;
+use crate::kit::disk::Disk;
+use crate::kit::kernel::Kernel;
+use crate::kit::vm::Vm;
+use crate::kit::volume_check::{self, ask};
 use serde_json::{Value, json};
 use std::time::Instant;
 

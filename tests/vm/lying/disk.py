@@ -1,7 +1,7 @@
 # A disk whose host lies: nbdkit's python plugin (nbdkit-python-plugin(3)) over a raw image.
 #
 #   file=IMAGE    what is served, and written to
-#   lies=FILE     JSON, a list of {"on", "at", "from", "do", ...}; see Lie in tests/vm/served.rs
+#   lies=FILE     JSON, a list of {"on", "at", "from", "do", ...}; see Lie in tests/vm/kit/served.rs
 #   journal=FILE  gets the bytes of every write, so that what was written over is still there
 import base64
 import errno

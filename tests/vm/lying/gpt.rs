@@ -2,9 +2,9 @@
 //!
 //! Source: UEFI Specification 2.10, 5.3.
 
-use crate::disk::{Disk, Part};
+use crate::kit::disk::{Disk, Part};
+use crate::kit::vm::Vm;
 use crate::refused::refusal;
-use crate::vm::Vm;
 use cvm_init::format::uuid;
 use serde_json::json;
 use std::fs::{self, File};

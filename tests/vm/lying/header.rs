@@ -3,8 +3,8 @@
 use super::leak::check_volume;
 use super::luks2::Forged;
 use super::{touches, vm_of};
-use crate::disk::{Disk, Part};
-use crate::served::{Lie, On, Served};
+use crate::kit::disk::{Disk, Part};
+use crate::kit::served::{Lie, On, Served};
 
 /// Bytes of LUKS2 header, keyslots included; behind it lies the ciphertext.
 const HEADER: u64 = 16 << 20;

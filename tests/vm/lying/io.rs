@@ -2,13 +2,13 @@
 
 use super::leak::{check_volume, noise};
 use super::{touches, vm_of};
-use crate::artefacts;
-use crate::disk::{Disk, Part};
-use crate::guest::{Ending, Guest};
-use crate::kernel::Arch;
+use crate::kit::artefacts;
+use crate::kit::disk::{Disk, Part};
+use crate::kit::guest::{Ending, Guest};
+use crate::kit::kernel::Arch;
+use crate::kit::served::{Hold, Lie, On, Served};
+use crate::kit::vm::Vm;
 use crate::refused::refusal;
-use crate::served::{Hold, Lie, On, Served};
-use crate::vm::Vm;
 use serde_json::json;
 use std::fs;
 

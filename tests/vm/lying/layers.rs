@@ -1,11 +1,11 @@
 //! The disk that what is written above layers goes to.
 
-use crate::artefacts::initramfs_of_layers;
-use crate::guest::Guest;
-use crate::kernel::Kernel;
-use crate::layer::{image, word};
+use crate::kit::artefacts::initramfs_of_layers;
+use crate::kit::guest::Guest;
+use crate::kit::kernel::Kernel;
+use crate::kit::layer::{image, word};
+use crate::kit::tool::Scratch;
 use crate::layers::{ENGINE, MIB, with_cow, with_layers};
-use crate::tool::Scratch;
 use crate::volume_disk::blank;
 use serde_json::{Value, json};
 use std::fs::{self, OpenOptions};

@@ -2,14 +2,14 @@
 //! little use to the host.
 
 use super::gpt::edited;
-use crate::disk::{Builder, Disk, Part};
 use crate::formats::{EROFS, SQUASHFS};
-use crate::kernel::Kernel;
+use crate::kit::disk::{Builder, Disk, Part};
+use crate::kit::kernel::Kernel;
+use crate::kit::root::Format;
+use crate::kit::served::{Lie, On, Served};
+use crate::kit::vm::{Bus, Vm};
 use crate::layouts::{Parameters, Place, Row, all_rows};
 use crate::refused::{PINNED, refusal, refusal_that_writes_nothing};
-use crate::root::Format;
-use crate::served::{Lie, On, Served};
-use crate::vm::{Bus, Vm};
 
 /// A layout, and how such a disk is built.
 type Layout = (&'static str, fn() -> Builder<'static>);

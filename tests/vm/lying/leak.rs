@@ -1,8 +1,8 @@
 //! What the server gets of /cocos: ciphertext, whatever the host has done to the disk.
 
-use crate::disk::Disk;
-use crate::guest::Guest;
-use crate::served::Served;
+use crate::kit::disk::Disk;
+use crate::kit::guest::Guest;
+use crate::kit::served::Served;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fs;

@@ -2,7 +2,7 @@
 //!
 //! Source: LUKS2 On-Disk Format Specification, version 1.1.1, chapters 2 and 3.
 
-use crate::tool::{Scratch, command, run};
+use crate::kit::tool::{Scratch, command, run};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};

@@ -9,11 +9,12 @@ mod layers;
 mod layouts;
 mod leak;
 mod luks2;
+mod tpm;
 mod verity;
 
-use crate::disk::{Disk, Part};
-use crate::served::Served;
-use crate::vm::Vm;
+use crate::kit::disk::{Disk, Part};
+use crate::kit::served::Served;
+use crate::kit::vm::Vm;
 use std::time::Duration;
 
 /// From power-on to power-off, emulated.

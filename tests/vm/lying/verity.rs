@@ -1,12 +1,12 @@
 //! The root and its hash tree: whatever is altered, when and where, no altered byte is ever good.
 
 use super::{GOES_ON, touches, vm_of};
-use crate::disk::{Disk, Part};
-use crate::guest::Guest;
+use crate::kit::disk::{Disk, Part};
+use crate::kit::guest::Guest;
+use crate::kit::root::{Node, Root};
+use crate::kit::served::{Lie, On, Served};
+use crate::kit::vm::{Bus, Vm};
 use crate::refused::refusal;
-use crate::root::{Node, Root};
-use crate::served::{Lie, On, Served};
-use crate::vm::{Bus, Vm};
 use serde_json::{Value, json};
 use std::fs;
 use std::sync::OnceLock;

@@ -1,10 +1,10 @@
 //! Layers of an image, each on a disk of its own: an EROFS and behind it its hash tree.
 
-use crate::artefacts;
 use crate::formats::EROFS;
-use crate::kernel::Arch;
-use crate::root::{Builder, Node, Root};
-use crate::tool::{Scratch, command, run};
+use crate::kit::artefacts;
+use crate::kit::kernel::Arch;
+use crate::kit::root::{Builder, Node, Root};
+use crate::kit::tool::{Scratch, command, run};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

@@ -1,12 +1,12 @@
 //! A VM before it boots: its disks, shares and kernel command line.
 
-use crate::artefacts::{self, DEFAULT_CIPHER};
-use crate::disk::Disk;
-use crate::guest::Guest;
-use crate::kernel::{Arch, Kernel, words};
-use crate::served::Served;
-use crate::slots::Slots;
-use crate::tpm::Tpm;
+use crate::kit::artefacts::{self, DEFAULT_CIPHER};
+use crate::kit::disk::Disk;
+use crate::kit::guest::Guest;
+use crate::kit::kernel::{Arch, Kernel, words};
+use crate::kit::served::Served;
+use crate::kit::slots::Slots;
+use crate::kit::tpm::Tpm;
 use cvm_tools::vm::command::{self, Accelerator, Machine, Qemu, Share};
 pub(crate) use cvm_tools::vm::disk::Bus;
 use cvm_tools::vm::disk::Drive;

@@ -1,7 +1,7 @@
 //! The kernels that are booted, stock ones of Debian's, and what goes with their architecture.
 
-use crate::artefacts::{script, target};
-use crate::tool::run;
+use crate::kit::artefacts::{script, target};
+use crate::kit::tool::run;
 pub(crate) use cvm_tools::vm::Arch;
 use std::collections::BTreeMap;
 use std::fmt;

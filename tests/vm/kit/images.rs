@@ -1,11 +1,11 @@
 //! Images of a Debian that `scripts/image` makes, and what a root of one holds for the tests.
 
-use crate::artefacts::{
+use crate::kit::artefacts::{
     DEFAULT_CIPHER, agent, init, initramfs, initramfs_with_overlay, kernel, pack_for, script,
     target,
 };
-use crate::kernel::{Arch, Kernel, WORDS};
-use crate::tool::{Scratch, command, run};
+use crate::kit::kernel::{Arch, Kernel, WORDS};
+use crate::kit::tool::{Scratch, command, run};
 use cvm_init::format::luks2;
 use std::env;
 use std::fs::{self, File};

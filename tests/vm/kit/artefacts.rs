@@ -1,8 +1,8 @@
 //! What every VM boots: a stock kernel, and initramfs made of the binaries of this tree by the
 //! scripts that a user runs. All of it is made once a test run, and only what a test asks for.
 
-use crate::kernel::{Arch, Kernel};
-use crate::tool::{Scratch, command, run};
+use crate::kit::kernel::{Arch, Kernel};
+use crate::kit::tool::{Scratch, command, run};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::env;

@@ -3,7 +3,7 @@
 //! QEMU connects to an emulator to tell it how to behave, and hands over, in that connection, the
 //! socket on which it then sends the guest's commands and gets the TPM's answers.
 
-use crate::tool::Scratch;
+use crate::kit::tool::Scratch;
 use cvm_tools::vm::channel::Socket;
 use cvm_tools::vm::tpm;
 use rustix::net::{

@@ -1,11 +1,11 @@
 //! Rows of the fault matrix: what is asked for, and what must come of it.
 
-use crate::disk::Disk;
-use crate::faults::{host_folder, vm};
-use crate::guest::{Ending, Guest};
-use crate::points::{Point, points, told};
-use crate::slots::SLOTS;
-use crate::vm::Vm;
+use super::points::{Point, points, told};
+use super::{host_folder, vm};
+use crate::kit::disk::Disk;
+use crate::kit::guest::{Ending, Guest};
+use crate::kit::slots::SLOTS;
+use crate::kit::vm::Vm;
 use std::collections::BTreeMap;
 use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -222,8 +222,8 @@ pub(crate) fn run(setups: &[Setup], rows: Vec<Row>) -> Vec<Outcome> {
                 .unwrap_or_default()
         });
         let verdict = if fault.is_none() { "passed" } else { "FAILED" };
-        let why = fault.iter().map(|why| format!(": {why}")).collect::<String>();
-        println!("{verdict} {:>3} s  {}{why}", start.elapsed().as_secs(), row.name());
+        let why = fault.as_deref().unwrap_or_default();
+        println!("{verdict} {:>3} s  {} {why}", start.elapsed().as_secs(), row.name());
         (row, fault)
     })
 }

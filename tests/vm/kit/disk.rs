@@ -1,7 +1,7 @@
 //! `disk.img` as an image build makes it: GPT, EFI, root, hash tree and the blank partition 4.
 
-use crate::root::{Root, UUID};
-use crate::tool::{Scratch, command, run};
+use crate::kit::root::{Root, UUID};
+use crate::kit::tool::{Scratch, command, run};
 use cvm_init::format::gpt::{Entry, Table};
 use cvm_init::format::{hex, uuid, verity};
 use std::fmt::Write as _;

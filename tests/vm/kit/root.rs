@@ -1,9 +1,9 @@
 //! A small root file system with its hash tree, made by the tools that an image build uses and
 //! without root: what the host cannot set on its own files, debugfs sets in the image.
 
-use crate::artefacts;
-use crate::kernel::Arch;
-use crate::tool::{Scratch, command, run};
+use crate::kit::artefacts;
+use crate::kit::kernel::Arch;
+use crate::kit::tool::{Scratch, command, run};
 use serde_json::json;
 use std::fmt::Write;
 use std::fs::{self, File};

@@ -1,12 +1,12 @@
 //! A VM that runs: its agent, its monitor, its console, and how it ends.
 
-use crate::kernel::Arch;
-use crate::schema;
-use crate::slots::Slots;
-use crate::terminals::{Sockets, Terminals};
-use crate::tool::Scratch;
-use crate::tpm::Tpm;
-use crate::vm::device_id;
+use crate::kit::kernel::Arch;
+use crate::kit::schema;
+use crate::kit::slots::Slots;
+use crate::kit::terminals::{Sockets, Terminals};
+use crate::kit::tool::Scratch;
+use crate::kit::tpm::Tpm;
+use crate::kit::vm::device_id;
 use cvm_tools::vm::channel::{Channel, Received, Socket};
 use cvm_tools::vm::command::Qemu;
 use cvm_tools::vm::monitor::{Event, Monitor};

@@ -1,12 +1,12 @@
 //! Verified data on a disk of its own, made by the commands that docs/disks.md gives for it.
 
-use crate::tool::{Scratch, command, run};
+use crate::kit::tool::{Scratch, command, run};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-const PAGE: &str = include_str!("../../docs/disks.md");
+const PAGE: &str = include_str!("../../../docs/disks.md");
 
 /// Where it has the commands.
 const SECTION: &str = "## Further verified data\n";

@@ -1,7 +1,7 @@
 //! A disk that nbdkit serves to QEMU, so that its bytes can change between two reads.
 
-use crate::disk::Disk;
-use crate::tool::{Scratch, command, run};
+use crate::kit::disk::Disk;
+use crate::kit::tool::{Scratch, command, run};
 use base64ct::{Base64, Encoding};
 use cvm_tools::vm::channel::Socket;
 use cvm_tools::vm::process::Running;

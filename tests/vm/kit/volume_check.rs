@@ -1,9 +1,9 @@
 //! How a test that has worked on /cocos ends: what was written is there, no fault was logged, and
 //! e2fsck finds nothing.
 
-use crate::guest::Guest;
-use crate::root::{Builder, Node, Root};
-use crate::tool::command;
+use crate::kit::guest::Guest;
+use crate::kit::root::{Builder, Node, Root};
+use crate::kit::tool::command;
 use serde_json::{Value, json};
 use std::fs;
 use std::sync::OnceLock;
