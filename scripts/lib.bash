@@ -181,12 +181,16 @@ check_suite() {
     [[ $1 =~ ^[a-z][a-z0-9-]*$ ]] || usage_error "--suite $1 is not a suite such as trixie"
 }
 
+is_debian() {
+    grep -q '^ID=debian$' /etc/os-release
+}
+
 # running_suite: the name of the Debian release that runs here, of which the guests are; on another
 # distribution they are of the one that most of this was tried on.
 running_suite() {
     local suite
     suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
-    grep -q '^ID=debian$' /etc/os-release || suite=bookworm
+    is_debian || suite=bookworm
     [[ $suite ]] || die "cannot tell the running release: /etc/os-release names none"
     echo "$suite"
 }
