@@ -129,8 +129,11 @@ impl Vm {
     /// The same, where it starts this VM's kernel with its initramfs and command line.
     pub(crate) fn firmware_below(mut self, code: &Path, variables: &Path) -> Self {
         let mut firmware = Qemu::default();
-        // The flash is written in system management mode only, not by the guest's kernel.
-        firmware.option("-global", "driver=cfi.pflash01,property=secure,value=on");
+        // Then the flash is written in system management mode only, not by the guest's kernel. A firmware
+        // without that mode would keep its variables in a file on the disk.
+        if code.to_string_lossy().contains(".secboot.") {
+            firmware.option("-global", "driver=cfi.pflash01,property=secure,value=on");
+        }
         firmware.flash(code, variables);
         self.firmware = Some(firmware);
         self
