@@ -205,6 +205,19 @@ source_of() {
         "${mirror:-http://deb.debian.org/debian} $1 main"
 }
 
+# find_sources: in $sources, those of the packages of running_suite for mmdebstrap: this machine's, which
+# are known to be reachable from it; without any, as on another distribution, Debian's.
+find_sources() {
+    local suite
+    suite=$(running_suite)
+    mapfile -t sources < <(
+        # shellcheck disable=SC2016  # apt's placeholders
+        apt-get indextargets --format '$(ORIGIN) $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+            awk -v suite="$suite" '$1 == "Debian" && $4 == "main" && $3 ~ "^" suite "(-updates|-security)?$" {
+                print "deb", $2, $3, $4 }' | sort -u)
+    ((${#sources[@]})) || sources=("$(source_of "$suite")")
+}
+
 # kvm_works: may QEMU use KVM? A /dev/kvm that opens is no proof: on a nested host without
 # the processor's flag it can hang a guest.
 kvm_works() {
