@@ -6,6 +6,7 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `CVM_FAULT="KIND:ID#N"` | what happens in place of the N-th effect (from 1) of this identifier |
+//! | `CVM_FAULT=ask` | the same, as it is typed on the console, which is waited for first of all: a machine that was kept there can be asked for any fault |
 //! | `CVM_TEST_KEY=fixed` | the volume key is the one of [`fixed_key`] |
 //!
 //! What happens is told in lines that begin with [`MARK`]: `STAGE name` as a stage begins,
@@ -15,9 +16,9 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Display;
-use std::io;
+use std::io::{self, Write};
 use std::panic::Location;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use sha2::digest::Output;
@@ -58,7 +59,26 @@ pub fn tell(what: &dyn Display) {
 
 /// Has each effect from now on announce itself, and fail where `CVM_FAULT` asks for it.
 pub fn install() {
+    wanted();
     hook::set(inject);
+}
+
+/// `KIND:ID#N`.
+fn wanted() -> Option<&'static str> {
+    static WANTED: OnceLock<Option<String>> = OnceLock::new();
+    let find = || match env::var("CVM_FAULT").ok()? {
+        ask if ask == "ask" => read_line().ok(),
+        fault => Some(fault),
+    };
+    WANTED.get_or_init(find).as_deref()
+}
+
+/// What is typed. The kernel has opened the console as the standard streams.
+fn read_line() -> io::Result<String> {
+    writeln!(io::stdout(), "{MARK}ASK")?;
+    let mut line = String::new();
+    io::stdin().read_line(&mut line)?;
+    Ok(line.trim_end().to_owned())
 }
 
 /// Announces the effect of this name and says what comes of it, unless it panics or never returns.
@@ -88,8 +108,7 @@ fn count(id: &str) -> usize {
 
 /// The fault that `CVM_FAULT` asks for, if it is for this effect.
 fn asked(id: &str, number: usize) -> Option<(&'static str, Kind)> {
-    let asked = env::var("CVM_FAULT").ok()?;
-    let (kind, point) = asked.split_once(':')?;
+    let (kind, point) = wanted()?.split_once(':')?;
     if point != format!("{id}#{number}") {
         return None;
     }

@@ -27,9 +27,15 @@ impl Point {
         format!("{}#{}", self.id, self.number)
     }
 
-    /// Whether it loads a module, which is done beside the stages of the boot.
+    /// Whether it loads a module.
     pub(crate) fn is_load(&self) -> bool {
         self.id.starts_with("load:/modules/")
+    }
+
+    /// Whether it is done beside the stages of the boot, in whichever of them that is: modules are loaded,
+    /// and devices are listed for their drivers.
+    pub(crate) fn is_beside(&self) -> bool {
+        self.is_load() || self.id.starts_with("list-devices:")
     }
 
     /// Whether a boot can do without it.

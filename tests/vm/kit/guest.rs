@@ -6,6 +6,7 @@ use crate::kit::slots::Slots;
 use crate::kit::terminals::{Sockets, Terminals};
 use crate::kit::tool::Scratch;
 use crate::kit::tpm::Tpm;
+use crate::kit::typed::Typed;
 use crate::kit::vm::device_id;
 use cvm_tools::vm::channel::{Channel, Received, Socket};
 use cvm_tools::vm::command::Qemu;
@@ -40,6 +41,17 @@ pub(crate) enum Ending {
     Other(String),
 }
 
+/// What the guest's first serial line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Console {
+    /// A file.
+    Shown,
+    /// The same, and what `Guest::enter` types.
+    Typed,
+    /// Terminals to be typed on, among others.
+    Terminals,
+}
+
 /// What the agent answered to a request that failed.
 #[derive(Debug)]
 pub(crate) struct GuestError {
@@ -55,6 +67,7 @@ pub(crate) struct Guest {
     hello: Option<Value>,
     ending: Option<Ending>,
     terminals: Option<Terminals>,
+    typed: Option<Typed>,
     scratch: Scratch,
     /// Ended when QEMU is gone.
     _tpm: Option<Tpm>,
@@ -63,12 +76,11 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// A VM with `terminals` has them to be typed on; without, its console is a file.
     pub(crate) fn launch(
         slots: Slots,
         arch: Arch,
         machine: &[OsString],
-        terminals: bool,
+        console: Console,
         tpm: Option<Tpm>,
     ) -> Self {
         let scratch = Scratch::new("vm");
@@ -76,13 +88,15 @@ impl Guest {
         let [agent, monitor] = ["agent", "monitor"].map(|what| Socket::Abstract(name(what)));
         let listen = |socket: &Socket| socket.listen().expect("a name that is free");
         let (agent_listener, monitor_listener) = (listen(&agent), listen(&monitor));
-        let sockets = terminals.then(|| Sockets::listen(name));
+        let sockets = (console == Console::Terminals).then(|| Sockets::listen(name));
+        let typed = (console == Console::Typed).then(|| Typed::on(&scratch));
         let mut words = Qemu::default();
         // The state after the end stays to be asked for, a reset included.
         words.words(machine).words(["-no-shutdown", "-no-reboot"]);
-        match &sockets {
-            Some(sockets) => sockets.add_to(&mut words),
-            None => {
+        match (&sockets, &typed) {
+            (Some(sockets), _) => sockets.add_to(&mut words),
+            (None, Some(_)) => Typed::add_to(&mut words),
+            (None, None) => {
                 words.option("-serial", "file:serial.log");
             }
         }
@@ -119,6 +133,7 @@ impl Guest {
             hello: None,
             ending: None,
             terminals: terminals.flatten(),
+            typed,
             scratch,
             _tpm: tpm,
             _slots: slots,
@@ -263,6 +278,41 @@ impl Guest {
     /// What a VM of `Vm::with_terminals` can be typed on, once.
     pub(crate) fn terminals(&mut self) -> Terminals {
         self.terminals.take().expect("a VM with terminals")
+    }
+
+    /// Types a line on the console.
+    pub(crate) fn enter(&mut self, line: &str) {
+        self.typed.as_mut().expect("a console to type on").enter(line);
+    }
+
+    /// Writes the state of the machine to a file, all but what is on its disks, and ends it.
+    pub(crate) fn keep_state(&mut self, file: &Path) {
+        let events = json!({ "capability": "events", "state": true });
+        self.qmp_with("migrate-set-capabilities", &json!({ "capabilities": [events] }));
+        // Bytes a second.
+        self.qmp_with("migrate-set-parameters", &json!({ "max-bandwidth": 1_u64 << 40 }));
+        self.qmp_with("migrate", &json!({ "uri": format!("exec:cat >{}", file.display()) }));
+        while self.next_event("MIGRATION")["status"] != "completed" {}
+        self.qemu = None;
+    }
+
+    /// Waits until a machine that was launched with `-incoming` runs.
+    pub(crate) fn wait_resumed(&mut self) {
+        self.next_event("RESUME");
+    }
+
+    /// Waits for the next event of this name.
+    fn next_event(&mut self, name: &str) -> Value {
+        let start = Instant::now();
+        while start.elapsed() < QEMU {
+            let event = self.monitor.event(GLANCE).unwrap_or_else(|error| self.give_up(&error));
+            match event {
+                Some(event) if event.name == name => return event.data,
+                Some(event) => self.take_event(&event),
+                None => {}
+            }
+        }
+        panic!("QEMU told of no {name} within {} s", QEMU.as_secs())
     }
 
     /// Plugs in a disk of `Vm::disk_not_plugged_in`, the first disk being 0.

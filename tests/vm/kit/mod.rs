@@ -17,5 +17,6 @@ pub(crate) mod slots;
 pub(crate) mod terminals;
 pub(crate) mod tool;
 pub(crate) mod tpm;
+pub(crate) mod typed;
 pub(crate) mod vm;
 pub(crate) mod volume_check;

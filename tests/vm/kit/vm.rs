@@ -2,10 +2,11 @@
 
 use crate::kit::artefacts::{self, DEFAULT_CIPHER};
 use crate::kit::disk::Disk;
-use crate::kit::guest::Guest;
+use crate::kit::guest::{Console, Guest};
 use crate::kit::kernel::{Arch, Kernel, words};
 use crate::kit::served::Served;
 use crate::kit::slots::Slots;
+use crate::kit::tool::Scratch;
 use crate::kit::tpm::Tpm;
 use cvm_tools::vm::command::{self, Accelerator, Machine, Qemu, Share};
 pub(crate) use cvm_tools::vm::disk::Bus;
@@ -14,6 +15,7 @@ use cvm_tools::vm::kvm_works;
 use cvm_tools::vm::properties::Properties;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The processor of each machine that no test gives another.
 pub(crate) const PROCESSOR: &str = Arch::X86.emulated();
@@ -74,9 +76,20 @@ pub(crate) struct Vm {
     parts: Vec<Part>,
     disks: usize,
     shares: usize,
-    terminals: bool,
+    console: Console,
     tpm: Option<Tpm>,
     slots: fn() -> Slots,
+}
+
+/// The state of a machine at some moment of its boot, without what is on its disks.
+pub(crate) struct State {
+    folder: Scratch,
+}
+
+impl State {
+    fn file(&self) -> PathBuf {
+        self.folder.join("state")
+    }
 }
 
 impl Vm {
@@ -94,7 +107,7 @@ impl Vm {
             parts: Vec::new(),
             disks: 0,
             shares: 0,
-            terminals: false,
+            console: Console::Shown,
             tpm: None,
             slots: Slots::one,
         }
@@ -317,7 +330,7 @@ impl Vm {
     /// A virtio console, a screen, a second serial line for the log alone, and a way to type on
     /// everything. The kernel is told to use all consoles; PID 1 has the one that `last` names.
     pub(crate) fn with_terminals(mut self, last: &str) -> Self {
-        self.terminals = true;
+        self.console = Console::Terminals;
         let all = ["tty0", "ttyS0", "hvc0"].into_iter().filter(|console| *console != last);
         let words: Vec<_> = all.chain([last]).map(|console| format!("console={console}")).collect();
         self.append(&format!("earlyprintk=ttyS1,115200,keep loglevel=8 {}", words.join(" ")))
@@ -334,7 +347,27 @@ impl Vm {
             self.initramfs = artefacts::initramfs_of(self.kernel, DEFAULT_CIPHER);
         }
         let slots = (self.slots)();
-        Guest::launch(slots, self.kernel.arch, &self.arguments(), self.terminals, self.tpm)
+        Guest::launch(slots, self.kernel.arch, &self.arguments(), self.console, self.tpm)
+    }
+
+    /// Boots until the console shows `text`, and keeps what the machine is then. Nothing may have been
+    /// written to its disks.
+    pub(crate) fn boot_to(mut self, text: &str, limit: Duration) -> State {
+        self.console = Console::Typed;
+        let state = State { folder: Scratch::new("state") };
+        let mut guest = self.boot();
+        guest.wait_serial(text, limit);
+        guest.keep_state(&state.file());
+        state
+    }
+
+    /// Goes on from there, on a machine of the same parts.
+    pub(crate) fn resume(mut self, state: &State) -> Guest {
+        self.console = Console::Typed;
+        let from = format!("exec:cat {}", state.file().display());
+        let mut guest = self.qemu(&["-incoming", &from]).boot();
+        guest.wait_resumed();
+        guest
     }
 
     /// A firmware takes what is shipped only, and beside the log of a TPM QEMU 7.2 puts the initramfs
