@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::spread::{Number, Spread};
-use super::way::{Initramfs, LayerWay, Way};
+use super::way::{Initramfs, LayerWay, Start, Way};
 
 /// All of it.
 #[derive(Debug, Deserialize, Serialize)]
@@ -34,6 +34,9 @@ pub struct Figures {
     /// Boots of images in layers.
     #[serde(default)]
     pub(super) layers: Vec<Layering>,
+    /// Boots of whole machines.
+    #[serde(default)]
+    pub(super) machines: Vec<Machine>,
     /// Every single run; what is published goes without.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) all: Vec<Value>,
@@ -254,4 +257,24 @@ pub(super) struct Layering {
     /// From the start of `/init`.
     pub(super) init_us: Spread,
     pub(super) written_bytes: Spread,
+}
+
+/// Boots of a whole machine.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(super) struct Machine {
+    pub(super) start: Start,
+    pub(super) way: Way,
+    pub(super) runs: usize,
+    /// From power-on to `multi-user.target`.
+    pub(super) total_us: Spread,
+    /// Of that, until the kernel has a clock: firmware, boot loader, and what unpacks the kernel.
+    pub(super) before_us: Spread,
+    /// Until `/init`.
+    pub(super) kernel_us: Spread,
+    /// Until the new init.
+    pub(super) init_us: Spread,
+    /// Until `multi-user.target`.
+    pub(super) system_us: Spread,
+    /// The most units that failed.
+    pub(super) failed: i64,
 }

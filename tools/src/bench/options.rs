@@ -25,7 +25,7 @@ as pictures to target/bench/*.svg.";
 /// A measurement, as it is asked for.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// of what is listed below, separated by commas (default: all but layers)
+    /// of what is listed below, separated by commas (default: all but layers and machine)
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = part)]
     only: Vec<Part>,
     /// of the ways below (default: all)

@@ -5,7 +5,7 @@ use std::{fmt, iter};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::way::{LayerWay, Way};
+use super::way::{LayerWay, Start, Way};
 
 /// What is measured, in this order.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -25,6 +25,9 @@ pub(super) enum Part {
     /// from the start of the kernel to the new init of an OCI image of 1, 4 and 16 layers, against the
     /// script of an engine's image
     Layers,
+    /// from power-on to multi-user.target of the demo's Debian: by GRUB, by a unified kernel image, and
+    /// without firmware
+    Machine,
 }
 
 /// What is published, and measured where nothing else is asked for.
@@ -73,6 +76,13 @@ pub(super) enum Boot {
         way: LayerWay,
         /// How many.
         count: u32,
+    },
+    /// The demo's Debian, to the end of its boot.
+    Machine {
+        /// By what.
+        start: Start,
+        /// Whose initramfs.
+        way: Way,
     },
 }
 
@@ -129,6 +139,9 @@ const VOLUMES: &[(Way, &str)] = &[
     (Way::Shell, ""),
     (Way::Tuned, ""),
 ];
+
+/// What whole machines boot with.
+const WHOLE_BOOTS: &[Way] = &[Way::CvmMemory, Way::Tuned, Way::Shell, Way::Dracut];
 
 /// Images that are booted in layers.
 const LAYERS: &[u32] = &[1, 4, 16];
@@ -200,6 +213,15 @@ impl Part {
                 };
                 LAYERS.iter().flat_map(of_image).collect()
             }
+            Self::Machine => {
+                let ways = wanted.ways.iter().filter(|way| WHOLE_BOOTS.contains(way));
+                let of_way = |&way: &Way| {
+                    let starts = Start::value_variants().iter();
+                    starts
+                        .flat_map(move |&start| iter::repeat_n(Boot::Machine { start, way }, runs))
+                };
+                ways.flat_map(of_way).collect()
+            }
         }
     }
 }
@@ -251,6 +273,7 @@ impl fmt::Display for Boot {
                 write!(f, "{way}, {job}, {mib} MiB{space}{volume}")
             }
             Self::Layers { way, count } => write!(f, "{way}, {count} layers"),
+            Self::Machine { start, way } => write!(f, "{way}, whole machine, {}", start.title()),
         }
     }
 }
@@ -307,6 +330,12 @@ mod tests {
         let layers = only(&[Part::Layers]);
         assert_eq!(layers.len(), 18);
         assert_eq!(layers.last(), Some(&Boot::Layers { way: LayerWay::Engine, count: 16 }));
+        let machines = only(&[Part::Machine]);
+        assert_eq!(machines.len(), 36);
+        assert_eq!(
+            machines.first(),
+            Some(&Boot::Machine { start: Start::Direct, way: Way::CvmMemory })
+        );
     }
 
     #[test]
@@ -315,7 +344,7 @@ mod tests {
             Wanted { ways: vec![Way::CvmPlain, Way::CvmDisk], runs: 1, work: LITTLE, ..all() };
         let words = |part: Part, nth: usize| match part.boots(&wanted).remove(nth) {
             Boot::Partitions(guest) => (guest.words(), guest.cipher().map(str::to_owned)),
-            Boot::Layers { .. } => unreachable!(),
+            Boot::Layers { .. } | Boot::Machine { .. } => unreachable!(),
         };
         let (disk, cipher) = words(Part::Data, 0);
         assert_eq!(

@@ -7,7 +7,7 @@ use cvm_init::error::{Error, Result};
 use serde::Deserialize;
 
 use super::spread::Number;
-use super::way::{LayerWay, Way};
+use super::way::{LayerWay, Start, Way};
 
 /// A boot.
 #[derive(Debug, Deserialize)]
@@ -44,6 +44,8 @@ pub(super) enum Job {
     Choices(Chosen),
     /// The boot of an image in layers.
     Layers(Layered),
+    /// The demo's Debian, to the end of its boot.
+    Machine(Whole),
 }
 
 /// QEMU's statistics of the disk with the volume.
@@ -183,6 +185,19 @@ pub(super) struct Try {
 pub(super) struct Layered {
     pub(super) way: LayerWay,
     pub(super) layers: u64,
+}
+
+/// A whole machine; the stamps are of the clock that counts from the start of its kernel.
+#[derive(Debug, Deserialize)]
+pub(super) struct Whole {
+    pub(super) way: Way,
+    pub(super) start: Start,
+    /// From the start of QEMU to that of the clock.
+    pub(super) before_us: i64,
+    /// When the new init had reached `multi-user.target`.
+    pub(super) multi_user_us: i64,
+    /// Units that failed.
+    pub(super) failed: i64,
 }
 
 /// What `/init` says of a boot.

@@ -34,6 +34,18 @@ pub(super) enum LayerWay {
     Engine,
 }
 
+/// What starts the kernel of a machine.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Start {
+    /// QEMU itself.
+    Direct,
+    /// OVMF, and GRUB on the disk.
+    Grub,
+    /// OVMF, and a unified kernel image on the disk.
+    Uki,
+}
+
 /// What is packed into an initramfs.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -44,6 +56,17 @@ pub(super) enum Initramfs {
     Shell,
     /// What a distribution packs.
     Dracut,
+}
+
+impl Start {
+    /// How it is called in tables.
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::Direct => "QEMU itself",
+            Self::Grub => "OVMF, GRUB",
+            Self::Uki => "OVMF, UKI",
+        }
+    }
 }
 
 impl Way {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use cvm_init::error::{Error, Result};
 use serde_json::{Map, Value, json};
 
+use super::demo;
 use super::program::{GLANCE, Site};
 use crate::files;
 use crate::vm::Arch;
@@ -70,12 +71,37 @@ const TAIL: usize = 20;
 
 /// What a guest is booted with.
 pub(super) struct Booted {
-    /// Its initramfs.
-    pub(super) initramfs: PathBuf,
-    /// Its kernel command line.
-    pub(super) words: String,
+    pub(super) loader: Loader,
     /// What the volume comes on.
     pub(super) disk: Disks,
+    pub(super) report: Report,
+}
+
+/// What starts its kernel.
+pub(super) enum Loader {
+    /// QEMU, with this initramfs and these words.
+    Kernel { initramfs: PathBuf, words: String },
+    /// A firmware, from the disk; its variables are this machine's alone.
+    Firmware { code: &'static Path, variables: PathBuf },
+}
+
+/// What it writes on its port.
+#[derive(Clone, Copy)]
+pub(super) enum Report {
+    /// Lines of JSON, by `scripts/bench.d/guest/report`.
+    Lines,
+    /// An archive, by the demo's Debian.
+    Demo,
+}
+
+impl Report {
+    /// The name of the port.
+    fn port(self) -> &'static str {
+        match self {
+            Self::Lines => "cvm.bench",
+            Self::Demo => "cvm.report",
+        }
+    }
 }
 
 /// The disks of a guest.
@@ -92,7 +118,7 @@ pub(super) enum Disks {
 }
 
 /// What was seen of a guest when its port was opened, and when it was closed.
-type Moments = Map<String, Value>;
+pub(super) type Moments = Map<String, Value>;
 
 /// How guests are launched.
 pub(super) struct Launcher<'a> {
@@ -108,11 +134,16 @@ pub(super) fn arguments(booted: &Booted, kernel: &Path, serial: &Path, report: &
         .words(["-nodefaults", "-display", "none", "-no-reboot"])
         .device("virtio-serial-pci")
         // Without an id it makes no events.
-        .device("virtserialport,chardev=report,name=cvm.bench,id=port")
-        .option("-kernel", kernel)
-        .words(["-qmp", "stdio"])
-        .option("-initrd", &booted.initramfs)
-        .option("-append", &booted.words);
+        .device(format!("virtserialport,chardev=report,name={},id=port", booted.report.port()))
+        .words(["-qmp", "stdio"]);
+    match &booted.loader {
+        Loader::Kernel { initramfs, words } => {
+            qemu.option("-kernel", kernel).option("-initrd", initramfs).option("-append", words);
+        }
+        Loader::Firmware { code, variables } => {
+            qemu.flash(code, variables);
+        }
+    }
     let raw = |file: &Path| Drive::file(file).format("raw");
     let on_virtio = |name: &str, serial: &str| {
         Properties::of("virtio-blk-pci").with("drive", name).with("serial", serial)
@@ -147,9 +178,9 @@ impl Launcher<'_> {
     /// Boots a guest, waits for its end, and returns what it and QEMU said, with these facts.
     pub(super) fn run(&self, booted: &Booted, facts: Map<String, Value>) -> Result<Value> {
         let report = self.site.scratch.join("report");
-        let outcome = self.boot(booted, &report).and_then(|disk| {
-            let said = fs::read_to_string(&report).unwrap_or_default();
-            whole(facts, disk, &said)
+        let outcome = self.boot(booted, &report).and_then(|disk| match booted.report {
+            Report::Lines => whole(facts, disk, &fs::read_to_string(&report).unwrap_or_default()),
+            Report::Demo => demo::whole(facts, disk, &fs::read(&report).unwrap_or_default()),
         });
         self.site.runner.check()?;
         outcome.inspect_err(|_| self.keep(&report))
@@ -168,14 +199,15 @@ impl Launcher<'_> {
         let mut command = process::bound("KILL", Arch::X86.qemu())?;
         command.args(qemu.arguments()).stderr(complaints);
         let channel = Channel::to_child(&mut command)?;
+        let start = Instant::now();
         let mut process = Running::start(&mut command)?;
         // QEMU alone has the other end.
         drop(command);
-        let end = Instant::now() + self.limit;
+        let end = start + self.limit;
         let mut disk = Moments::new();
         // It may end at any time, and then its answers do too; how it ended says why.
         let _ = Monitor::open(channel)
-            .and_then(|mut monitor| self.listen(&mut monitor, end, &mut disk));
+            .and_then(|mut monitor| self.listen(&mut monitor, start, &mut disk));
         self.site.runner.check()?;
         let Some(status) = ended(&mut process, end)? else {
             let limit = self.limit.as_secs();
@@ -194,17 +226,18 @@ impl Launcher<'_> {
 
     /// Takes QEMU's statistics when the new init opens the port to report on, and when it closes it, all
     /// caches written out.
-    fn listen(&self, monitor: &mut Monitor, end: Instant, disk: &mut Moments) -> Result<()> {
-        while Instant::now() < end {
+    fn listen(&self, monitor: &mut Monitor, start: Instant, disk: &mut Moments) -> Result<()> {
+        while start.elapsed() < self.limit {
             self.site.runner.check()?;
             let Some(event) = monitor.event(GLANCE)? else { continue };
             if event.name != "VSERPORT_CHANGE" {
                 continue;
             }
+            let at = start.elapsed();
             let is_open = event.data.get("open") == Some(&Value::Bool(true));
             let all = monitor.execute("query-blockstats", &json!({}))?;
             let moment = if is_open { "open" } else { "closed" };
-            disk.insert(moment.to_owned(), statistics(&all).unwrap_or_default());
+            disk.insert(moment.to_owned(), statistics(&all, at).unwrap_or_default());
             if !is_open {
                 monitor.tell("quit", &json!({}))?;
                 return Ok(());
@@ -228,11 +261,12 @@ impl Launcher<'_> {
     }
 }
 
-/// What was written to the disk with the volume so far.
-fn statistics(all: &Value) -> Option<Value> {
+/// What was written to the disk with the volume until so long after the start of QEMU.
+fn statistics(all: &Value, at: Duration) -> Option<Value> {
     let of_disk = all.as_array()?.iter().find(|each| each.get("device") == Some(&DISK.into()))?;
     let count = |name: &str| of_disk.get("stats")?.get(name);
     Some(json!({
+        "at_us": u64::try_from(at.as_micros()).ok()?,
         "bytes": count("wr_bytes")?,
         "requests": count("wr_operations")?,
         "flushes": count("flush_operations")?,
@@ -276,14 +310,15 @@ mod tests {
     use super::*;
 
     fn told(disk: Disks) -> Vec<String> {
-        let booted = Booted { initramfs: "i".into(), words: "a b".to_owned(), disk };
+        let loader = Loader::Kernel { initramfs: "i".into(), words: "a b".to_owned() };
+        let booted = Booted { loader, disk, report: Report::Lines };
         let qemu = arguments(&booted, Path::new("k"), Path::new("s"), Path::new("r"));
         qemu.arguments().iter().map(|word| word.to_str().unwrap().to_owned()).collect()
     }
 
     const BEGINNING: &str = "-machine q35 -accel tcg,thread=multi -cpu max,-cx16 -smp 2 -m 2G \
         -nodefaults -display none -no-reboot -device virtio-serial-pci \
-        -device virtserialport,chardev=report,name=cvm.bench,id=port -kernel k -qmp stdio -initrd i -append";
+        -device virtserialport,chardev=report,name=cvm.bench,id=port -qmp stdio -kernel k -initrd i -append";
     const END: &str = "-serial file:s -chardev file,id=report,path=r";
 
     #[test]
@@ -336,8 +371,9 @@ mod tests {
         let stats =
             json!({ "wr_bytes": 1, "wr_operations": 2, "flush_operations": 3, "rd_bytes": 4 });
         let all = json!([{ "device": "layer0" }, { "device": "disk0", "stats": stats }]);
-        let expected = json!({ "bytes": 1, "requests": 2, "flushes": 3 });
-        assert_eq!(statistics(&all), Some(expected));
-        assert_eq!(statistics(&json!([])), None);
+        let expected = json!({ "at_us": 4_000, "bytes": 1, "requests": 2, "flushes": 3 });
+        let at = Duration::from_millis(4);
+        assert_eq!(statistics(&all, at), Some(expected));
+        assert_eq!(statistics(&json!([]), at), None);
     }
 }

@@ -9,17 +9,30 @@ use cvm_init::error::Result;
 use serde_json::json;
 
 use super::folder;
-use super::guest::{Disks, WORDS};
+use super::guest::{Booted, Disks, Loader, Report, WORDS};
 use super::initramfs::Archives;
 use super::program::{Site, cannot};
 use crate::bench::plan::{Guest, Job};
-use crate::bench::way::{Initramfs, LayerWay};
+use crate::bench::way::{Initramfs, LayerWay, Start, Way};
 use crate::files;
 use crate::oci::Digest;
 use crate::vm::process;
 
 /// For what is written above layers.
 const UPPER_BYTES: u64 = 512 << 20;
+/// Of Debian's package ovmf.
+const OVMF: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// Of the kernel command line of the demo's Debian; what an emulated machine needs is said at [`WORDS`]. Its
+/// clock is systemd's. Where nobody makes them writable, systemd has `/var` in memory.
+const DEMO_WORDS: &[&str] = &[
+    "console=ttyS0",
+    "quiet",
+    "no_timer_check",
+    "tsc=unstable",
+    "trace_event=sched:sched_process_exec",
+    "trace_clock=mono",
+];
 /// Files that each layer adds; of them it replaces one of the layer below.
 const FILES: u32 = 50;
 
@@ -37,6 +50,8 @@ enum Kind {
     Partitions { tools: bool, mib: u64 },
     /// Of so many layers.
     Layers(u32),
+    /// The demo's Debian, which boots this way.
+    Demo { is_uki: bool, way: Way },
 }
 
 impl<'a> Images<'a> {
@@ -55,12 +70,8 @@ impl<'a> Images<'a> {
     pub(super) fn of_guest(&mut self, guest: &Guest) -> Result<(Disks, String)> {
         let tools = matches!(guest.job, Job::Data | Job::Unpack | Job::Choices);
         let image = self.image(Kind::Partitions { tools, mib: guest.mib })?;
-        let disk = self.site.scratch.join("disk.img");
-        let mut copy = process::command("cp")?;
-        copy.arg("--sparse=always").arg(image.join("disk.img")).arg(&disk);
-        self.site.runner.run(&"copy a disk", &mut copy)?;
         let line = format!("{} {}", words(&image.join("cmdline"))?, guest.words());
-        Ok((Disks::Partitions(disk), line))
+        Ok((Disks::Partitions(self.fresh(&image)?), line))
     }
 
     /// The disks of an image in layers, with a fresh one for what is written, and the kernel command
@@ -85,6 +96,30 @@ impl<'a> Images<'a> {
         Ok((Disks::Layers { layers, upper }, line))
     }
 
+    /// A fresh disk with the demo's Debian, and what starts its kernel.
+    pub(super) fn of_machine(&mut self, start: Start, way: Way) -> Result<Booted> {
+        let image = self.image(Kind::Demo { is_uki: start == Start::Uki, way })?;
+        let loader = if start == Start::Direct {
+            let words = words(&image.join("cmdline"))?;
+            Loader::Kernel { initramfs: self.archives.of(way.initramfs(), true), words }
+        } else {
+            let variables = self.site.scratch.join("variables");
+            fs::copy(OVMF_VARIABLES, &variables)
+                .map_err(|cause| cannot("make", &variables, &cause))?;
+            Loader::Firmware { code: Path::new(OVMF), variables }
+        };
+        Ok(Booted { loader, disk: Disks::Partitions(self.fresh(&image)?), report: Report::Demo })
+    }
+
+    /// The disk of an image, for one guest.
+    fn fresh(&self, image: &Path) -> Result<PathBuf> {
+        let disk = self.site.scratch.join("disk.img");
+        let mut copy = process::command("cp")?;
+        copy.arg("--sparse=always").arg(image.join("disk.img")).arg(&disk);
+        self.site.runner.run(&"copy a disk", &mut copy)?;
+        Ok(disk)
+    }
+
     /// The folder of an image, in place of the one before.
     fn image(&mut self, kind: Kind) -> Result<PathBuf> {
         let folder = self.site.scratch.join("image");
@@ -98,6 +133,7 @@ impl<'a> Images<'a> {
         match kind {
             Kind::Partitions { tools, mib } => self.partitions(tools, mib, &folder)?,
             Kind::Layers(count) => self.layers(count, &folder)?,
+            Kind::Demo { is_uki, way } => self.demo(is_uki, way, &folder)?,
         }
         self.kept = Some(kind);
         Ok(folder)
@@ -117,6 +153,34 @@ impl<'a> Images<'a> {
             .args(["--cocos-size", &format!("{mib}M"), "--append", &WORDS.join(" "), "-o"])
             .arg(folder);
         runner.run(&"make a disk", &mut script).map(drop)
+    }
+
+    /// The root is made once: it is the same for all.
+    fn demo(&self, is_uki: bool, way: Way, folder: &Path) -> Result<()> {
+        let Site { places, runner, scratch } = self.site;
+        let boot = if is_uki { "uki" } else { "grub" };
+        runner.note(&format_args!("making the demo's disk for {way}, {boot}"));
+        let made = scratch.join("demo.ext4");
+        let root =
+            if made.exists() { made.clone() } else { places.target.join("debian/rootfs.tar") };
+        let mut script = places.script("image");
+        script
+            .args(["--boot", boot, "--rootfs"])
+            .arg(root)
+            .arg("--kernel")
+            .arg(places.kernel("vmlinuz"))
+            .arg("--initramfs")
+            .arg(self.archives.of(way.initramfs(), true))
+            .args(["--cocos-size", "64M", "--append"])
+            .arg(format!("{} {}", DEMO_WORDS.join(" "), way.words()))
+            .arg("-o")
+            .arg(folder);
+        runner.run(&"make a disk", &mut script)?;
+        if !made.exists() {
+            fs::copy(folder.join("rootfs.ext4"), &made)
+                .map_err(|cause| cannot("make", &made, &cause))?;
+        }
+        Ok(())
     }
 
     /// The measuring root, and above it some files more a layer.

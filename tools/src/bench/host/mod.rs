@@ -1,6 +1,7 @@
 //! What the benchmark does on this machine: it makes what guests boot from, boots them one after the
 //! other, and writes down what becomes of it.
 
+mod demo;
 mod facts;
 mod folder;
 mod guest;
@@ -17,13 +18,13 @@ use std::time::Duration;
 use cvm_init::error::{Error, Result};
 use serde_json::{Map, Value, json};
 
-use self::guest::{Booted, Launcher};
+use self::guest::{Booted, Launcher, Loader, Report};
 use self::image::Images;
 use self::initramfs::Archives;
 use self::program::{Runner, Site, cannot, scratch_in};
 use super::figures::Figures;
 use super::options::Options;
-use super::plan::{self, Boot, Wanted};
+use super::plan::{self, Boot, Part, Wanted};
 use super::{publish, summary, tables};
 use crate::files;
 
@@ -94,6 +95,9 @@ fn measure(
     let _lock = runner.alone(&places.target)?;
     let mut dracut = places.script("dracut-initramfs");
     runner.pass(&"make a distribution's initramfs", &mut dracut)?;
+    if wanted.parts.contains(&Part::Machine) {
+        runner.pass(&"make the demo's Debian", &mut places.script("debian-root"))?;
+    }
     let load = facts::load();
     if load >= BUSY {
         let how = "the figures will be worse than they are";
@@ -128,8 +132,9 @@ fn booted(boot: &Boot, images: &mut Images, archives: &Archives) -> Result<Boote
     let (initramfs, (disk, words)) = match boot {
         Boot::Partitions(guest) => (archives.of_guest(guest)?, images.of_guest(guest)?),
         Boot::Layers { way, count } => (archives.of_layers(*way)?, images.of_layers(*way, *count)?),
+        Boot::Machine { start, way } => return images.of_machine(*start, *way),
     };
-    Ok(Booted { initramfs, words, disk })
+    Ok(Booted { loader: Loader::Kernel { initramfs, words }, disk, report: Report::Lines })
 }
 
 /// What a run says of itself.
@@ -139,6 +144,7 @@ fn facts_of(boot: &Boot) -> Map<String, Value> {
             json!({ "way": guest.way, "job": guest.job, "partition_mib": guest.mib })
         }
         Boot::Layers { way, count } => json!({ "way": way, "job": "layers", "layers": count }),
+        Boot::Machine { start, way } => json!({ "way": way, "job": "machine", "start": start }),
     };
     facts.as_object().cloned().unwrap_or_default()
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Of, gathered, grouped};
-use crate::bench::figures::{Cost, Layering, Measured, Memory, Provisioned, Stage, Step};
-use crate::bench::run::{Boot, Counted, Layered, Report};
+use crate::bench::figures::{Cost, Layering, Machine, Measured, Memory, Provisioned, Stage, Step};
+use crate::bench::run::{Boot, Counted, Layered, Report, Whole};
 use crate::bench::spread::{Number, Spread};
 use crate::bench::way::Way;
 
@@ -157,6 +157,27 @@ pub(super) fn layers(layered: &[Of<Layered>]) -> Vec<Layering> {
             total_us: of(|(run, _)| run.stamps.new_init_us)?,
             init_us: of(|(run, _)| run.stamps.boot_us())?,
             written_bytes: of(|(run, _)| run.disk.open.bytes)?,
+        })
+    };
+    groups.iter().filter_map(row).collect()
+}
+
+/// Of each way, and what started the kernel.
+pub(super) fn machines(machines: &[Of<Whole>]) -> Vec<Machine> {
+    let groups = grouped(machines, |(_, machine)| (machine.start, machine.way));
+    let row = |group: &Vec<Of<Whole>>| {
+        let (_, first) = group.first()?;
+        let of = |figure: fn(&Of<Whole>) -> i64| Spread::of_all(group.iter().map(figure));
+        Some(Machine {
+            start: first.start,
+            way: first.way,
+            runs: group.len(),
+            total_us: of(|(_, machine)| machine.before_us + machine.multi_user_us)?,
+            before_us: of(|(_, machine)| machine.before_us)?,
+            kernel_us: of(|(run, _)| run.stamps.init_us)?,
+            init_us: of(|(run, _)| run.stamps.boot_us())?,
+            system_us: of(|(run, machine)| machine.multi_user_us - run.stamps.new_init_us)?,
+            failed: group.iter().map(|(_, machine)| machine.failed).max()?,
         })
     };
     groups.iter().filter_map(row).collect()

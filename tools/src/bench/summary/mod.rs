@@ -23,6 +23,7 @@ pub fn figures(made: Made, footprints: Vec<Footprint>, all: Vec<Value>) -> Resul
     let runs = runs.collect::<Result<Vec<_>>>()?;
     let (mut boots, mut counted, mut worked) = (Vec::new(), Vec::new(), Vec::new());
     let (mut unpacked, mut chosen, mut layered) = (Vec::new(), Vec::new(), Vec::new());
+    let mut machines = Vec::new();
     for run in &runs {
         match &run.job {
             Job::Provisioning(boot) => boots.push((run, boot)),
@@ -31,6 +32,7 @@ pub fn figures(made: Made, footprints: Vec<Footprint>, all: Vec<Value>) -> Resul
             Job::Unpack(image) => unpacked.push((run, image)),
             Job::Choices(choices) => chosen.push((run, choices)),
             Job::Layers(image) => layered.push((run, image)),
+            Job::Machine(machine) => machines.push((run, machine)),
         }
     }
     Ok(Figures {
@@ -43,6 +45,7 @@ pub fn figures(made: Made, footprints: Vec<Footprint>, all: Vec<Value>) -> Resul
         unpack: volumes::unpack(&unpacked),
         choices: volumes::choices(&chosen),
         layers: boots::layers(&layered),
+        machines: boots::machines(&machines),
         made,
         all,
     })

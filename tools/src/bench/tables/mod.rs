@@ -25,6 +25,7 @@ const SECTIONS: &[Section] = &[
     volumes::unpack,
     volumes::choices,
     boots::layers,
+    boots::machines,
     made::made,
 ];
 
