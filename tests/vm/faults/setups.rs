@@ -122,7 +122,7 @@ fn setup_of_another_kernel() -> Setup {
         // Where it is emulated, the kernel takes seconds to read another one.
         words: |_| format!("{} cvm.timeout=15", kexec::WORDS),
         // Of the second boot, which is no fault build, nothing is told.
-        disk: || Disk::builder().root(&kexec::standard(Kernel::RUNNING, "")).build(),
+        disk: || Disk::builder().root(root_with_a_kernel()).build(),
         attach: |vm, disk, _| vm.words_of(disk).disk(disk),
         then: |_| {},
         looks_again: false,
@@ -187,6 +187,12 @@ fn setups_of_layers() -> Vec<Setup> {
             looks_again: true,
         },
     ]
+}
+
+/// The same for each boot.
+fn root_with_a_kernel() -> &'static Root {
+    static ROOT: OnceLock<Root> = OnceLock::new();
+    ROOT.get_or_init(|| kexec::standard(Kernel::RUNNING, ""))
 }
 
 /// The same for each boot.
