@@ -137,8 +137,11 @@ fn fail(reason: &str) -> ! {
         }
     }
     // Without /proc there is no command line to ask; powering off is the answer then.
-    let action =
-        *ON_FAILURE.get_or_init(|| Config::on_failure(&platform::command_line_of_a_failure()));
+    let action = *ON_FAILURE.get_or_init(|| {
+        // What it asks for may be a panic.
+        platform::restart_at_panic();
+        Config::on_failure(&platform::lines_as_far_as_there())
+    });
     power::stop_at_latest(action, END_LIMIT);
     kmsg::fatal(&format!("{}: {reason}", *current_stage()));
     take_down(Instant::now() + TEARDOWN_LIMIT);

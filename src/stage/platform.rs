@@ -117,15 +117,19 @@ pub fn command_line() -> Result<Lines> {
     })
 }
 
-/// The same for a boot that fails meanwhile, as far as it is to be had: what it is told may be to panic.
+/// The same for a boot that fails before it has read them.
 #[must_use]
-pub fn command_line_of_a_failure() -> Lines {
+pub fn lines_as_far_as_there() -> Lines {
     let read = |path| file::text(path).unwrap_or_default();
-    if is_off(&read(PANIC.file)) {
+    Lines { kernel: read(CMDLINE), initramfs: read(INITRAMFS_WORDS) }
+}
+
+/// Lets no panic leave the machine on where [`command_line`] has not come to that, as far as /proc is there.
+pub fn restart_at_panic() {
+    if file::text(PANIC.file).is_ok_and(|value| is_off(&value)) {
         // The kernel takes it, or nothing can be done.
         let _ = set(&PANIC);
     }
-    Lines { kernel: read(CMDLINE), initramfs: read(INITRAMFS_WORDS) }
 }
 
 /// Prepares the platform, and begins to load what later stages need.

@@ -61,8 +61,8 @@ impl Report {
 /// Of a second: proc(5), `/proc/uptime`.
 fn hundredths(uptime: &str) -> Option<i64> {
     let (seconds, rest) = uptime.split_whitespace().next()?.split_once('.')?;
-    let rest: i64 = rest.parse().ok().filter(|_| rest.len() == 2)?;
-    Some(seconds.parse::<i64>().ok()? * 100 + rest)
+    let hundredths: u8 = rest.parse().ok().filter(|_| rest.len() == 2)?;
+    Some(i64::from(seconds.parse::<u32>().ok()?) * 100 + i64::from(hundredths))
 }
 
 /// When PID 1 became `/init`, and when it became the new init, which it stayed:

@@ -24,7 +24,7 @@ const UPPER_BYTES: u64 = 512 << 20;
 const OVMF: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// Of the kernel command line of the demo's Debian; what an emulated machine needs is said at [`WORDS`]. Its
-/// clock is systemd's. Where nobody makes them writable, systemd has `/var` in memory.
+/// clock is systemd's.
 const DEMO_WORDS: &[&str] = &[
     "console=ttyS0",
     "quiet",
@@ -33,6 +33,8 @@ const DEMO_WORDS: &[&str] = &[
     "trace_event=sched:sched_process_exec",
     "trace_clock=mono",
 ];
+/// Has systemd put `/var` into memory where the initramfs has made nothing writable (systemd(1)).
+const VAR_IN_MEMORY: &str = "systemd.volatile=state";
 /// Files that each layer adds; of them it replaces one of the layer below.
 const FILES: u32 = 50;
 
@@ -163,6 +165,7 @@ impl<'a> Images<'a> {
         let made = scratch.join("demo.ext4");
         let root =
             if made.exists() { made.clone() } else { places.target.join("debian/rootfs.tar") };
+        let more = if way == Way::Dracut { VAR_IN_MEMORY } else { "" };
         let mut script = places.script("image");
         script
             .args(["--boot", boot, "--rootfs"])
@@ -172,7 +175,7 @@ impl<'a> Images<'a> {
             .arg("--initramfs")
             .arg(self.archives.of(way.initramfs(), true))
             .args(["--cocos-size", "64M", "--append"])
-            .arg(format!("{} {}", DEMO_WORDS.join(" "), way.words()))
+            .arg(format!("{} {} {more}", DEMO_WORDS.join(" "), way.words()))
             .arg("-o")
             .arg(folder);
         runner.run(&"make a disk", &mut script)?;
