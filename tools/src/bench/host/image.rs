@@ -33,8 +33,6 @@ const DEMO_WORDS: &[&str] = &[
     "trace_event=sched:sched_process_exec",
     "trace_clock=mono",
 ];
-/// Has systemd put `/var` into memory where the initramfs has made nothing writable (systemd(1)).
-const VAR_IN_MEMORY: &str = "systemd.volatile=state";
 /// Files that each layer adds; of them it replaces one of the layer below.
 const FILES: u32 = 50;
 
@@ -165,7 +163,6 @@ impl<'a> Images<'a> {
         let made = scratch.join("demo.ext4");
         let root =
             if made.exists() { made.clone() } else { places.target.join("debian/rootfs.tar") };
-        let more = if way == Way::Dracut { VAR_IN_MEMORY } else { "" };
         let mut script = places.script("image");
         script
             .args(["--boot", boot, "--rootfs"])
@@ -175,7 +172,7 @@ impl<'a> Images<'a> {
             .arg("--initramfs")
             .arg(self.archives.of(way.initramfs(), true))
             .args(["--cocos-size", "64M", "--append"])
-            .arg(format!("{} {} {more}", DEMO_WORDS.join(" "), way.words()))
+            .arg(format!("{} {}", DEMO_WORDS.join(" "), way.words()))
             .arg("-o")
             .arg(folder);
         runner.run(&"make a disk", &mut script)?;

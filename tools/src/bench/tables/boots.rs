@@ -152,7 +152,7 @@ pub(super) fn machines(figures: &Figures) -> String {
     }
     paragraph(
         "Seconds from power-on to `multi-user.target` of the demo's Debian with Docker, partition 4 of \
-         64 MiB. cvm-init and the scripts make an encrypted `/cocos`; dracut makes none, and systemd \
-         puts `/var` into memory there:",
+         64 MiB. cvm-init and the scripts make an encrypted `/cocos`; with dracut nothing is writable, \
+         and what needs that fails:",
     ) + &table(MACHINES, &figures.machines)
 }
